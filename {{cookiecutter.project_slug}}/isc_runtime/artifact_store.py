@@ -1,0 +1,82 @@
+"""The checkpoint artifact of the ISC."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from isc_runtime.distributed import Group
+from isc_runtime.durable import sync_directory
+from isc_runtime.store import Entry, Store
+
+
+class ArtifactStore(Store):
+    """The checkpoint artifact of the ISC, kept by cycling_utils' AtomicDirectory.
+
+    AtomicDirectory is made with `strategy="mono"` on the master alone: on the disk, which is all the
+    platform sees, that is the same, and its own collectives, which can hang, are not used.
+    """
+
+    NAME = "AtomicDirectory"
+    link_name = f"{NAME}.latest_checkpoint"
+    _pattern = re.compile(rf"{NAME}_checkpoint_(\d+)(_force)?")
+
+    def __init__(self, directory: Path, group: Group) -> None:
+        import cycling_utils  # the ISC has it; local mode does not need it
+
+        super().__init__(directory, group)
+        self._torch_save = cycling_utils.atomic_torch_save
+        self._saver = cycling_utils.AtomicDirectory(
+            str(self.directory),
+            is_master=group.is_master,
+            name=self.NAME,
+            keep_last=-1,
+            strategy="mono",
+            device="cpu",
+        )
+
+    def prepare_checkpoint_directory(self, force_save: bool = False) -> str:
+        """Makes the directory of the next checkpoint. All ranks call it, and all get the same path.
+
+        Args:
+            force_save: if any rank asks, the directory is shipped even when it is no longer the latest.
+
+        Raises:
+            RankError: the master could not make it.
+        """
+        force_save = self.group.any(force_save)
+        return self.group.on_master(lambda: str(self._saver.prepare_checkpoint_directory(force_save)))
+
+    def symlink_latest(self, checkpoint_directory: str) -> None:
+        """Makes a durable checkpoint the latest. All ranks call it.
+
+        Raises:
+            RankError: the master could not write the link.
+        """
+        self.group.on_master(lambda: self._symlink_latest(checkpoint_directory))
+
+    def _symlink_latest(self, checkpoint_directory: str) -> None:
+        (self.directory / f"{self.link_name}_temp").unlink(missing_ok=True)  # left by a failed attempt
+        self._saver.symlink_latest(checkpoint_directory)
+        sync_directory(self.directory)
+
+    def prepare(self, step: int, force: bool) -> Path:
+        return Path(self.prepare_checkpoint_directory(force)) / "checkpoint.pt"
+
+    def write(self, state: dict[str, Any], payload: Path) -> None:
+        self._torch_save(state, str(payload))
+
+    def publish(self, payload: Path) -> None:
+        self.symlink_latest(str(payload.parent))
+
+    def link_target(self, entry: Entry) -> str:
+        return str(entry.path)  # absolute, as AtomicDirectory itself writes it for the platform to read
+
+    def entries(self) -> list[Entry]:
+        found = []
+        for path in self.directory.iterdir():
+            match = self._pattern.fullmatch(path.name)
+            if match and path.is_dir() and not path.is_symlink():
+                found.append(Entry((int(match[1]),), path / "checkpoint.pt", path / "manifest.json"))
+        return sorted(found)

@@ -1,0 +1,349 @@
+"""What a training loop talks to: restore, save, poll, close.
+
+    with Checkpointer(store, group, sampler, state, options, stop) as checkpointer:
+        checkpointer.restore()
+        ...                                # one batch
+        if checkpointer.is_due(batch):
+            checkpointer.save()            # every rank
+        checkpointer.poll()                # every rank, every batch
+
+A save stops the training only while the state is copied. The master then writes it in the background, and
+at a later batch, which is the same on all ranks, the checkpoint is published.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+
+from isc_runtime import rng
+from isc_runtime.distributed import Group
+from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.interruption import Stopped, StopRequest
+from isc_runtime.logs import Scalars
+from isc_runtime.options import AUTO, CheckpointOptions
+from isc_runtime.sampler import ElasticSampler
+from isc_runtime.snapshot import Snapshot, first_not_finite, size_of
+from isc_runtime.store import Entry, Store
+from isc_runtime.watch import RankError
+
+logger = logging.getLogger("checkpoint")
+
+
+class Stateful(Protocol):
+    """What can be part of a checkpoint: a module, an optimizer, a scheduler, a GradScaler, ..."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+@dataclass
+class Saving:
+    """A save on its way.
+
+    Attributes:
+        payload: where it goes.
+        step: the training's step.
+        begun: when, on the monotonic clock.
+        stall: seconds for which it held up the training.
+        written: what the background write returns; on the master only.
+    """
+
+    payload: Path
+    step: int
+    begun: float
+    stall: float = 0.0
+    written: Future[Manifest] | None = None
+
+
+class Checkpointer:
+    """Saves and restores a training on all its ranks.
+
+    Args:
+        store: where the checkpoints live.
+        group: the ranks.
+        sampler: the training's position.
+        state: all else that resuming needs, by name: "model", "optimizer", ...; a plain dict is a part too.
+            Before training starts the parts must be the same on all ranks.
+        options: how to save.
+        stop: whether a signal asked to stop.
+        scalars: where each save's costs are noted.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        group: Group,
+        sampler: ElasticSampler,
+        state: dict[str, Stateful | dict[str, Any]],
+        options: CheckpointOptions,
+        stop: StopRequest,
+        scalars: Scalars,
+    ) -> None:
+        self.store = store
+        self.group = group
+        self.sampler = sampler
+        self.state = {**state, "sampler": sampler}
+        self.options = options
+        self.stop = stop
+        self.scalars = scalars
+        self.save_steps = options.save_steps or 10  # "auto" begins with this and corrects it
+        self._saves = 0
+        self._failed_saves = 0
+        self._saving: Saving | None = None
+        self._saved_position: dict[str, int] | None = None
+        self._first_poll = time.monotonic()
+        self._polls = 0
+        self._snapshot = Snapshot()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error on this rank alone the others would not take part in publishing; what is written
+        # whole by then is found by the next restore all the same.
+        if error is None or isinstance(error, Stopped) or self.group.world_size == 1:
+            self.finish()
+        self._writer.shutdown(wait=self.group.world_size == 1)
+
+    def restore(self) -> bool:
+        """Goes on from the newest good checkpoint. All ranks call it, before the first batch.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            RankError: there are checkpoints and none is good, or this one is of another training.
+        """
+        if self.options.fresh:
+            self.group.on_master(self.store.set_all_aside)
+        chosen = self.group.on_master(self.store.choose)
+        if chosen is None:
+            logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
+            self.scalars.begin(0)
+            return False
+        entry, manifest = chosen
+        with self.group.agreement():
+            self._load(entry, manifest)
+        progress = self.sampler.progress
+        self.scalars.begin(progress.step)
+        logger.info(
+            "Resumed from %s: step %d, epoch %d, batch %d, saved %s",
+            *(entry.path, progress.step, progress.epoch, progress.batch, manifest.time),
+        )
+        return True
+
+    def _load(self, entry: Entry, manifest: Manifest) -> None:
+        environment = self.group.environment
+        if environment.local_rank == 0 and not environment.is_master:  # what this node sees of it
+            try:
+                manifest.verify(entry.payload.parent)
+            except Damaged as reason:
+                raise IscError(
+                    f"This node sees the checkpoint otherwise than the master ({reason})",
+                    entry.path,
+                    "All nodes must share the checkpoint directory.",
+                    ExitCode.CHECKPOINT,
+                ) from None
+        loaded = torch.load(entry.payload, map_location="cpu", weights_only=True)
+        for name, part in self.state.items():
+            try:
+                part.update(loaded[name]) if isinstance(part, dict) else part.load_state_dict(loaded[name])
+            except (KeyError, RuntimeError, ValueError, TypeError) as error:
+                raise IscError(
+                    f"The checkpoint is of another training: its {name!r} does not fit ({error})",
+                    entry.path,
+                    "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
+                    ExitCode.CHECKPOINT,
+                ) from None
+        self._saves = loaded["saves"]
+        if len(loaded["rng"]) == self.group.world_size:
+            rng.restore(loaded["rng"][self.group.rank], self.group.device)
+        else:  # another number of ranks: no generator goes on, but all are as good as new
+            rng.seed_everything(self.sampler.seed + 1000 * self.sampler.progress.step + self.group.rank)
+        self._saved_position = self.sampler.state_dict()
+
+    def is_due(self, batch: int) -> bool:
+        """Whether to save after this batch of the epoch, counted from 0."""
+        return (batch + 1) % self.save_steps == 0
+
+    def save(self, force: bool = False) -> None:
+        """Saves the training as it is now. All ranks call it.
+
+        A save that fails is logged, and the training goes on with the last good checkpoint.
+
+        Args:
+            force: any rank's True keeps this checkpoint when newer ones replace the others.
+
+        Raises:
+            IscError: it was the `max_failed_saves`th failure in a row.
+        """
+        begun = time.monotonic()
+        self.finish()
+        step = self.sampler.progress.step
+        anchor = self.options.anchor_saves and (self._saves + 1) % self.options.anchor_saves == 0
+        said = self.group.gather((rng.capture(self.group.device), force or bool(anchor)))
+        force = any(wish for _, wish in said)
+        self._saves += 1
+        self.scalars.flush()  # what was logged before this checkpoint does not come again after it
+        try:
+            payload = self.store.prepare(step, force)
+        except RankError as error:
+            self._failed(error, step)
+            return
+        logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
+        saving = Saving(payload, step, begun)
+        if self.group.is_master:
+            snapshot = self._snapshot.take(self._collect([state for state, _ in said]))
+            details = {**vars(self.sampler.progress), "force": force, "world_size": self.group.world_size}
+            saving.written = self._writer.submit(self._write, snapshot, payload, step, details)
+        self._saving = saving
+        self._saved_position = self.sampler.state_dict()
+        saving.stall = time.monotonic() - begun
+        if self.options.sync_save:
+            self.finish()
+
+    def _collect(self, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
+        parts = {
+            name: part if isinstance(part, dict) else part.state_dict() for name, part in self.state.items()
+        }
+        return {**parts, "rng": rng_states, "saves": self._saves}
+
+    def _write(self, state: dict[str, Any], payload: Path, step: int, details: dict[str, Any]) -> Manifest:
+        """Runs in the background, on the master."""
+        try:
+            name = first_not_finite(state["model"], "model")
+            if name:
+                raise IscError(
+                    "The model holds NaN or infinite values", name, "It is not saved.", ExitCode.DIVERGED
+                )
+            return self.store.save(state, payload, step, details)
+        except BaseException:
+            self.store.discard(payload)
+            raise
+
+    def finish(self) -> None:
+        """Waits for the save that is on its way, if one is, and publishes it. All ranks call it.
+
+        Raises:
+            IscError: too many saves in a row have failed.
+        """
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        waited = time.monotonic()
+        try:
+            manifest = self.group.on_master(lambda: saving.written.result())  # type: ignore[union-attr]
+            write_seconds = time.monotonic() - saving.begun
+            self.store.publish(saving.payload)
+        except RankError as error:
+            self._failed(error, saving.step)
+            return
+        self._failed_saves = 0
+        stall = saving.stall + time.monotonic() - waited
+        size = sum(int(entry["size"]) for entry in manifest.files.values())
+        self._report(saving, size, stall, write_seconds)
+        if self.options.save_steps == AUTO:
+            self.save_steps = self.group.on_master(lambda: self._best_interval(stall))
+
+    def _report(self, saving: Saving, size: int, stall: float, write_seconds: float) -> None:
+        logger.info("[SUCCESS] Written, synced and verified: %s", saving.payload)
+        logger.info("[SUCCESS] Resume checkpoint: %s", self.store.directory / self.store.link_name)
+        logger.info(
+            "[COMPLETE] Checkpoint of step %d: path %s, mode %s, %d bytes in %.3f s, training held up %.3f s",
+            saving.step,
+            saving.payload,
+            "ISC" if self.group.environment.isc_mode else "local",
+            size,
+            write_seconds,
+            stall,
+        )
+        costs = {"bytes": size, "write_seconds": write_seconds, "stall_seconds": stall}
+        for name, value in {**costs, "bytes_per_second": size / write_seconds}.items():
+            self.scalars.add(f"checkpoint/{name}", value, saving.step)
+
+    def _failed(self, error: RankError, step: int) -> None:
+        """Counts a failed save; all ranks come here with the same error."""
+        self._failed_saves += 1
+        self._saved_position = None
+        free = shutil.disk_usage(self.store.directory).free if self.store.directory.is_dir() else 0
+        logger.error(
+            "[FAILED] Checkpoint of step %d (failure %d of %d in a row): %s (%d bytes free in %s)",
+            *(step, self._failed_saves, self.options.max_failed_saves, error, free, self.store.directory),
+        )
+        if self._failed_saves >= self.options.max_failed_saves:
+            raise RankError(
+                f"{self._failed_saves} saves in a row failed, the last one because: {error.what}",
+                error.where or self.store.directory,
+                "Mend the directory and start again: the run goes on from its last good checkpoint.",
+                ExitCode.SAVE,
+                error.rank,
+                error.hostname,
+                error.node_rank,
+            ) from error
+
+    def poll(self) -> None:
+        """Publishes a checkpoint once it is written, and stops the training when a rank was asked to stop.
+        All ranks call it after every batch.
+
+        Raises:
+            Stopped: a signal asked for it; the state has been saved.
+            IscError: there is no room for checkpoints, or saves keep failing.
+        """
+        if self._polls == 0:
+            self._check_room()
+            self._first_poll = time.monotonic()
+        self._polls += 1
+        saving = self._saving
+        is_written = saving is not None and saving.written is not None and saving.written.done()
+        signal_number, written_step = self.group.pulse(
+            self.stop.signal_number, saving.step if saving is not None and is_written else -1
+        )
+        if saving is not None and written_step == saving.step:
+            self.finish()
+        if signal_number:
+            if self._saved_position != self.sampler.state_dict():
+                self.save()
+            self.finish()
+            logger.info("Stopped by signal %d at step %d", signal_number, self.sampler.progress.step)
+            raise Stopped(signal_number)
+
+    def _check_room(self) -> None:
+        """After the first batch, when the optimizer has all its state: is there room for two checkpoints?"""
+        parts = [part if isinstance(part, dict) else part.state_dict() for part in self.state.values()]
+        needed = 2 * size_of(parts)
+
+        def check() -> None:
+            free = shutil.disk_usage(self.store.directory).free
+            if free < needed:
+                raise IscError(
+                    f"There is no room for two checkpoints: {needed} bytes are needed, {free} are free",
+                    self.store.directory,
+                    "Free some space, or use another directory.",
+                    ExitCode.SAVE,
+                )
+
+        self.group.on_master(check)
+
+    def _best_interval(self, stall: float) -> int:
+        """Batches between saves after Young (1974): the square root of 2 x stall x time between failures."""
+        batch_seconds = (time.monotonic() - self._first_poll) / max(1, self._polls - 1)
+        seconds = math.sqrt(2 * stall * self.options.mtbf_seconds)
+        steps = max(1, round(seconds / max(batch_seconds, 1e-6)))
+        if steps != self.save_steps:
+            logger.info("Saving every %d batches from here on: one save holds up %.3f s", steps, stall)
+        return steps

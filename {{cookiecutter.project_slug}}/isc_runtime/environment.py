@@ -1,0 +1,109 @@
+"""What the environment variables say, read once and in one place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isc_runtime.errors import IscError
+
+LOCAL_CHECKPOINT_DIRECTORY = Path("checkpoints")
+LOCAL_LOG_DIRECTORY = Path("runs")
+
+ON_THE_ISC = (
+    "The ISC sets it; elsewhere set it yourself, or unset LOSSY_ARTIFACT_PATH to train in local mode."
+)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The variables of the ISC and of torchrun. A path is `None` when its variable is not set.
+
+    Sources: https://docs.strongcompute.com for the first three, torchrun's manual for the rest.
+    """
+
+    lossy_artifact_path: str | None = None
+    checkpoint_artifact_path: str | None = None
+    output_path: str | None = None
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    node_rank: int = 0
+    hostname: str = field(default_factory=socket.gethostname)
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
+        """Reads `variables`, by default this process's own.
+
+        Raises:
+            IscError: a variable of torchrun is not a number.
+        """
+        variables = os.environ if variables is None else variables
+        # Only torchrun sets LOCAL_RANK. Without it RANK, if set at all, is the node's rank on an old ISC.
+        by_torchrun = "LOCAL_RANK" in variables
+        return cls(
+            lossy_artifact_path=variables.get("LOSSY_ARTIFACT_PATH"),
+            checkpoint_artifact_path=variables.get("CHECKPOINT_ARTIFACT_PATH"),
+            output_path=variables.get("OUTPUT_PATH"),
+            rank=_number(variables, "RANK") if by_torchrun else 0,
+            local_rank=_number(variables, "LOCAL_RANK") if by_torchrun else 0,
+            world_size=_number(variables, "WORLD_SIZE") if by_torchrun else 1,
+            node_rank=_number(variables, "GROUP_RANK") if by_torchrun else 0,
+        )
+
+    @property
+    def isc_mode(self) -> bool:
+        """Whether this is the ISC: `LOSSY_ARTIFACT_PATH` is set."""
+        return self.lossy_artifact_path is not None
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this is rank 0, which writes the checkpoints and the log."""
+        return self.rank == 0
+
+    @property
+    def log_directory(self) -> Path:
+        """Where TensorBoard's files go."""
+        return Path(self.lossy_artifact_path) if self.lossy_artifact_path else LOCAL_LOG_DIRECTORY
+
+    def checkpoint_variable(self) -> tuple[str, Path]:
+        """The variable that names the checkpoint artifact, and its directory.
+
+        Raises:
+            IscError: neither variable is set, one is empty, or the two name different directories.
+        """
+        named = {
+            "CHECKPOINT_ARTIFACT_PATH": self.checkpoint_artifact_path,
+            "OUTPUT_PATH": self.output_path,
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        for name, value in {"LOSSY_ARTIFACT_PATH": self.lossy_artifact_path, **given}.items():
+            if value == "":
+                raise IscError("An environment variable is set but empty", name, ON_THE_ISC)
+        if not given:
+            raise IscError(
+                "No environment variable says where checkpoints go", " or ".join(named), ON_THE_ISC
+            )
+        if len({os.path.realpath(value) for value in given.values()}) > 1:
+            raise IscError(
+                "Two environment variables name different checkpoint directories",
+                ", ".join(f"{name}={value}" for name, value in given.items()),
+                "Unset one of them, or set both to the same directory.",
+            )
+        name, value = next(iter(given.items()))
+        return name, Path(value)
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    value = variables.get(name, "")
+    if not value.isdecimal():
+        raise IscError(
+            "An environment variable is not a number",
+            f"{name}={value}",
+            "torchrun sets RANK, LOCAL_RANK, WORLD_SIZE and GROUP_RANK together: start train.py with it, "
+            "or unset LOCAL_RANK to run alone.",
+        )
+    return int(value)

@@ -1,0 +1,86 @@
+"""A folder of checkpoints on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isc_runtime.distributed import Group
+from isc_runtime.durable import TEMPORARY_SUFFIX, Damaged, link_durably
+from isc_runtime.store import Entry, Store, remove
+
+
+class LocalStore(Store):
+    """A folder: `checkpoint_<YYYYmmdd-HHMMSS>_<step>.pth`, its manifest, and `resume.pth`, a link to the newest.
+
+    Args:
+        directory: the folder.
+        group: the ranks.
+        keep: how many checkpoints to keep, forced ones not counted; 0 keeps all.
+    """
+
+    link_name = "resume.pth"
+    _pattern = re.compile(r"checkpoint_(\d{8})-(\d{6})_(\d+)\.pth")
+
+    def __init__(self, directory: Path, group: Group, keep: int = 0) -> None:
+        super().__init__(directory, group)
+        self.keep = keep
+
+    def manifest_path(self, payload: Path) -> Path:
+        return payload.with_suffix(".manifest.json")
+
+    def prepare(self, step: int, force: bool) -> Path:
+        return self.group.on_master(lambda: self._next_payload(step))
+
+    def _next_payload(self, step: int) -> Path:
+        now = datetime.now()
+        while True:  # two saves of one step in one second must not share a name
+            payload = self.directory / f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}.pth"
+            order = (step, int(f"{now:%Y%m%d}"), int(f"{now:%H%M%S}"))
+            if all(order > entry.order for entry in self.entries() if entry.order[0] == step):
+                return payload
+            now += timedelta(seconds=1)
+
+    def write(self, state: dict[str, Any], payload: Path) -> None:
+        temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)
+        torch.save(state, temporary)
+        temporary.replace(payload)
+
+    def publish(self, payload: Path) -> None:
+        self.group.on_master(lambda: self._publish(payload))
+
+    def _publish(self, payload: Path) -> None:
+        link_durably(self.directory / self.link_name, payload.name)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Deletes the oldest; a failure to delete is no failure to save."""
+        plain = []
+        for entry in self.entries():
+            with contextlib.suppress(Damaged):
+                if not entry.read_manifest().details.get("force"):
+                    plain.append(entry)
+        for entry in plain[: -self.keep] if self.keep else []:
+            for path in entry.parts():
+                remove(path)
+
+    def litter(self) -> Iterator[Path]:
+        yield from super().litter()
+        for manifest in self.directory.glob("checkpoint_*.manifest.json"):
+            if not manifest.with_name(manifest.name.replace(".manifest.json", ".pth")).exists():
+                yield manifest
+
+    def entries(self) -> list[Entry]:
+        return sorted(filter(None, map(self._entry, self.directory.iterdir())))
+
+    def _entry(self, path: Path) -> Entry | None:
+        match = self._pattern.fullmatch(path.name)
+        if match is None or path.is_symlink():
+            return None
+        return Entry((int(match[3]), int(match[1]), int(match[2])), path, self.manifest_path(path))

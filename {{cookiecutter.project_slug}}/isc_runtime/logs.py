@@ -1,0 +1,86 @@
+"""What a training says: log lines, a progress bar on a terminal, scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+
+
+def configure_logging(is_master: bool) -> None:
+    """Log lines to standard output, from the master alone. What ends another rank is printed, not logged."""
+    logging.basicConfig(
+        format=FORMAT,
+        level=logging.INFO if is_master else logging.CRITICAL,
+        stream=sys.stdout,
+        force=True,
+    )
+
+
+class Scalars:
+    """TensorBoard's scalars, written by the master; on other ranks nothing happens.
+
+    Args:
+        directory: where the event files go, or None on a rank that is not the master.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._writer: SummaryWriter | None = None
+
+    def begin(self, step: int) -> None:
+        """Goes on after `step`: what a killed run has written beyond it comes again and is purged."""
+        if self._directory is not None:
+            from torch.utils.tensorboard import SummaryWriter  # seconds that other ranks need not spend
+
+            self._writer = SummaryWriter(str(self._directory), purge_step=step + 1)
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Notes one value."""
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hands all values to the file system: before a save, so that none is lost that is not repeated."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextlib.contextmanager
+def progress_bar(is_master: bool, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on the master's terminal; nothing elsewhere.
+
+    Args:
+        is_master: whether this process shows anything.
+        total: batches of the whole training.
+        done: batches done before.
+
+    Yields:
+        A function to call with the batches done so far and a text.
+    """
+    if not (is_master and sys.stdout.isatty()):
+        yield lambda completed, text: None
+        return
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=Console(), redirect_stdout=True) as bar:
+        # log lines written through the redirected stream appear above the bar
+        logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stdout, force=True)
+        task = bar.add_task("training", total=total, completed=done, text="")
+        yield lambda completed, text: bar.update(task, completed=completed, text=text)
+    logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stdout, force=True)

@@ -1,0 +1,137 @@
+"""The options of `train.py` that belong to isc_runtime, in groups for `--help`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields
+
+AUTO = 0  # the value of `save_steps` that stands for "auto"
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How a Checkpointer saves.
+
+    Attributes:
+        save_steps: batches between two saves; AUTO finds it from what a save costs.
+        mtbf_seconds: assumed mean time between failures or interruptions, for AUTO.
+        anchor_saves: every so-manieth save is forced, so that the ISC ships it too; 0 is never.
+        keep_checkpoints: how many checkpoints local mode keeps, forced ones not counted; 0 is all.
+        max_failed_saves: so many failed saves in a row end the run.
+        sync_save: training waits until a checkpoint is written.
+        fresh: existing checkpoints are moved aside.
+    """
+
+    save_steps: int = 100
+    mtbf_seconds: float = 3600.0
+    anchor_saves: int = 0
+    keep_checkpoints: int = 3
+    max_failed_saves: int = 3
+    sync_save: bool = False
+    fresh: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> CheckpointOptions:
+        """Picks them from the parsed arguments."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Adds a group with what `CheckpointOptions` holds."""
+    default = CheckpointOptions()
+    group = parser.add_argument_group(
+        "checkpoints", "A run goes on from its newest good checkpoint by itself; there is no option for that."
+    )
+    group.add_argument(
+        "--save-steps",
+        "--save-every",
+        type=_steps,
+        default=default.save_steps,
+        metavar="N|auto",
+        help="save every N batches, or as often as pays ('auto', from what a save costs and --mtbf-seconds); "
+        "the last batch of an epoch is always saved (default: %(default)s)",
+    )
+    group.add_argument(
+        "--mtbf-seconds",
+        type=positive_float,
+        default=default.mtbf_seconds,
+        metavar="S",
+        help="mean time between interruptions that 'auto' assumes (default: %(default)s)",
+    )
+    group.add_argument(
+        "--anchor-saves",
+        type=not_negative,
+        default=default.anchor_saves,
+        metavar="N",
+        help="force every Nth save, so that the ISC keeps it when newer ones exist (default: never)",
+    )
+    group.add_argument(
+        "--keep-checkpoints",
+        type=not_negative,
+        default=default.keep_checkpoints,
+        metavar="N",
+        help="in local mode keep the newest N and all forced ones, 0 keeps all (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-failed-saves",
+        type=positive,
+        default=default.max_failed_saves,
+        metavar="N",
+        help="stop after so many failed saves in a row (default: %(default)s)",
+    )
+    group.add_argument(
+        "--sync-save", action="store_true", help="let the training wait until a checkpoint is written"
+    )
+    group.add_argument(
+        "--fresh", action="store_true", help="start over; checkpoints that exist are moved aside, not deleted"
+    )
+
+
+def add_distributed_options(parser: argparse.ArgumentParser) -> None:
+    """Adds a group with the limits that keep ranks from waiting for ever."""
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--first-timeout",
+        type=positive_float,
+        default=600.0,
+        metavar="S",
+        help="seconds until the first batch must be done (default: %(default)s)",
+    )
+    group.add_argument(
+        "--timeout",
+        type=positive_float,
+        default=120.0,
+        metavar="S",
+        help="seconds from one batch to the next until the run is taken for hung (default: %(default)s)",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more. Raises ArgumentTypeError."""
+    return _number(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """A whole number, 0 or more. Raises ArgumentTypeError."""
+    return _number(text, 0)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0. Raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _steps(text: str) -> int:
+    return AUTO if text == "auto" else positive(text)
+
+
+def _number(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)

@@ -1,0 +1,170 @@
+"""The order of the data: a pure function of (seed, epoch, position), for any number of ranks.
+
+Nothing is shuffled and nothing is stored. Sample number i of an epoch is `permute(i)`, a keyed bijection
+that costs the same for the first sample and the ten-millionth; so a run goes on at any position, on any
+number of ranks, without replaying what came before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from isc_runtime.errors import ExitCode, IscError
+
+ROUNDS = 6  # of the Feistel network; 4 make a strong pseudo-random permutation (Luby and Rackoff, 1988)
+BATCHES_AT_ONCE = (
+    32  # the permutation is computed for a few batches together, which costs about as much as for one
+)
+
+
+def permute(positions: NDArray[np.uint64], length: int, seed: int, epoch: int) -> NDArray[np.uint64]:
+    """Where each of `positions` in the epoch's order lies in the dataset.
+
+    A Feistel network over the next larger power of four, walked until it falls inside the dataset again
+    (Black and Rogaway, 2002: fewer than four walks on average).
+
+    Args:
+        positions: of shape (n,), each below `length`.
+        length: samples in the dataset.
+        seed: the run's seed.
+        epoch: the epoch, counted from 0.
+
+    Returns:
+        The indices, of shape (n,): for all positions of one epoch together each index exactly once.
+    """
+    half_bits = np.uint64(max(1, ((length - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+    result = positions.astype(np.uint64)
+    outside = np.ones(len(result), dtype=np.bool_)
+    while outside.any():
+        left, right = result[outside] >> half_bits, result[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        result[outside] = (left << half_bits) | right
+        outside = result >= length
+    return result
+
+
+def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spreads every bit over all others (the finaliser of SplitMix64: Steele, Lea and Flood, 2014)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed
+
+
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        epoch: the current epoch, counted from 0.
+        batch: batches (that is, optimizer steps) done in it.
+        samples: samples of the epoch that were consumed, by all ranks together. This and not `batch` is
+            where the next one goes on, because it means the same on another number of ranks.
+        step: batches done since the start of the training.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    samples: int = 0
+    step: int = 0
+
+
+class ElasticSampler(Sampler[list[int]]):
+    """The batches of one rank, for `DataLoader(batch_sampler=...)`.
+
+    Each batch of all ranks together takes the next `world_size * batch_size` samples of the epoch's order.
+    The last one takes what is left, the same number on every rank: when that does not come out even, the
+    first samples of the order fill up, so fewer than `world_size` samples are seen twice and none is missed.
+
+    An iteration begins at `progress`, which `advance` and `next_epoch` move on: not the iteration itself,
+    because a DataLoader asks for batches long before they are trained on.
+
+    Args:
+        length: samples in the dataset.
+        batch_size: samples of a batch on one rank.
+        seed: together with the epoch it determines the order.
+        rank: of this process.
+        world_size: number of ranks.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if length < 1 or batch_size < 1:
+            raise ValueError(f"length and batch_size must be positive, not {length} and {batch_size}")
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.progress = Progress()
+
+    def samples_in_batch(self, samples: int) -> int:
+        """Samples that all ranks consume in the batch that begins at position `samples`."""
+        return min(self.world_size * self.batch_size, self.length - samples)
+
+    def __len__(self) -> int:
+        """Batches that are left in the epoch."""
+        return self._batches(self.length - self.progress.samples)
+
+    def batches_left(self, epochs: int) -> int:
+        """Batches that are left of a training of so many epochs."""
+        return len(self) + (epochs - self.progress.epoch - 1) * self._batches(self.length)
+
+    def _batches(self, samples: int) -> int:
+        return -(-samples // (self.world_size * self.batch_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, batches = self.progress.epoch, self._positions(self.progress.samples)
+        while block := list(itertools.islice(batches, BATCHES_AT_ONCE)):
+            indices = permute(np.concatenate(block), self.length, self.seed, epoch)
+            for batch in np.split(indices, np.cumsum([len(positions) for positions in block])[:-1]):
+                yield batch.tolist()
+
+    def _positions(self, samples: int) -> Iterator[NDArray[np.uint64]]:
+        """The positions of this rank's batches, from the global position `samples` to the epoch's end."""
+        while samples < self.length:
+            consumed = self.samples_in_batch(samples)
+            each = -(-consumed // self.world_size)
+            first = samples + self.rank * each
+            yield np.arange(first, first + each, dtype=np.uint64) % np.uint64(self.length)
+            samples += consumed
+
+    def advance(self) -> None:
+        """Counts the batch that was just trained on, on all ranks."""
+        self.progress.samples += self.samples_in_batch(self.progress.samples)
+        self.progress.batch += 1
+        self.progress.step += 1
+
+    def next_epoch(self) -> None:
+        """Begins the next epoch at its first sample."""
+        self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps; the number of ranks is not part of it."""
+        return {**vars(self.progress), "length": self.length, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from there, in the order that the checkpoint's seed gives.
+
+        Raises:
+            IscError: in the middle of an epoch the dataset has another length than it had.
+        """
+        state = dict(state)
+        length, self.seed = state.pop("length"), state.pop("seed")
+        self.progress = Progress(**state)
+        if length != self.length and self.progress.samples:
+            raise IscError(
+                f"The checkpoint is in the middle of an epoch of {length} samples, the data have {self.length}",
+                hint="Train on the same data, or start over with --fresh (the checkpoints are kept aside).",
+                exit_code=ExitCode.CHECKPOINT,
+            )

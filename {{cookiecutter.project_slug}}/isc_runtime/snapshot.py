@@ -1,0 +1,58 @@
+"""A copy of the training's state that stays as it is while the training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Snapshot:
+    """Copies states into host memory that is allocated once and used again for every save."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[object, ...], torch.Tensor] = {}
+
+    def take(self, state: Any, path: tuple[object, ...] = ()) -> Any:
+        """`state` with each tensor replaced by its copy; valid until the next call.
+
+        Args:
+            state: dicts, lists and tuples of tensors and of plain values.
+            path: where in the whole state this part is.
+        """
+        if isinstance(state, torch.Tensor):
+            return self._copy(state.detach(), path)
+        if isinstance(state, dict):
+            return {key: self.take(value, (*path, key)) for key, value in state.items()}
+        if isinstance(state, list | tuple):
+            return type(state)(self.take(value, (*path, index)) for index, value in enumerate(state))
+        return state
+
+    def _copy(self, tensor: torch.Tensor, path: tuple[object, ...]) -> torch.Tensor:
+        buffer = self._buffers.get(path)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            # pinned: a GPU copies into it at full speed, without a detour through the driver's own buffer
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._buffers[path] = buffer
+        return buffer.copy_(tensor)
+
+
+def size_of(state: Any) -> int:
+    """Bytes of all tensors in a state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(size_of(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return sum(size_of(value) for value in state)
+    return 0
+
+
+def first_not_finite(state: Any, name: str = "") -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity, or None."""
+    if isinstance(state, torch.Tensor):
+        return None if not state.is_floating_point() or bool(state.isfinite().all()) else name
+    if isinstance(state, dict):
+        parts = [(f"{name}.{key}".lstrip("."), value) for key, value in state.items()]
+        return next(filter(None, (first_not_finite(value, part) for part, value in parts)), None)
+    return None

@@ -1,0 +1,269 @@
+"""Where checkpoints live: what holds for an artifact of the ISC and for a folder of a laptop.
+
+Stores are objects of all ranks, and `prepare` and `publish` are collectives: every rank calls them.
+Only the master touches the directory; it tells the others what it found. That leaves a rank no way to
+wait for a file that another one failed to write, and no way to see a stale copy of a network file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from isc_runtime.distributed import Group
+from isc_runtime.durable import (
+    PROBE_PREFIX,
+    TEMPORARY_SUFFIX,
+    Damaged,
+    Manifest,
+    link_durably,
+    sync_directory,
+    sync_file,
+)
+from isc_runtime.errors import ExitCode, IscError
+
+SET_ASIDE = (
+    "set-aside"  # a folder, not a name: AtomicDirectory takes what begins like a checkpoint for its own
+)
+
+logger = logging.getLogger("checkpoint")
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A checkpoint in a store, whole or not; of two the larger is the newer.
+
+    Attributes:
+        order: what the name says of its age.
+        payload: the file with the state.
+        manifest: the file that makes it a checkpoint.
+    """
+
+    order: tuple[int, ...]
+    payload: Path
+    manifest: Path
+
+    @property
+    def name(self) -> str:
+        """The name that a person sees in the directory."""
+        return self.path.name
+
+    @property
+    def path(self) -> Path:
+        """The directory, or in local mode the file, that the store's link points to."""
+        return self.payload.parent if self.manifest.name == "manifest.json" else self.payload
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its save came to its end. What it holds may have been damaged since."""
+        return self.manifest.is_file()
+
+    def read_manifest(self) -> Manifest:
+        """Its manifest, the payload named in it. Raises Damaged."""
+        manifest = Manifest.read(self.manifest)
+        if self.payload.name not in manifest.files:
+            raise Damaged(f"{self.manifest.name} does not name {self.payload.name}")
+        return manifest
+
+    def parts(self) -> list[Path]:
+        """The paths to move or delete, in this order: a manifest without its payload is no checkpoint."""
+        return [self.path] if self.path != self.payload else [self.payload, self.manifest]
+
+
+class Store(ABC):
+    """Checkpoints in one directory, and a link to the newest.
+
+    Args:
+        directory: it exists and can be written: preflight made sure.
+        group: the ranks.
+    """
+
+    link_name: str
+
+    def __init__(self, directory: Path, group: Group) -> None:
+        self.directory = directory.absolute()
+        self.group = group
+        group.on_master(self.heal)
+
+    @abstractmethod
+    def entries(self) -> list[Entry]:
+        """All that looks like a checkpoint, oldest first. The master's."""
+
+    @abstractmethod
+    def prepare(self, step: int, force: bool) -> Path:
+        """Makes room for the next checkpoint and returns where its payload goes. All ranks call it.
+
+        Args:
+            step: the training's step.
+            force: any rank's True keeps this checkpoint when newer ones replace the others.
+        """
+
+    @abstractmethod
+    def write(self, state: dict[str, Any], payload: Path) -> None:
+        """Writes the payload, atomically but not yet durably. The master's."""
+
+    @abstractmethod
+    def publish(self, payload: Path) -> None:
+        """Makes a checkpoint with a manifest the newest. All ranks call it."""
+
+    def manifest_path(self, payload: Path) -> Path:
+        """Where the manifest of a payload goes."""
+        return payload.with_name("manifest.json")
+
+    def save(self, state: dict[str, Any], payload: Path, step: int, details: dict[str, Any]) -> Manifest:
+        """Writes a checkpoint so that it is durable as a whole before its manifest says so. The master's.
+
+        Raises:
+            OSError, RuntimeError: it could not be written; what was there of it is gone.
+        """
+        try:
+            self.write(state, payload)
+            sync_file(payload)
+            sync_directory(payload.parent)
+            saved_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            manifest = Manifest.of([payload], step, saved_at, details)
+            manifest.write(self.manifest_path(payload))
+            sync_directory(self.directory)
+        except BaseException:
+            self.discard(payload)
+            raise
+        return manifest
+
+    def discard(self, payload: Path) -> None:
+        """Removes what a failed save left. The master's; never raises."""
+        entry = Entry((), payload, self.manifest_path(payload))
+        for path in [*entry.parts(), payload.with_name(payload.name + TEMPORARY_SUFFIX)]:
+            remove(path)
+
+    def set_aside(self, entry: Entry, reason: str) -> None:
+        """Moves a checkpoint out of the way: it is never deleted. The master's."""
+        (self.directory / SET_ASIDE).mkdir(exist_ok=True)
+        target = Path(
+            tempfile.mkdtemp(prefix=f"{datetime.now():%Y%m%d-%H%M%S}-", dir=self.directory / SET_ASIDE)
+        )
+        for path in entry.parts():
+            if path.exists():
+                path.rename(target / path.name)
+        sync_directory(target)
+        sync_directory(self.directory)
+        logger.warning("[REPAIR] %s was set aside in %s: %s", entry.name, target, reason)
+
+    def set_all_aside(self) -> None:
+        """Leaves an empty store, for a fresh start. The master's."""
+        (self.directory / self.link_name).unlink(missing_ok=True)
+        for entry in self.entries():
+            self.set_aside(entry, "--fresh")
+        sync_directory(self.directory)
+
+    def make_latest(self, entry: Entry) -> None:
+        """Points the link to `entry`. The master's."""
+        link_durably(self.directory / self.link_name, self.link_target(entry))
+
+    def link_target(self, entry: Entry) -> str:
+        """What the link says: a name where the store is free to choose, so that it survives a move."""
+        return entry.name
+
+    def latest(self) -> Entry | None:
+        """What the link points to, looked up by name: the directory may have been moved. The master's."""
+        link = self.directory / self.link_name
+        name = Path(os.readlink(link)).name if link.is_symlink() else ""
+        return next((entry for entry in self.entries() if entry.name == name), None)
+
+    def heal(self) -> None:
+        """Repairs what a kill at any instant can leave, before anything else looks here. The master's.
+
+        Nothing that ever was a complete checkpoint is deleted, and a link to nowhere stays: it is the sign
+        that there was something to resume from.
+        """
+        link = self.directory / self.link_name
+        for path in self.litter():
+            remove(path)
+            logger.warning("[REPAIR] %s was left by an interrupted save and is removed", path)
+        latest = self.latest()
+        complete = [entry for entry in self.entries() if entry.is_complete]
+        self._clear_unfinished(latest, complete)
+        if latest is None and complete:
+            latest = complete[-1]
+        if latest is not None and not (link.is_symlink() and os.readlink(link) == self.link_target(latest)):
+            self.make_latest(latest)
+            logger.warning("[REPAIR] %s was lost or pointed elsewhere; it points to %s", link, latest.path)
+        sync_directory(self.directory)
+
+    def _clear_unfinished(self, latest: Entry | None, complete: list[Entry]) -> None:
+        """Clears away saves that were cut short: no manifest, and newer than what is known to be whole."""
+        entries = self.entries()
+        if latest is None and not complete:
+            # The very first save leaves one entry and no link. Anything else without a manifest was damaged
+            # later or comes from another program: restoring reports it.
+            if len(entries) == 1 and not os.path.lexists(self.directory / self.link_name):
+                self.set_aside(entries[0], "it has no manifest: the first save was cut short")
+            return
+        newest = latest or complete[-1]
+        for entry in entries:
+            if entry > newest and not entry.is_complete:
+                if latest is None:
+                    self.set_aside(entry, "it has no manifest, and there is no link to tell its age")
+                else:
+                    for path in entry.parts():
+                        remove(path)
+                    logger.warning("[REPAIR] %s was an unfinished save and is removed", entry.path)
+
+    def choose(self) -> tuple[Entry, Manifest] | None:
+        """The newest checkpoint of which every byte is as it was saved; damaged newer ones are set aside.
+
+        Returns:
+            The checkpoint, now the latest, or None if there never was one. The master's.
+
+        Raises:
+            IscError: there are checkpoints, and none of them is good.
+        """
+        damaged: list[tuple[Entry, str]] = []
+        for entry in reversed(self.entries()):
+            try:
+                manifest = entry.read_manifest()
+                manifest.verify(entry.payload.parent)
+            except Damaged as reason:
+                logger.error("[DAMAGED] %s: %s", entry.path, reason)
+                damaged.append((entry, str(reason)))
+                continue
+            for newer, why in damaged:
+                self.set_aside(newer, why)
+            if self.latest() != entry:
+                self.make_latest(entry)
+            return entry, manifest
+        link = self.directory / self.link_name
+        if damaged or os.path.lexists(link):
+            reasons = [f"{entry.name}: {reason}" for entry, reason in damaged]
+            raise IscError(
+                "There are checkpoints, and none of them can be used",
+                f"{self.directory} ({'; '.join(reasons) or f'{link.name} points to nothing'})",
+                "Bring a good one back, or start over with --fresh (the checkpoints are kept aside).",
+                ExitCode.CHECKPOINT,
+            )
+        return None
+
+    def litter(self) -> Iterator[Path]:
+        """Temporary files that an interrupted save or probe left. The master's."""
+        temporary = self.directory / f"{self.link_name}_temp"
+        if os.path.lexists(temporary):
+            yield temporary
+        yield from self.directory.glob(f"{PROBE_PREFIX}*")
+        yield from self.directory.glob(f"*{TEMPORARY_SUFFIX}")
+
+
+def remove(path: Path) -> None:
+    """Deletes a file, a link or a folder; what cannot be deleted now is deleted by the next heal."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

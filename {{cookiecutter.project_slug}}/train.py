@@ -1,0 +1,252 @@
+"""Trains an image classifier, on a laptop or on the ISC, and goes on where it was interrupted.
+
+    python train.py                                     # alone, on the digits that scikit-learn ships
+    torchrun --nproc-per-node=2 train.py                # two processes on this machine
+    python train.py --dataset-id ID --data-root DIR     # Fashion-MNIST's files in DIR/ID
+    isc train experiment.isc                            # on the ISC, through launch.sh
+
+Run the same command again after an interruption: it resumes by itself. This file is yours to change, like
+model.py and data.py; isc_runtime/ belongs to the template.
+"""
+
+import argparse
+import logging
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+from data import check_data, load_data
+from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError, reported
+from isc_runtime.options import CheckpointOptions, add_checkpoint_options, add_distributed_options
+from isc_runtime.options import not_negative, positive, positive_float
+from isc_runtime.preflight import validate_and_setup_checkpoint_directory
+
+
+def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset-id", help="a dataset of the ISC; without one the digits of scikit-learn")
+    add("--data-root", type=Path, default=Path("/data"), help="the directory of the datasets")
+    add("--workers", type=not_negative, default=0, help="processes that load data")
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=positive, default=15, help="how often all samples are seen")
+    add("--batch-size", type=positive, default=32, help="samples of a step on each rank")
+    add("--accumulate", type=positive, default=1, help="parts that a batch is split in, to fit memory")
+    add("--learning-rate", type=positive_float, default=3e-3, help="after the warm-up")
+    add("--warmup-epochs", type=positive_float, default=1.0, help="epochs of rising learning rate")
+    add("--weight-decay", type=float, default=0.01, help="of AdamW")
+    add("--clip-norm", type=positive_float, default=1.0, help="largest norm of a gradient")
+    add("--max-skipped", type=positive, default=5, help="steps in a row that may be not finite")
+    add("--seed", type=not_negative, default=0, help="of weights, dropout and the order of the data")
+    add("--no-amp", action="store_true", help="compute in float32 where bf16 would do")
+    add("--log-steps", type=positive, default=20, help="batches between two log lines")
+    add_checkpoint_options(parser)
+    add_distributed_options(parser)
+    return parser.parse_args(command_line)
+
+
+if __name__ == "__main__":
+    # Stage 1, before torch is imported: what is wrong here is said at once, and not after seconds.
+    arguments = parse_arguments()
+    with reported():
+        environment = Environment.read()
+        validate_and_setup_checkpoint_directory(
+            environment.isc_mode, environment.is_master, defer_atomic_directory=True
+        )
+        check_data(arguments.dataset_id, arguments.data_root)
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Subset
+
+from isc_runtime import rng
+from isc_runtime.checkpoint import Checkpointer, Stateful
+from isc_runtime.distributed import Group, process_group
+from isc_runtime.interruption import StopRequest, ignore_in_worker
+from isc_runtime.local_store import LocalStore
+from isc_runtime.logs import Scalars, configure_logging, progress_bar
+from isc_runtime.sampler import ElasticSampler
+from model import build_model
+
+Show = Callable[[int, str], None]
+EVALUATION_BATCH_SIZE = 512
+
+logger = logging.getLogger("train")
+
+
+class Trainer:
+    """A training: what it consists of, and how it proceeds. All ranks do the same, each on its own data."""
+
+    def __init__(self, arguments: argparse.Namespace, group: Group) -> None:
+        self.arguments = arguments
+        self.group = group
+        with group.agreement():
+            self.training_data, self.held_out = load_data(arguments.dataset_id, arguments.data_root)
+        rng.seed_everything(arguments.seed)
+        self.model = build_model().to(group.device)
+        rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
+        self.replica: nn.Module = self.model
+        if group.world_size > 1:
+            self.replica = DistributedDataParallel(self.model)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
+        )
+        self.sampler = ElasticSampler(
+            len(self.training_data), arguments.batch_size, arguments.seed, group.rank, group.world_size
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
+        self.metrics: dict[str, Any] = {"best_accuracy": 0.0, "skipped": 0, "skipped_in_a_row": 0}
+        self.use_amp = group.device.type == "cuda" and torch.cuda.is_bf16_supported() and not arguments.no_amp
+
+    def state(self) -> dict[str, Stateful | dict[str, Any]]:
+        """What a checkpoint holds besides the position in the data and the random number generators."""
+        names = ("model", "optimizer", "scheduler", "metrics")
+        return {name: getattr(self, name) for name in names}
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
+        epochs_done = self.sampler.progress.epoch + self.sampler.progress.samples / self.sampler.length
+        warm_up = min(1.0, 0.01 + epochs_done / self.arguments.warmup_epochs)
+        return warm_up * (1 + math.cos(math.pi * min(1.0, epochs_done / self.arguments.epochs))) / 2
+
+    def run(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
+        """Trains to the last epoch, from wherever the checkpoint has put it."""
+        checkpointer.restore()
+        progress = self.sampler.progress
+        total = progress.step + self.sampler.batches_left(self.arguments.epochs)
+        with progress_bar(self.group.is_master, total, progress.step) as show:
+            while self.sampler.progress.epoch < self.arguments.epochs:
+                self.train_epoch(checkpointer, scalars, show)
+                accuracy = self.evaluate(checkpointer)
+                self.sampler.next_epoch()
+                improved = accuracy > self.metrics["best_accuracy"]
+                self.metrics["best_accuracy"] = max(accuracy, self.metrics["best_accuracy"])
+                step, epoch = self.sampler.progress.step, self.sampler.progress.epoch
+                logger.info("epoch %d of %d: held-out accuracy %.4f", epoch, self.arguments.epochs, accuracy)
+                scalars.add("evaluation/accuracy", accuracy, step)
+                checkpointer.save(force=improved)  # the save of the epoch's last batch, evaluation included
+        logger.info("Training is complete: best accuracy %.4f", self.metrics["best_accuracy"])
+
+    def train_epoch(self, checkpointer: Checkpointer, scalars: Scalars, show: Show) -> None:
+        """Trains on what is left of the epoch."""
+        loader = DataLoader(
+            self.training_data,
+            batch_sampler=self.sampler,
+            num_workers=self.arguments.workers,
+            worker_init_fn=ignore_in_worker,
+            generator=torch.Generator(),  # its own: the default one would draw from the training's
+            pin_memory=self.group.device.type == "cuda",
+        )
+        self.replica.train()
+        for batch, (images, labels) in enumerate(loader, start=self.sampler.progress.batch):
+            loss, norm = self.train_batch(images.to(self.group.device), labels.to(self.group.device))
+            self.sampler.advance()
+            self.scheduler.step()
+            if (batch + 1) % self.arguments.log_steps == 0:
+                self.log(loss, norm, scalars, show)
+            if checkpointer.is_due(batch) and self.sampler.progress.samples < self.sampler.length:
+                checkpointer.save()
+            checkpointer.poll()
+
+    def train_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer. Returns this rank's loss and the norm of the gradient of all."""
+        total = torch.zeros((), device=self.group.device)
+        image_parts = images.chunk(self.arguments.accumulate)
+        label_parts = labels.chunk(self.arguments.accumulate)
+        for number, (part, part_labels) in enumerate(zip(image_parts, label_parts, strict=True), start=1):
+            with self.gradients_stay_here(number < len(image_parts)), self.autocast():
+                loss = cross_entropy(self.replica(part), part_labels) * len(part_labels) / len(labels)
+            # A loss that is not finite, on whatever rank, makes the gradients NaN on all of them.
+            loss.backward(1 + (loss - loss).detach())
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.arguments.clip_norm)
+        self.step_if_finite(norm)
+        self.optimizer.zero_grad()
+        return total, norm
+
+    def gradients_stay_here(self, is_early: bool) -> AbstractContextManager[None]:
+        """Lets the ranks exchange their gradients only once, with the last part of a batch."""
+        is_replicated = isinstance(self.replica, DistributedDataParallel)
+        return self.replica.no_sync() if is_early and is_replicated else nullcontext()
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the device has it."""
+        return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.use_amp)
+
+    def step_if_finite(self, norm: Tensor) -> None:
+        """Takes the step, or skips it: the norm is the same on all ranks, and so is what they do."""
+        if norm.isfinite():
+            self.optimizer.step()
+            self.metrics["skipped_in_a_row"] = 0
+            return
+        self.metrics["skipped"] += 1
+        self.metrics["skipped_in_a_row"] += 1
+        logger.warning(
+            "Step %d is skipped: its loss or gradient is not finite (%d skipped so far, %d in a row)",
+            *(self.sampler.progress.step + 1, self.metrics["skipped"], self.metrics["skipped_in_a_row"]),
+        )
+        if self.metrics["skipped_in_a_row"] >= self.arguments.max_skipped:
+            raise IscError(
+                f"{self.arguments.max_skipped} steps in a row were not finite",
+                f"step {self.sampler.progress.step + 1}",
+                "Lower --learning-rate or look at the data; the last checkpoint is from before it.",
+                ExitCode.DIVERGED,
+            )
+
+    @torch.no_grad()
+    def evaluate(self, checkpointer: Checkpointer) -> float:
+        """The share of held-out samples that are classified right; each rank looks at its part of them."""
+        self.replica.eval()
+        rank, world_size = self.group.rank, self.group.world_size
+        own = Subset(self.held_out, range(rank, len(self.held_out), world_size))
+        right = torch.zeros((), device=self.group.device)
+        loader = DataLoader(own, EVALUATION_BATCH_SIZE, generator=torch.Generator())
+        for number, (images, labels) in enumerate(loader, start=1):
+            with self.autocast():
+                scores = self.model(images.to(self.group.device))
+            right += (scores.argmax(dim=1) == labels.to(self.group.device)).sum()
+            if number * EVALUATION_BATCH_SIZE * world_size <= len(self.held_out):  # on all ranks alike
+                checkpointer.poll()
+        return float(self.group.sum(right)) / len(self.held_out)
+
+    def log(self, loss: Tensor, norm: Tensor, scalars: Scalars, show: Show) -> None:
+        """One dense line, and the same for TensorBoard."""
+        progress = self.sampler.progress
+        mean_loss = float(self.group.sum(loss.clone())) / self.group.world_size
+        rate = self.scheduler.get_last_lr()[0]
+        text = f"loss {mean_loss:.4f}  norm {float(norm):.3f}  rate {rate:.2e}"
+        logger.info("epoch %d batch %d step %d: %s", progress.epoch + 1, progress.batch, progress.step, text)
+        show(progress.step, f"loss {mean_loss:.4f}")
+        for name, value in {"loss": mean_loss, "gradient_norm": float(norm), "learning_rate": rate}.items():
+            scalars.add(f"training/{name}", value, progress.step)
+
+
+def main(arguments: argparse.Namespace, environment: Environment) -> None:
+    """Brings up what a training needs, and takes it down again, whatever happens."""
+    stop = StopRequest()
+    configure_logging(environment.is_master)
+    limits = (arguments.first_timeout, arguments.timeout)
+    with process_group(environment, *limits) as group, ExitStack() as stack:
+        # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.
+        directory, saver = validate_and_setup_checkpoint_directory(environment.isc_mode, group.is_master)
+        store = saver or LocalStore(directory, group, arguments.keep_checkpoints)
+        trainer = Trainer(arguments, group)
+        scalars = Scalars(environment.log_directory if group.is_master else None)
+        stack.callback(scalars.close)
+        options = CheckpointOptions.of(arguments)
+        checkpointer = stack.enter_context(
+            Checkpointer(store, group, trainer.sampler, trainer.state(), options, stop, scalars)
+        )
+        trainer.run(checkpointer, scalars)
+
+
+if __name__ == "__main__":
+    with reported():
+        main(arguments, environment)
