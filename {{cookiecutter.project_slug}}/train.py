@@ -114,7 +114,7 @@ class Trainer:
         """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
         epochs_done = self.sampler.progress.epoch + self.sampler.progress.samples / self.sampler.length
         warm_up = min(1.0, 0.01 + epochs_done / self.arguments.warmup_epochs)
-        return warm_up * (1 + math.cos(math.pi * min(1.0, epochs_done / self.arguments.epochs))) / 2
+        return float(warm_up * (1 + math.cos(math.pi * min(1.0, epochs_done / self.arguments.epochs))) / 2)
 
     def run(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
         """Trains to the last epoch, from wherever the checkpoint has put it."""
@@ -164,7 +164,7 @@ class Trainer:
             with self.gradients_stay_here(number < len(image_parts)), self.autocast():
                 loss = cross_entropy(self.replica(part), part_labels) * len(part_labels) / len(labels)
             # A loss that is not finite, on whatever rank, makes the gradients NaN on all of them.
-            loss.backward(1 + (loss - loss).detach())
+            torch.autograd.backward(loss, 1 + (loss - loss).detach())
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.arguments.clip_norm)
         self.step_if_finite(norm)
@@ -173,8 +173,10 @@ class Trainer:
 
     def gradients_stay_here(self, is_early: bool) -> AbstractContextManager[None]:
         """Lets the ranks exchange their gradients only once, with the last part of a batch."""
-        is_replicated = isinstance(self.replica, DistributedDataParallel)
-        return self.replica.no_sync() if is_early and is_replicated else nullcontext()
+        if is_early and isinstance(self.replica, DistributedDataParallel):
+            exchange_later: AbstractContextManager[None] = self.replica.no_sync()
+            return exchange_later
+        return nullcontext()
 
     def autocast(self) -> torch.autocast:
         """bf16 where the device has it."""
@@ -220,7 +222,7 @@ class Trainer:
         """One dense line, and the same for TensorBoard."""
         progress = self.sampler.progress
         mean_loss = float(self.group.sum(loss.clone())) / self.group.world_size
-        rate = self.scheduler.get_last_lr()[0]
+        rate = float(self.scheduler.get_last_lr()[0])
         text = f"loss {mean_loss:.4f}  norm {float(norm):.3f}  rate {rate:.2e}"
         logger.info("epoch %d batch %d step %d: %s", progress.epoch + 1, progress.batch, progress.step, text)
         show(progress.step, f"loss {mean_loss:.4f}")

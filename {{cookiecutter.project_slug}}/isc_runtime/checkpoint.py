@@ -14,12 +14,9 @@ at a later batch, which is the same on all ranks, the checkpoint is published.
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -33,7 +30,8 @@ from isc_runtime.interruption import Stopped, StopRequest
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.snapshot import Snapshot, first_not_finite, size_of
+from isc_runtime.saving import Saving, best_interval, write_if_finite
+from isc_runtime.snapshot import Snapshot, size_of
 from isc_runtime.store import Entry, Store
 from isc_runtime.watch import RankError
 
@@ -46,25 +44,6 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
-
-
-@dataclass
-class Saving:
-    """A save on its way.
-
-    Attributes:
-        payload: where it goes.
-        step: the training's step.
-        begun: when, on the monotonic clock.
-        stall: seconds for which it held up the training.
-        written: what the background write returns; on the master only.
-    """
-
-    payload: Path
-    step: int
-    begun: float
-    stall: float = 0.0
-    written: Future[Manifest] | None = None
 
 
 class Checkpointer:
@@ -164,8 +143,9 @@ class Checkpointer:
             try:
                 part.update(loaded[name]) if isinstance(part, dict) else part.load_state_dict(loaded[name])
             except (KeyError, RuntimeError, ValueError, TypeError) as error:
+                misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
                 raise IscError(
-                    f"The checkpoint is of another training: its {name!r} does not fit ({error})",
+                    f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
                     entry.path,
                     "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
                     ExitCode.CHECKPOINT,
@@ -210,7 +190,9 @@ class Checkpointer:
         if self.group.is_master:
             snapshot = self._snapshot.take(self._collect([state for state, _ in said]))
             details = {**vars(self.sampler.progress), "force": force, "world_size": self.group.world_size}
-            saving.written = self._writer.submit(self._write, snapshot, payload, step, details)
+            saving.written = self._writer.submit(
+                write_if_finite, self.store, snapshot, payload, step, details
+            )
         self._saving = saving
         self._saved_position = self.sampler.state_dict()
         saving.stall = time.monotonic() - begun
@@ -222,19 +204,6 @@ class Checkpointer:
             name: part if isinstance(part, dict) else part.state_dict() for name, part in self.state.items()
         }
         return {**parts, "rng": rng_states, "saves": self._saves}
-
-    def _write(self, state: dict[str, Any], payload: Path, step: int, details: dict[str, Any]) -> Manifest:
-        """Runs in the background, on the master."""
-        try:
-            name = first_not_finite(state["model"], "model")
-            if name:
-                raise IscError(
-                    "The model holds NaN or infinite values", name, "It is not saved.", ExitCode.DIVERGED
-                )
-            return self.store.save(state, payload, step, details)
-        except BaseException:
-            self.store.discard(payload)
-            raise
 
     def finish(self) -> None:
         """Waits for the save that is on its way, if one is, and publishes it. All ranks call it.
@@ -258,7 +227,10 @@ class Checkpointer:
         size = sum(int(entry["size"]) for entry in manifest.files.values())
         self._report(saving, size, stall, write_seconds)
         if self.options.save_steps == AUTO:
-            self.save_steps = self.group.on_master(lambda: self._best_interval(stall))
+            seconds = (time.monotonic() - self._first_poll) / max(1, self._polls - 1)
+            costs = (stall, write_seconds, self.options.mtbf_seconds, seconds)
+            self.save_steps = self.group.on_master(lambda: best_interval(*costs))
+            logger.info("Saving every %d batches: a save holds up %.3f s", self.save_steps, stall)
 
     def _report(self, saving: Saving, size: int, stall: float, write_seconds: float) -> None:
         logger.info("[SUCCESS] Written, synced and verified: %s", saving.payload)
@@ -338,12 +310,3 @@ class Checkpointer:
                 )
 
         self.group.on_master(check)
-
-    def _best_interval(self, stall: float) -> int:
-        """Batches between saves after Young (1974): the square root of 2 x stall x time between failures."""
-        batch_seconds = (time.monotonic() - self._first_poll) / max(1, self._polls - 1)
-        seconds = math.sqrt(2 * stall * self.options.mtbf_seconds)
-        steps = max(1, round(seconds / max(batch_seconds, 1e-6)))
-        if steps != self.save_steps:
-            logger.info("Saving every %d batches from here on: one save holds up %.3f s", steps, stall)
-        return steps

@@ -10,7 +10,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(SystemExit):
-    """Ends a training that was asked to stop, after it has saved. Never with 0: the ISC reads 0 as completed."""
+    """Ends a training that was asked to stop, after it has saved.
+
+    Never with 0: the ISC reads 0 as completed.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(128 + signal_number)

@@ -17,7 +17,7 @@ from isc_runtime.store import Entry, Store, remove
 
 
 class LocalStore(Store):
-    """A folder: `checkpoint_<YYYYmmdd-HHMMSS>_<step>.pth`, its manifest, and `resume.pth`, a link to the newest.
+    """A folder: `checkpoint_<YYYYmmdd-HHMMSS>_<step>.pth`, manifests, and `resume.pth`, a link to the newest.
 
     Args:
         directory: the folder.

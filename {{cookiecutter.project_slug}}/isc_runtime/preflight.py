@@ -210,4 +210,4 @@ def _wait_for(file: Path) -> None:
                 "All nodes must mount one and the same directory there.",
             )
         time.sleep(0.05)
-        os.listdir(file.parent)  # makes a network file system look again
+        list(file.parent.iterdir())  # makes a network file system look again

@@ -164,7 +164,7 @@ class ElasticSampler(Sampler[list[int]]):
         self.progress = Progress(**state)
         if length != self.length and self.progress.samples:
             raise IscError(
-                f"The checkpoint is in the middle of an epoch of {length} samples, the data have {self.length}",
+                f"The checkpoint is within an epoch of {length} samples, and the data have {self.length}",
                 hint="Train on the same data, or start over with --fresh (the checkpoints are kept aside).",
                 exit_code=ExitCode.CHECKPOINT,
             )

@@ -175,7 +175,7 @@ class Store(ABC):
     def latest(self) -> Entry | None:
         """What the link points to, looked up by name: the directory may have been moved. The master's."""
         link = self.directory / self.link_name
-        name = Path(os.readlink(link)).name if link.is_symlink() else ""
+        name = link.readlink().name if link.is_symlink() else ""
         return next((entry for entry in self.entries() if entry.name == name), None)
 
     def heal(self) -> None:
@@ -193,7 +193,9 @@ class Store(ABC):
         self._clear_unfinished(latest, complete)
         if latest is None and complete:
             latest = complete[-1]
-        if latest is not None and not (link.is_symlink() and os.readlink(link) == self.link_target(latest)):
+        if latest is not None and not (
+            link.is_symlink() and str(link.readlink()) == self.link_target(latest)
+        ):
             self.make_latest(latest)
             logger.warning("[REPAIR] %s was lost or pointed elsewhere; it points to %s", link, latest.path)
         sync_directory(self.directory)

@@ -1,0 +1,138 @@
+"""Starts train.py as a person or the ISC would: in a process of its own, in an empty directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.cycling_utils_choice import python_path_for_children
+
+PROJECT = Path(__file__).resolve().parent.parent
+ISC_VARIABLES = ("LOSSY_ARTIFACT_PATH", "CHECKPOINT_ARTIFACT_PATH", "OUTPUT_PATH")
+UNSET = "<unset>"
+
+
+@dataclass
+class Place:
+    """A directory to train in, with the environment of local mode or of the ISC.
+
+    Attributes:
+        path: the working directory.
+        isc_mode: whether the variables of the ISC are set.
+        variables: what else is set in the environment, or, with `UNSET` as value, is not.
+    """
+
+    path: Path
+    isc_mode: bool = False
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.isc_mode:
+            self.checkpoints.mkdir(exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / ("logs" if self.isc_mode else "runs")
+
+    def environment(self) -> dict[str, str]:
+        """The caller's, without what would make another place of it."""
+        inherited = {name: value for name, value in os.environ.items() if name not in ISC_VARIABLES}
+        environment = {
+            **inherited,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *python_path_for_children()]),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        if self.isc_mode:
+            environment["LOSSY_ARTIFACT_PATH"] = str(self.logs)
+            environment["CHECKPOINT_ARTIFACT_PATH"] = str(self.checkpoints)
+        merged = {**environment, **self.variables}
+        return {name: value for name, value in merged.items() if value != UNSET}
+
+    def start(self, *arguments: str, ranks: int = 1, script: Path | None = None) -> subprocess.Popen[str]:
+        """Starts train.py, or another script, on so many ranks; output and errors come together."""
+        command = [sys.executable]
+        if ranks > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+            command += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+        return subprocess.Popen(
+            [*command, str(script or PROJECT / "train.py"), *arguments],
+            cwd=self.path,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, ranks: int = 1, script: Path | None = None) -> Ended:
+        """Runs it to its end."""
+        process = self.start(*arguments, ranks=ranks, script=script)
+        try:
+            output, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        return Ended(process.returncode, output)
+
+    def newest(self) -> dict[str, Any]:
+        """The state in the newest checkpoint, found through the link as a person would find it."""
+        if self.isc_mode:
+            file = self.checkpoints / "AtomicDirectory.latest_checkpoint" / "checkpoint.pt"
+        else:
+            file = self.checkpoints / "resume.pth"
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+        return state
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended.
+
+    Attributes:
+        code: its exit code.
+        output: what it said on both streams.
+    """
+
+    code: int
+    output: str
+
+    def steps(self, mark: str) -> list[int]:
+        """The steps in the log lines that hold `mark`."""
+        lines = [line for line in self.output.splitlines() if mark in line]
+        return [int(match[1]) for line in lines if (match := re.search(r"\bstep (\d+)", line))]
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> str:
+    """Reads the output until a line holds `text`, and returns what was read."""
+    assert process.stdout is not None
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"it ended without saying {text!r}:\n{read}")
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two states are not equal bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return [] if isinstance(other, torch.Tensor) and torch.equal(one, other) else [path]
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        parts = [(f"{path}.{key}", one[key], other[key]) for key in one]
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        parts = [(f"{path}.{i}", *pair) for i, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return [] if one == other else [path]
+    return [difference for part, a, b in parts for difference in differences(a, b, part)]

@@ -1,0 +1,55 @@
+"""Two real processes agree; and when one falls, both fall, with the reason."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from isc_runtime.distributed import Group
+from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.watch import RankError
+from tests import fallible_ranks
+from tests.processes import Place
+
+SCRIPT = Path(fallible_ranks.__file__)
+
+
+def test_two_ranks_agree(tmp_path: Path) -> None:
+    ended = Place(tmp_path).run("agree", ranks=2, script=SCRIPT)
+    assert ended.code == 0, ended.output
+    assert "rank 0 agrees" in ended.output
+    assert "rank 1 agrees" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("how", "rank", "expected"),
+    [
+        ("in an agreement", 1, "The thing is broken: /some/path. Mend it."),
+        ("on the master", 0, "The thing is broken: /some/path. Mend it."),
+        ("alone", 1, "The thing is broken: /some/path. Mend it."),
+        ("unforeseen", 1, "ZeroDivisionError: nobody saw it coming"),
+        ("killed", 0, f"no answer from rank 1 on {socket.gethostname()}"),
+    ],
+)
+def test_one_falls_all_fall_with_the_reason(tmp_path: Path, how: str, rank: int, expected: str) -> None:
+    ended = Place(tmp_path).run(how, ranks=2, script=SCRIPT)
+    assert ended.code != 0
+    errors = [line for line in ended.output.splitlines() if line.startswith("ERROR: ")]
+    assert len(errors) == 1, ended.output
+    assert errors[0].startswith(f"ERROR: rank {rank} on {socket.gethostname()}: ")
+    assert expected in errors[0]
+    assert "a collective ended" not in ended.output
+
+
+def test_a_group_of_one_agrees_with_itself() -> None:
+    group = Group(Environment(), torch.device("cpu"))
+    assert group.gather("x") == ["x"]
+    assert group.pulse(3, 4) == [3, 4]
+    assert group.on_master(lambda: 5) == 5
+    with pytest.raises(RankError, match="rank 0 on .*: What: where. Hint.") as raised, group.agreement():
+        raise IscError("What", "where", "Hint.", ExitCode.DATA)
+    assert raised.value.exit_code is ExitCode.DATA

@@ -1,0 +1,111 @@
+"""The order of the data: complete, new each epoch, the same on any number of ranks."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isc_runtime.errors import IscError
+from isc_runtime.sampler import ElasticSampler, permute
+
+
+def everything(length: int, seed: int, epoch: int) -> list[int]:
+    indices: list[int] = permute(np.arange(length, dtype=np.uint64), length, seed, epoch).tolist()
+    return indices
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 1000))
+@settings(deadline=None, max_examples=50)
+def test_each_sample_comes_once(length: int, seed: int, epoch: int) -> None:
+    assert sorted(everything(length, seed, epoch)) == list(range(length))
+
+
+def test_each_epoch_and_each_seed_has_its_own_order() -> None:
+    orders = [everything(1000, seed, epoch) for seed in range(3) for epoch in range(3)]
+    for one, other in itertools.combinations(orders, 2):
+        assert sum(a == b for a, b in zip(one, other, strict=True)) < 20
+
+
+def test_the_order_is_random_enough() -> None:
+    """Neighbours in the order are no neighbours in the data, and every place is equally likely."""
+    order = np.array(everything(10_000, 0, 0))
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
+    assert abs(np.corrcoef(order, np.arange(10_000))[0, 1]) < 0.05
+    first = [everything(16, 0, epoch)[0] for epoch in range(1600)]
+    assert all(50 < count < 160 for count in Counter(first).values())
+
+
+def test_a_position_needs_no_other(length: int = 10_000_000) -> None:
+    position = np.array([9_000_000], dtype=np.uint64)
+    again = permute(np.arange(9_000_000, 9_000_010, dtype=np.uint64), length, 1, 2)
+    assert permute(position, length, 1, 2)[0] == again[0]
+
+
+def consume(sampler: ElasticSampler, batches: int) -> int:
+    """Advances one rank's sampler by so many batches at most; returns how many there were."""
+    taken = min(batches, len(sampler))
+    for _ in range(taken):
+        sampler.advance()
+    return taken
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3, 4])))
+@pytest.mark.parametrize("length", [97, 128])
+def test_an_epoch_over_changing_numbers_of_ranks_is_complete(order: tuple[int, ...], length: int) -> None:
+    state = ElasticSampler(length, 4).state_dict()
+    seen: list[int] = []
+    for world_size in [*order, order[0]]:
+        samplers = [ElasticSampler(length, 4, 0, rank, world_size) for rank in range(world_size)]
+        for sampler in samplers:
+            sampler.load_state_dict(state)
+        is_last = world_size == order[0] and len(seen) > 0
+        for sampler in samplers:
+            iterator = iter(sampler)
+            count = len(sampler) if is_last else 2
+            seen += itertools.chain(*itertools.islice(iterator, count))
+            consume(sampler, count)
+        assert len({tuple(sampler.state_dict().items()) for sampler in samplers}) == 1
+        state = samplers[0].state_dict()
+    counts = Counter(seen)
+    assert set(counts) == set(range(length))
+    assert sum(counts.values()) - length < order[0]
+    assert state["samples"] == length
+
+
+def test_every_rank_has_batches_of_equal_size() -> None:
+    batches = [list(ElasticSampler(101, 8, 0, rank, 3)) for rank in range(3)]
+    sizes = [[len(batch) for batch in own] for own in batches]
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert len(sizes[0]) == len(ElasticSampler(101, 8, 0, 0, 3))
+
+
+def test_iterating_ahead_does_not_move_the_position() -> None:
+    sampler = ElasticSampler(100, 10)
+    list(sampler)
+    assert sampler.progress.samples == 0
+
+
+def test_the_next_epoch_begins_at_its_first_sample() -> None:
+    sampler = ElasticSampler(100, 10)
+    consume(sampler, 10)
+    assert len(sampler) == 0
+    assert sampler.batches_left(3) == 20
+    sampler.next_epoch()
+    assert (sampler.progress.epoch, sampler.progress.batch, sampler.progress.step) == (1, 0, 10)
+
+
+def test_other_data_in_the_middle_of_an_epoch_is_an_error() -> None:
+    sampler = ElasticSampler(100, 10)
+    consume(sampler, 1)
+    with pytest.raises(IscError, match=r"epoch of 100 samples, and the data have 90.*--fresh"):
+        ElasticSampler(90, 10).load_state_dict(sampler.state_dict())
+    consume(sampler, 9)
+    sampler.next_epoch()
+    grown = ElasticSampler(110, 10)
+    grown.load_state_dict(sampler.state_dict())
+    assert len(grown) == 11
