@@ -40,7 +40,7 @@ def write_if_finite(
 
     Raises:
         IscError: the model holds NaN or infinite values: such a checkpoint would be worse than none.
-        OSError, RuntimeError: it could not be written.
+        OSError: it could not be written.
     """
     name = first_not_finite(state["model"], "model")
     if name:

@@ -123,10 +123,10 @@ class Store(ABC):
         """Writes a checkpoint so that it is durable as a whole before its manifest says so. The master's.
 
         Raises:
-            OSError, RuntimeError: it could not be written; what was there of it is gone.
+            OSError, IscError: it could not be written; what was there of it is gone.
         """
         try:
-            self.write(state, payload)
+            self._write(state, payload)
             sync_file(payload)
             sync_directory(payload.parent)
             saved_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -137,6 +137,17 @@ class Store(ABC):
             self.discard(payload)
             raise
         return manifest
+
+    def _write(self, state: dict[str, Any], payload: Path) -> None:
+        try:
+            self.write(state, payload)
+        except RuntimeError as error:  # torch writes in C++, and the system's error number is lost there
+            raise IscError(
+                f"torch could not write the file ({' '.join(str(error).split())[:200]})",
+                payload,
+                "The disk is full, over quota or failing.",
+                ExitCode.SAVE,
+            ) from error
 
     def discard(self, payload: Path) -> None:
         """Removes what a failed save left. The master's; never raises."""

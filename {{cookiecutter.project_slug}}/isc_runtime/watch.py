@@ -63,7 +63,8 @@ class RankError(IscError):
         if isinstance(error, IscError):
             what, where, hint, exit_code = error.what, error.where, error.hint, error.exit_code
         elif isinstance(error, OSError) and error.strerror:
-            what, where, hint, exit_code = error.strerror, error.filename or "", "", ExitCode.UNFIT
+            where = error.filename2 or error.filename or ""  # of a link or a rename: the new name
+            what, hint, exit_code = error.strerror, "", ExitCode.UNFIT
         elif isinstance(error, KeyboardInterrupt):
             what, where, hint, exit_code = "Interrupted from the keyboard", "", "", ExitCode.FAILED
         else:

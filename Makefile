@@ -1,0 +1,48 @@
+# `make` lists what there is. Needs git, make and Python 3.11; everything else goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(CURDIR)/.venv/bin
+PROJECT := {{cookiecutter.project_slug}}
+PROJECT_LEFTOVERS := .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints runs
+
+# Whatever lies in the folder of the generated project is copied into each new one: tools keep their caches in build/.
+export PYTHONDONTWRITEBYTECODE := 1
+export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
+export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
+
+.PHONY: help venv demo test lint survival clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+venv: .venv/installed ## set up .venv with everything below
+
+.venv/installed: requirements-dev.in constraints-dev.txt
+	@echo 'Setting up .venv; the first time this downloads torch.'
+	test -x .venv/bin/python || '$(PYTHON)' -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints-dev.txt --requirement requirements-dev.in
+	touch $@
+
+demo: venv ## bake a project into build/, train it, kill it, and see it go on
+	.venv/bin/python tests/demo.py
+
+test: venv ## test the template, and a freshly generated project with its own tests
+	.venv/bin/python -m pytest -q --ignore=tests/survival tests
+
+lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd '$(PROJECT)' && $(BIN)/mypy --strict .
+	$(BIN)/shellcheck .ci/run '$(PROJECT)/launch.sh'
+	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
+
+survival: venv ## kill a training at every system call, fail its disk, cut its power
+	.venv/bin/python -m pytest -q tests/survival
+
+clean: ## remove what the other targets leave, .venv excepted
+	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	cd '$(PROJECT)' && rm -rf $(PROJECT_LEFTOVERS)
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

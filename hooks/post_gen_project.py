@@ -1,0 +1,85 @@
+"""Checks what was written with the project's own check, makes it a git repository, says what to do next.
+
+The answers arrive as JSON in a raw string, in which a quote is always escaped, so that no answer can end the string
+and become code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+# cookiecutter leaves the rendered hook in the temporary directory for ever.
+Path(__file__).unlink()
+
+ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
+PROJECT = Path.cwd()
+
+NEXT_STEPS = """
+Next steps:
+  cd {directory}
+  {git}python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.in
+  python train.py
+  make test
+  isc train experiment.isc
+"""
+
+
+def check() -> list[str]:
+    """The findings of the project's own check that are no obstacle.
+
+    Raises:
+        SystemExit: an obstacle. cookiecutter then removes the project.
+    """
+    # Instead of the temporary directory, in which anybody may have put a json.py.
+    sys.path[0] = str(PROJECT)
+    sys.dont_write_bytecode = True
+    from isc_runtime import project
+
+    findings = project.check(PROJECT)
+    errors = [str(finding) for finding in findings if finding.severity == "error"]
+    if errors:
+        sys.exit("\n".join(["The template wrote a project that does not pass its own check:", *errors]))
+    return [str(finding) for finding in findings]
+
+
+def make_repository() -> bool:
+    """Whether the project is now a git repository of its own, with everything staged.
+
+    Not under cruft, whose updates need the folder as it was written. No commit: it could ask for a passphrase.
+    """
+    git = shutil.which("git")
+    if git is None or "_commit" in ANSWERS:
+        return False
+    # Set when this runs below a git hook, where they would point to the repository of that hook.
+    foreign = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
+
+    def run(*arguments: str) -> int:
+        return subprocess.run([git, *arguments], env=environment, capture_output=True, check=False).returncode
+
+    # 1: inside a repository that does not ignore this folder, so the project belongs to that one.
+    if run("check-ignore", "--quiet", ".") == 1:
+        return False
+    return run("init", "--quiet", "--initial-branch=main") == 0 and run("add", "--all") == 0
+
+
+def main() -> None:
+    """Checks, makes the repository, prints the next steps."""
+    warnings = check()
+    commit = f"git commit -m 'Start from isc-template {ANSWERS['_template_version']}'"
+    git = f"{commit}\n  " if make_repository() else ""
+    # The shell is where cookiecutter was started, unless something changed the directory without telling it.
+    here = Path(os.environ.get("PWD", os.sep)) == PROJECT.parent
+    directory = shlex.quote(PROJECT.name if here else str(PROJECT))
+    print("\n".join([f"\nCreated {PROJECT.name}.", *warnings]))
+    print(NEXT_STEPS.format(directory=directory, git=git))
+
+
+if __name__ == "__main__":
+    main()

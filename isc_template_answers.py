@@ -1,0 +1,189 @@
+"""What this template accepts as answers, and how free text gets into the files it writes.
+
+The one place for these rules, standard library only: `isc_template_extension` applies them right after each question,
+`hooks/pre_gen_project.py` once more, because cookiecutter does not ask again for replayed answers.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+COMPUTE_MODES = ("cycle", "interruptible", "burst")
+LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "Proprietary")
+MOST_GPUS = 72
+MOST_GPUS_UNLESS_BURST = 16
+LONGEST_SLUG = 50
+LONGEST_NAME = 100
+LONGEST_AUTHOR = 200
+
+# The folder is on nobody's import path, but its parent may be, and installers refuse a project that depends on itself.
+DEPENDENCIES = frozenset(
+    "cookiecutter cruft cycling_utils numpy pip pytest rich ruff mypy scikit_learn sklearn tensorboard torch"
+    " torchvision xxhash".split()
+)
+OWN_MODULES = frozenset({"data", "isc_runtime", "model", "tests", "train"})
+LEFTOVERS = frozenset(
+    "__pycache__ .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints runs".split()
+)
+WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
+
+_SLUG = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_PROJECT_ID = re.compile(rf"prj(?:-[a-z0-9]+)+-[0-9]{{6}}|{_UUID}")
+_DATASET_ID = re.compile(rf"uds(?:-[a-z0-9]+)+-[0-9]{{6}}|{_UUID}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+Rule = Callable[[str, Mapping[str, Any]], str | None]
+
+
+def _text(longest: int) -> Rule:
+    def rule(value: str, _answers: Mapping[str, Any]) -> str | None:
+        if _SURROGATE.search(value):
+            return "is not valid UTF-8. Type it again, in a terminal set to UTF-8"
+        if not any(character.isprintable() and not character.isspace() for character in value):
+            return "is blank. Write at least one visible character"
+        return f"has {len(value)} characters. Use at most {longest}" if len(value) > longest else None
+
+    return rule
+
+
+def _slug(value: str, _answers: Mapping[str, Any]) -> str | None:
+    if not _SLUG.fullmatch(value):
+        return (
+            "is not a plain name. Use lower-case letters, digits, - and _, with a letter first"
+            " and a letter or digit last"
+        )
+    if len(value) > LONGEST_SLUG:
+        return f"has {len(value)} characters. Use at most {LONGEST_SLUG}"
+    owner = _owner(value)
+    return f"is the name of {owner}. Choose another, such as {value}-experiment" if owner else None
+
+
+def _owner(slug: str) -> str | None:
+    """Who has this name already; a dash counts as an underscore, as it does for pip and import."""
+    name = slug.replace("-", "_")
+    if keyword.iskeyword(name) or keyword.issoftkeyword(name):
+        return "a Python keyword"
+    if name in sys.stdlib_module_names or name == "test":
+        return "a module of Python's standard library"
+    if name in DEPENDENCIES:
+        return "a package that the project uses"
+    if name in OWN_MODULES:
+        return "a part of the generated project"
+    return "a device on Windows" if name in WINDOWS_DEVICES else None
+
+
+def _project_id(value: str, _answers: Mapping[str, Any]) -> str | None:
+    if value == "" or _PROJECT_ID.fullmatch(value):
+        return None
+    return "is not an ISC project id. Copy it from Control Plane (prj-...-YYMMDD), or leave it empty for now"
+
+
+def _dataset_id(value: str, _answers: Mapping[str, Any]) -> str | None:
+    if _DATASET_ID.fullmatch(value):
+        return None
+    return "is not an ISC dataset id. Copy it from Control Plane (uds-...-YYMMDD)"
+
+
+def _gpus(value: str, answers: Mapping[str, Any]) -> str | None:
+    if not re.fullmatch("[1-9][0-9]?", value) or int(value) > MOST_GPUS:
+        return f"is not a number of GPUs. Give a whole number from 1 to {MOST_GPUS}"
+    if int(value) > MOST_GPUS_UNLESS_BURST and answers.get("compute_mode") != "burst":
+        return f"is too many GPUs. Use at most {MOST_GPUS_UNLESS_BURST}, or compute mode burst"
+    return None
+
+
+def _one_of(*choices: str) -> Rule:
+    def rule(value: str, _answers: Mapping[str, Any]) -> str | None:
+        return None if value in choices else f"is not one of the choices. Use {', '.join(choices)}"
+
+    return rule
+
+
+RULES: dict[str, Rule] = {
+    "project_name": _text(LONGEST_NAME),
+    "project_slug": _slug,
+    "author": _text(LONGEST_AUTHOR),
+    "isc_project_id": _project_id,
+    "dataset_id": _dataset_id,
+    "compute_mode": _one_of(*COMPUTE_MODES),
+    "gpus": _gpus,
+    "license": _one_of(*LICENSES),
+}
+
+
+def problem(question: str, answers: Mapping[str, Any]) -> str | None:
+    """What is wrong with the answer to `question`, in one line with the cure; `None` when it is good."""
+    value = answers.get(question)
+    if not isinstance(value, str):
+        return f"{question}: the answer has to be text. Give {question} one value, in quotes."
+    reason = RULES[question](value, answers)
+    # ASCII, so that it can be printed on any terminal and no control character of the answer reaches it.
+    shown = json.dumps(value if len(value) <= 60 else f"{value[:60]}...")
+    return reason and f"{question}: {shown} {reason}."
+
+
+def slug_for(slugified_name: str) -> str:
+    """A slug that is accepted, as close as possible to the name that cookiecutter's `slugify` has made plain."""
+    slug = slugified_name[: LONGEST_SLUG - len("-experiment")].strip("-")
+    if not slug:
+        return "experiment"
+    if not slug[0].isalpha():
+        slug = f"experiment-{slug}"
+    return f"{slug}-experiment" if _owner(slug) else slug
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of white space and control characters turned into one blank."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
+
+
+# JSON leaves these as they are, but TOML forbids DEL, YAML forbids or folds the others, and the bidirectional overrides
+# would let a name reorder the line that it stands in.
+_NEEDS_ESCAPE = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
+
+
+def quoted_text(text: str) -> str:
+    """`text` as it has to be written between double quotes in TOML, JSON and YAML alike.
+
+    Without the quotes, so that the unrendered file, quotes around the expression, is valid too. Not ASCII only: JSON writes
+    an emoji as a surrogate pair, which TOML refuses.
+    """
+    escaped = json.dumps(text, ensure_ascii=False)[1:-1]
+    return _NEEDS_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", escaped)
+
+
+def markdown_text(text: str) -> str:
+    """`text` as one line of Markdown that reads as it was typed, wherever it stands: no markup and no HTML."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", one_line(text))
+    # Elsewhere in a line these are plain; at its start they begin a list, a rule or an underlined heading.
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escaped)
+
+
+def leftovers(template: Path) -> list[str]:
+    """What tools have left in the folder of the generated project: cookiecutter would copy it into each new one."""
+    found = sorted(
+        path.relative_to(template)
+        for path in template.glob("{{cookiecutter.project_slug}}/**/*")
+        if path.name in LEFTOVERS and path.is_dir()
+    )
+    return [f"{path}: left by a tool in the template. Remove it there with `make clean`." for path in found]
+
+
+FILTERS: dict[str, Callable[[str], str]] = {
+    "markdown_text": markdown_text,
+    "one_line": one_line,
+    "quoted_text": quoted_text,
+    "slug_for": slug_for,
+}
+# cookiecutter renders a hook with the template as its working directory, and that is the one way to find the
+# template that works under cruft as well.
+GLOBALS: dict[str, Callable[[], str]] = {"template_directory": os.getcwd}

@@ -1,0 +1,27 @@
+"""Bakes one project, and makes its isc_runtime the one that these tests import and break."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+
+ROOT = Path(__file__).resolve().parents[2]
+SOAK = int(os.environ.get("SOAK", "1"))  # how many times as many trials
+
+
+def bake() -> Path:
+    """The project that `--no-input` gives, in a directory that outlives the tests' imports."""
+    directory = tempfile.mkdtemp(prefix="survival-")
+    return Path(cookiecutter(str(ROOT), no_input=True, output_dir=directory))
+
+
+PROJECT = bake()
+sys.path[:0] = [str(PROJECT), str(Path(__file__).parent)]
+
+from tests import cycling_utils_choice  # noqa: E402  # the baked project's
+
+CHOSEN = cycling_utils_choice.install()

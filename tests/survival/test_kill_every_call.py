@@ -1,0 +1,139 @@
+"""SIGKILL at every single system call that heals, resumes and saves: the next run goes on, with the right state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from strace import Call, attach, mutating_calls, needs_strace
+from trainee import Trainee, fork, uninterrupted, writer_thread
+
+# what each thread must be seen doing, or the test has lost sight of what it is about
+THREADS = {"main": {"unlink", "mkdir", "symlink", "rename", "fsync"}, "writer": {"openat", "write", "fsync", "rename"}}
+Tell = Callable[[str], None]
+
+
+def resume_and_save(kind: str, directory: Path, traced: str, go: int, tell: Tell) -> None:
+    """What one run does: heal, resume, one step, save. It waits until its parent has attached strace."""
+    if traced == "main":
+        tell(str(os.getpid()))
+        os.read(go, 1)
+    trainee = Trainee(kind, directory)
+    if traced == "writer":
+        tell(str(writer_thread()))
+        os.read(go, 1)
+    trainee.checkpointer.restore()
+    tell(f"resumed {trainee.step}")
+    trainee.train()
+    trainee.checkpointer.save()
+    trainee.checkpointer.finish()
+    tell(f"acknowledged {trainee.step}")
+
+
+@pytest.fixture(scope="module", params=["artifact", "local"])
+def left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A directory with two good checkpoints and all that earlier kills could leave."""
+    uninterrupted(1)  # what torch loads lazily is loaded now, and each run makes the same system calls
+    kind, directory = request.param, tmp_path_factory.mktemp("left") / "checkpoints"
+    directory.mkdir()
+
+    def work(tell: Tell) -> None:
+        trainee = Trainee(kind, directory, keep_checkpoints=0)
+        for _ in range(2):
+            trainee.train()
+            trainee.checkpointer.save()
+            trainee.checkpointer.finish()
+        payload = trainee.store.prepare(3, False)
+        payload.write_bytes(b"unfinished")
+        link = directory / f"{trainee.store.link_name}_temp"
+        link.symlink_to("nowhere")
+        (directory / ".isc-probe-left").write_text("")
+
+    assert fork(work, directory.parent / "log").wait() == 0
+    return kind, directory
+
+
+def trial(kind: str, original: Path, place: Path, traced: str, inject: str = "") -> tuple[list[str], int, Path]:
+    """One run under strace in a copy of `original`: what it said, its exit code, the trace."""
+    directory = place / "checkpoints"
+    shutil.copytree(original, directory, symlinks=True)
+    reading, writing = os.pipe()
+    child = fork(
+        lambda tell: resume_and_save(kind, directory, traced, reading, tell), place / "log"
+    )
+    os.close(reading)
+    with os.fdopen(child.says) as says:
+        strace = attach(int(says.readline()), place / "trace", inject)
+        os.write(writing, b"g")
+        os.close(writing)
+        said = says.read().splitlines()
+    code = child.wait()
+    strace.wait()
+    return said, code, place / "trace"
+
+
+def last_step(said: list[str], default: int) -> int:
+    """The last step that the run acknowledged."""
+    acknowledged = [int(line.split()[1]) for line in said if line.startswith("acknowledged")]
+    return max(acknowledged, default=default)
+
+
+def goes_on(kind: str, directory: Path, at_least: int, log: Path) -> None:
+    """Two more runs: the first resumes at what was acknowledged or later, each saves one step more."""
+
+    def work(tell: Tell) -> None:
+        trainee = Trainee(kind, directory, keep_checkpoints=0)
+        trainee.checkpointer.restore()
+        tell(f"{trainee.step}")
+        assert trainee.fingerprint() == expected[trainee.step]
+        trainee.train()
+        trainee.checkpointer.save()
+        trainee.checkpointer.finish()
+        tell(f"{trainee.step}")
+
+    expected = [uninterrupted(step) for step in range(6)]
+    for _ in range(2):
+        child = fork(work, log)
+        said = [int(line) for line in child.said()]
+        assert child.wait() == 0, log.read_text()
+        resumed, saved = said
+        assert resumed >= at_least
+        assert saved == resumed + 1
+        at_least = saved
+    left = [path for path in directory.rglob("*") if "temp" in path.name or "probe" in path.name]
+    assert not left
+
+
+@needs_strace
+@pytest.mark.parametrize("traced", THREADS)
+def test_a_kill_at_every_call(left_behind: tuple[str, Path], tmp_path: Path, traced: str) -> None:
+    kind, original = left_behind
+    said, code, trace = trial(kind, original, make(tmp_path / "whole"), traced)
+    assert code == 0
+    assert said == ["resumed 2", "acknowledged 3"]
+    calls = mutating_calls(trace, tmp_path / "whole" / "checkpoints")
+    expected = THREADS[traced] - ({"mkdir"} if kind == "local" else set())
+    assert expected <= {call.name for call in calls}
+    for number, call in enumerate(calls):
+        killed_at(call, kind, original, make(tmp_path / str(number)), traced)
+        shutil.rmtree(tmp_path / str(number))
+    print(f"{kind}, {traced} thread: killed at {len(calls)} calls")
+
+
+def killed_at(call: Call, kind: str, original: Path, place: Path, traced: str) -> None:
+    inject = f"{call.name}:signal=KILL:when={call.number}"
+    said, code, _ = trial(kind, original, place, traced, inject)
+    assert code == 137, f"not killed at {call}"
+    try:
+        goes_on(kind, place / "checkpoints", last_step(said, default=2), place / "log")
+    except AssertionError as error:
+        raise AssertionError(f"after a kill at {call}: {error}") from error
+
+
+def make(directory: Path) -> Path:
+    """A new directory."""
+    directory.mkdir()
+    return directory

@@ -1,0 +1,119 @@
+"""The power goes: the file system is shut down without a flush of its log, and mounted again.
+
+FS_IOC_SHUTDOWN with "no log flush" drops all that was not synced, as pulling the plug does; mounting replays
+the journal. What a run had acknowledged must be there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SOAK
+from trainee import KINDS, Trainee, fork, uninterrupted
+
+FS_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
+FILE_SYSTEMS = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
+TRIALS = 5 * SOAK  # of each file system and each kind of store
+
+
+class Disk:
+    """A file system in a file, mounted through a loop device.
+
+    Args:
+        place: an empty directory for the file and the mount point.
+        make: the command that makes the file system, without its last argument.
+    """
+
+    def __init__(self, place: Path, make: list[str]) -> None:
+        self.image, self.mount_point = place / "image", place / "mount"
+        self.mount_point.mkdir()
+        with self.image.open("wb") as stream:
+            stream.truncate(400 * 2**20)
+        subprocess.run([*make, self.image], check=True, capture_output=True)
+        self.mount()
+
+    def mount(self) -> None:
+        """Mounts it, and so replays its journal."""
+        subprocess.run(["mount", "-o", "loop", self.image, self.mount_point], check=True)
+
+    def cut_power(self) -> None:
+        """From here on nothing reaches the disk any more, not even what is on its way."""
+        descriptor = os.open(self.mount_point, os.O_RDONLY)
+        fcntl.ioctl(descriptor, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        os.close(descriptor)
+
+    def unmount(self) -> None:
+        """Unmounts it; a process that still looks away from its end gets a moment."""
+        for _ in range(50):
+            if subprocess.run(["umount", self.mount_point], check=False, capture_output=True).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise AssertionError("the file system stays busy")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file_system", FILE_SYSTEMS)
+def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str, tmp_path: Path) -> None:
+    make = FILE_SYSTEMS[file_system]
+    if shutil.which(make[0]) is None:
+        pytest.skip(f"{make[0]} is not installed")
+    uninterrupted(1)
+    chance = random.Random(f"{file_system} {kind}")
+    disk = Disk(tmp_path, make)
+    try:
+        acknowledged = 0
+        for _ in range(TRIALS):
+            child = fork(lambda tell: save_for_ever(kind, disk.mount_point, tell), tmp_path / "log")
+            time.sleep(chance.uniform(0.1, 0.8))
+            disk.cut_power()
+            child.kill()
+            said = [int(line) for line in child.said()]
+            child.wait()
+            acknowledged = max([acknowledged, *said])
+            disk.unmount()
+            disk.mount()
+            resumed = resume(kind, disk.mount_point, tmp_path / "log")
+            assert resumed >= acknowledged, (tmp_path / "log").read_text()[-3000:]
+            acknowledged = resumed
+    finally:
+        disk.unmount()
+    print(f"{file_system}, {kind}: {TRIALS} power cuts, {acknowledged} saves, 0 lost")
+    assert acknowledged > TRIALS
+
+
+def save_for_ever(kind: str, directory: Path, tell: Callable[[str], None]) -> None:
+    """Resumes, and saves after every step."""
+    trainee = Trainee(kind, directory, keep_checkpoints=5)
+    trainee.checkpointer.restore()
+    while True:
+        trainee.train()
+        trainee.checkpointer.save()
+        trainee.checkpointer.finish()
+        if not trainee.failed_saves:  # without power the last one fails, and nobody acknowledges it
+            tell(str(trainee.step))
+
+
+def resume(kind: str, directory: Path, log: Path) -> int:
+    """The step that the next run resumes at; its state is that of an uninterrupted run."""
+
+    def work(tell: Callable[[str], None]) -> None:
+        trainee = Trainee(kind, directory)
+        trainee.checkpointer.restore()
+        tell(str(trainee.step))
+        tell(repr(trainee.fingerprint()))
+
+    child = fork(work, log)
+    step, fingerprint = child.said()
+    assert child.wait() == 0, log.read_text()[-3000:]
+    assert fingerprint == repr(uninterrupted(int(step)))
+    return int(step)
