@@ -26,7 +26,9 @@ def published(trainee: Trainee) -> int:
     return manifest.step
 
 
-def save_three_times(kind: str, directory: Path, place: Path, traced: str, inject: str) -> tuple[list[str], Path]:
+def save_three_times(
+    kind: str, directory: Path, place: Path, traced: str, inject: str
+) -> tuple[list[str], Path]:
     """One good save, one with an error injected, one good again. Returns what it said, and the trace."""
     reading, writing = os.pipe()
 
@@ -64,7 +66,9 @@ def save_three_times(kind: str, directory: Path, place: Path, traced: str, injec
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_at_every_call(kind: str, traced: str, tmp_path: Path) -> None:
     uninterrupted(1)
-    _, trace = save_three_times(kind, make(tmp_path / "whole" / "checkpoints"), tmp_path / "whole", traced, "")
+    _, trace = save_three_times(
+        kind, make(tmp_path / "whole" / "checkpoints"), tmp_path / "whole", traced, ""
+    )
     calls = mutating_calls(trace, tmp_path / "whole" / "checkpoints")
     assert calls
     for number, (call, error) in enumerate((call, error) for call in calls for error in ERRORS):

@@ -12,7 +12,10 @@ from strace import Call, attach, mutating_calls, needs_strace
 from trainee import Trainee, fork, uninterrupted, writer_thread
 
 # what each thread must be seen doing, or the test has lost sight of what it is about
-THREADS = {"main": {"unlink", "mkdir", "symlink", "rename", "fsync"}, "writer": {"openat", "write", "fsync", "rename"}}
+THREADS = {
+    "main": {"unlink", "mkdir", "symlink", "rename", "fsync"},
+    "writer": {"openat", "write", "fsync", "rename"},
+}
 Tell = Callable[[str], None]
 
 
@@ -56,14 +59,14 @@ def left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return kind, directory
 
 
-def trial(kind: str, original: Path, place: Path, traced: str, inject: str = "") -> tuple[list[str], int, Path]:
+def trial(
+    kind: str, original: Path, place: Path, traced: str, inject: str = ""
+) -> tuple[list[str], int, Path]:
     """One run under strace in a copy of `original`: what it said, its exit code, the trace."""
     directory = place / "checkpoints"
     shutil.copytree(original, directory, symlinks=True)
     reading, writing = os.pipe()
-    child = fork(
-        lambda tell: resume_and_save(kind, directory, traced, reading, tell), place / "log"
-    )
+    child = fork(lambda tell: resume_and_save(kind, directory, traced, reading, tell), place / "log")
     os.close(reading)
     with os.fdopen(child.says) as says:
         strace = attach(int(says.readline()), place / "trace", inject)

@@ -87,9 +87,7 @@ class Trainee:
         """Numbers that differ when any weight, moment or draw to come differs."""
         weights = [parameter.detach().double().sum().item() for parameter in self.model.parameters()]
         moments = [
-            value.double().sum().item()
-            for state in self.optimizer.state.values()
-            for value in state.values()
+            value.double().sum().item() for state in self.optimizer.state.values() for value in state.values()
         ]
         state = torch.get_rng_state()
         draw = torch.rand(1).item()

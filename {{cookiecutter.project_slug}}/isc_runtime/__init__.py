@@ -1,4 +1,6 @@
-"""What an experiment on the ISC needs and no researcher wants to write. The template's: update it, do not edit it.
+"""What an experiment on the ISC needs and no researcher wants to write.
+
+It is the template's, and moves on with it: update it, do not edit it.
 
 Floor by floor; a module imports only from floors below its own:
 
@@ -8,7 +10,7 @@ Floor by floor; a module imports only from floors below its own:
     sampler, rng    the order of the data, and random numbers, as a checkpoint can hold them
     distributed     process group, device, agreement between ranks
     preflight       is this place fit to train in?
-    project         is this project fit to submit? (with launch_file)
+    project         is this project fit to submit? (with launch_file, launch_command, finding)
     durable         bytes that are really on the disk
     environment     what the environment variables say (with options, interruption, logs, errors)
 

@@ -63,8 +63,10 @@ class Manifest:
         """
         try:
             content = json.loads(path.read_bytes())
+            if content.pop("checksum") != _checksum_of(content):
+                raise Damaged(f"{path.name} does not match its own checksum")
             version = content["format_version"]
-            if isinstance(version, int) and version > FORMAT_VERSION:
+            if version > FORMAT_VERSION:
                 raise IscError(
                     f"A checkpoint has format {version}, and this project reads up to {FORMAT_VERSION}",
                     path,
@@ -85,8 +87,10 @@ class Manifest:
         return manifest
 
     def write(self, path: Path) -> None:
-        """Writes it durably and atomically."""
-        write_durably(path, json.dumps(asdict(self), indent=1).encode())
+        """Writes it durably and atomically, with a checksum of itself."""
+        content = asdict(self)
+        content["checksum"] = _checksum_of(content)
+        write_durably(path, json.dumps(content, indent=1).encode())
 
     def verify(self, directory: Path) -> None:
         """Compares the files in `directory` with what is written here, sizes first.
@@ -113,9 +117,16 @@ class Manifest:
             raise Damaged(f"the content of {file.name} does not match its checksum")
 
 
+def _checksum_of(content: dict[str, Any]) -> str:
+    """The checksum of a manifest's content, of whatever format version."""
+    import xxhash  # not at module level: preflight says so in words when it is not installed
+
+    return str(xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode()))
+
+
 def checksum(file: Path) -> str:
     """The xxh3-128 of a file, in hexadecimal: 30 GB/s, so that checking costs less than reading."""
-    import xxhash  # not at module level: preflight says so in words when it is not installed
+    import xxhash
 
     digest = xxhash.xxh3_128()
     with file.open("rb") as stream:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ class LocalStore(Store):
     """
 
     link_name = "resume.pth"
-    _pattern = re.compile(r"checkpoint_(\d{8})-(\d{6})_(\d+)\.pth")
+    _pattern = re.compile(r"(checkpoint_(\d{8})-(\d{6})_(\d+))\.(?:pth|manifest\.json)")
 
     def __init__(self, directory: Path, group: Group, keep: int = 0) -> None:
         super().__init__(directory, group)
@@ -70,17 +69,13 @@ class LocalStore(Store):
             for path in entry.parts():
                 remove(path)
 
-    def litter(self) -> Iterator[Path]:
-        yield from super().litter()
-        for manifest in self.directory.glob("checkpoint_*.manifest.json"):
-            if not manifest.with_name(manifest.name.replace(".manifest.json", ".pth")).exists():
-                yield manifest
-
     def entries(self) -> list[Entry]:
-        return sorted(filter(None, map(self._entry, self.directory.iterdir())))
+        return sorted(set(filter(None, map(self._entry, self.directory.iterdir()))))
 
     def _entry(self, path: Path) -> Entry | None:
+        """The checkpoint that a payload or a manifest belongs to: if one is gone the other tells of it."""
         match = self._pattern.fullmatch(path.name)
         if match is None or path.is_symlink():
             return None
-        return Entry((int(match[3]), int(match[1]), int(match[2])), path, self.manifest_path(path))
+        payload = self.directory / f"{match[1]}.pth"
+        return Entry((int(match[4]), int(match[2]), int(match[3])), payload, self.manifest_path(payload))

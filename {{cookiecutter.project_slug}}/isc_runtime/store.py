@@ -75,8 +75,8 @@ class Entry:
         return manifest
 
     def parts(self) -> list[Path]:
-        """The paths to move or delete, in this order: a manifest without its payload is no checkpoint."""
-        return [self.path] if self.path != self.payload else [self.payload, self.manifest]
+        """The paths to move or delete, in this order: without its manifest the rest counts for nothing."""
+        return [self.path] if self.path != self.payload else [self.manifest, self.payload]
 
 
 class Store(ABC):

@@ -69,9 +69,16 @@ def test_a_manifest_that_lost_a_field_is_damage(described: tuple[Path, Path], fi
         Manifest.read(path)
 
 
+def test_a_manifest_that_says_something_else_is_damage(described: tuple[Path, Path]) -> None:
+    _, path = described
+    path.write_text(path.read_text().replace('"step": 7', '"step": 6'))
+    with pytest.raises(Damaged, match="its own checksum"):
+        Manifest.read(path)
+
+
 def test_a_newer_format_is_said_in_words(described: tuple[Path, Path]) -> None:
     _, path = described
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99, "new": "field"}))
+    Manifest(7, "", {}, {"checkpoint.pt": {"size": 1, "xxh3_128": ""}}, format_version=99).write(path)
     with pytest.raises(IscError, match=r"format 99.*reads up to 1.*manifest\.json.*Update isc_runtime"):
         Manifest.read(path)
 

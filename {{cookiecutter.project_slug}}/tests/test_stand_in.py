@@ -94,9 +94,8 @@ class TestConstructor:
         assert list((tmp_path / "new" / "checkpoints").iterdir()) == []
 
     def test_works_beside_a_process_group(self, tmp_path: Path) -> None:
-        torch.distributed.init_process_group(
-            "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-        )
+        rendezvous = f"file://{tmp_path}/rendezvous"
+        torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
         try:
             assert save(tmp_path) == str(tmp_path / "AtomicDirectory_checkpoint_0")
         finally:

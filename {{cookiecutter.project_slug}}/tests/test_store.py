@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from isc_runtime.artifact_store import ArtifactStore
-from isc_runtime.durable import Damaged
+from isc_runtime.durable import Damaged, Manifest
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.local_store import LocalStore
 from isc_runtime.store import SET_ASIDE, Store
@@ -188,7 +188,9 @@ def test_a_fresh_start_keeps_the_old_ones_aside(store: Store) -> None:
 def test_a_payload_that_the_manifest_does_not_name_is_damage(store: Store) -> None:
     payload = save(store, 10)
     manifest = store.manifest_path(payload)
-    manifest.write_text(manifest.read_text().replace(payload.name, "other"))
+    other = payload.with_name("other")
+    payload.rename(other)
+    Manifest.of([other], 10, "", {}).write(manifest)
     with pytest.raises(Damaged, match="does not name"):
         store.entries()[-1].read_manifest()
 

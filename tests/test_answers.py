@@ -1,0 +1,227 @@
+"""Bad answers: one line that says what is wrong and what to do, exit 1, and nothing on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import isc_template_answers as answers
+from conftest import literal
+
+NOT_PLAIN = "is not a plain name"
+NO_DATASET = "is not an ISC dataset id"
+NO_PROJECT = "is not an ISC project id"
+NO_GPUS = "is not a number of GPUs"
+NO_CHOICE = "is not one of the choices"
+
+BAD = [
+    ("project_name", "", "is blank"),
+    ("project_name", " \t\n", "is blank"),
+    ("project_name", "\u200b\u2060", "is blank"),
+    ("project_name", "x" * 101, "has 101 characters. Use at most 100"),
+    ("project_name", "\udcff", "is not valid UTF-8"),
+    ("author", "", "is blank"),
+    ("author", "y" * 201, "has 201 characters. Use at most 200"),
+    ("author", "ab\udc80", "is not valid UTF-8"),
+    ("project_slug", "", NOT_PLAIN),
+    ("project_slug", "My-Project", NOT_PLAIN),
+    ("project_slug", "my project", NOT_PLAIN),
+    ("project_slug", "1st", NOT_PLAIN),
+    ("project_slug", "-rf", NOT_PLAIN),
+    ("project_slug", "_private", NOT_PLAIN),
+    ("project_slug", "trailing-", NOT_PLAIN),
+    ("project_slug", "newline\n", NOT_PLAIN),
+    ("project_slug", ".", NOT_PLAIN),
+    ("project_slug", "..", NOT_PLAIN),
+    ("project_slug", "../escape", NOT_PLAIN),
+    ("project_slug", "/tmp/escape", NOT_PLAIN),
+    ("project_slug", "a/b", NOT_PLAIN),
+    ("project_slug", "a\\b", NOT_PLAIN),
+    ("project_slug", "naïve", NOT_PLAIN),
+    ("project_slug", "a;touch pwned", NOT_PLAIN),
+    ("project_slug", "$(touch pwned)", NOT_PLAIN),
+    ("project_slug", "{{cookiecutter}}", NOT_PLAIN),
+    ("project_slug", "x" * 51, "has 51 characters. Use at most 50"),
+    ("project_slug", "class", "is the name of a Python keyword. Choose another, such as class-experiment"),
+    ("project_slug", "match", "is the name of a Python keyword"),
+    ("project_slug", "json", "is the name of a module of Python's standard library"),
+    ("project_slug", "test", "is the name of a module of Python's standard library"),
+    ("project_slug", "torch", "is the name of a package that the project uses"),
+    ("project_slug", "scikit-learn", "is the name of a package that the project uses"),
+    ("project_slug", "cycling-utils", "is the name of a package that the project uses"),
+    ("project_slug", "isc-runtime", "is the name of a part of the generated project"),
+    ("project_slug", "train", "is the name of a part of the generated project"),
+    ("project_slug", "nul", "is the name of a device on Windows"),
+    ("isc_project_id", "my project", NO_PROJECT),
+    ("isc_project_id", "prj-", NO_PROJECT),
+    ("isc_project_id", "uds-decorous-field-baritone-250513", NO_PROJECT),
+    ("isc_project_id", 'prj-a-250513"\ngpus = 72', NO_PROJECT),
+    ("dataset_id", "", NO_DATASET),
+    ("dataset_id", "mnist", NO_DATASET),
+    ("dataset_id", "uds-decorous-field-baritone", NO_DATASET),
+    ("dataset_id", "uds-decorous-field-baritone-250513\n", NO_DATASET),
+    ("dataset_id", "uds-a-250513 && touch pwned", NO_DATASET),
+    ("dataset_id", "../uds-a-250513", NO_DATASET),
+    ("compute_mode", "", NO_CHOICE),
+    ("compute_mode", "Burst", NO_CHOICE),
+    ("compute_mode", "cycles", "Use cycle, interruptible, burst"),
+    ("gpus", "", NO_GPUS),
+    ("gpus", "0", NO_GPUS),
+    ("gpus", "-1", NO_GPUS),
+    ("gpus", "08", NO_GPUS),
+    ("gpus", "8.0", NO_GPUS),
+    ("gpus", "1e1", NO_GPUS),
+    ("gpus", "eight", NO_GPUS),
+    ("gpus", "٨", NO_GPUS),
+    ("gpus", "8\n", NO_GPUS),
+    ("gpus", "73", "Give a whole number from 1 to 72"),
+    ("gpus", "17", "Use at most 16, or compute mode burst"),
+    ("license", "GPL", "Use MIT, BSD-3-Clause, Apache-2.0, Proprietary"),
+]  # fmt: skip
+
+
+@dataclass
+class Desk:
+    """A directory tree to bake in, with all that a bake could leave litter in: parent, home, temporary files."""
+
+    parent: Path
+
+    @property
+    def cwd(self) -> Path:
+        return self.parent / "cwd"
+
+    def environment(self) -> dict[str, str]:
+        places = {"HOME": str(self.parent / "home"), "TMPDIR": str(self.parent / "tmp"), "PWD": str(self.cwd)}
+        return {**os.environ, **places}
+
+    def files(self) -> list[Path]:
+        return sorted(self.parent.rglob("*"))
+
+    def cookiecutter(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cookiecutter", *arguments]
+        return subprocess.run(
+            command, cwd=self.cwd, env=self.environment(), capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    for name in ("cwd", "home", "tmp"):
+        (tmp_path / name).mkdir()
+    return Desk(tmp_path)
+
+
+@pytest.mark.parametrize(("question", "answer", "message"), BAD)
+def test_a_bad_answer_is_refused(template: Path, desk: Desk, question: str, answer: str, message: str) -> None:
+    before = desk.files()
+    result = desk.cookiecutter("--no-input", str(template), f"{question}={literal(answer)}")
+    said = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert said.startswith(f"{question}: {json.dumps(answer)[:50]}"), "which answer, and to what"
+    assert message in said
+    assert len(said.splitlines()) <= 2
+    assert "Traceback" not in said
+    assert desk.files() == before
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("project_slug", "../escape"),
+        ("project_slug", "torch"),
+        ("gpus", "99"),
+        ("gpus", 8),
+        ("author", None),
+        ("license", ["MIT"]),
+        ("dataset_id", 'uds-a-250513"""); __import__("os").system("touch pwned") #'),
+    ],
+)
+def test_a_bad_answer_is_refused_when_replayed(template: Path, desk: Desk, question: str, answer: object) -> None:
+    replayed = desk.parent / "replay.json"
+    replayed.write_text(json.dumps({"cookiecutter": {**GOOD, question: answer}}))
+    (desk.parent / "home" / ".cookiecutter_replay").mkdir()  # where cookiecutter notes the answers of every bake
+    before = desk.files()
+    result = desk.cookiecutter("--replay-file", str(replayed), str(template))
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{question}: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert [path for path in desk.files() if path not in before] == [
+        desk.parent / "home" / ".cookiecutter_replay" / "replay.json"
+    ]
+
+
+GOOD = {
+    "project_name": "Fine",
+    "project_slug": "fine",
+    "author": "Ada",
+    "isc_project_id": "prj-brave-otter-251124",
+    "dataset_id": "uds-decorous-field-baritone-250513",
+    "compute_mode": "burst",
+    "gpus": "72",
+    "license": "Apache-2.0",
+}
+
+
+def test_good_answers_are_replayed(template: Path, desk: Desk) -> None:
+    replayed = desk.parent / "replay.json"
+    replayed.write_text(json.dumps({"cookiecutter": GOOD}))
+    result = desk.cookiecutter("--replay-file", str(replayed), str(template))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'gpus = 72' in (desk.cwd / "fine" / "experiment.isc").read_text()
+    assert list((desk.parent / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("project_slug", "a"),
+        ("project_slug", "vision_2-b"),
+        ("isc_project_id", ""),
+        ("isc_project_id", "prj-brave-otter-251124"),
+        ("isc_project_id", "123e4567-e89b-12d3-a456-426614174000"),
+        ("dataset_id", "uds-decorous-field-baritone-250513"),
+        ("gpus", "1"),
+        ("gpus", "16"),
+        *(("compute_mode", mode) for mode in answers.COMPUTE_MODES),
+        *(("license", name) for name in answers.LICENSES),
+    ],
+)
+def test_a_good_answer_is_accepted(question: str, answer: str) -> None:
+    assert answers.problem(question, {question: answer}) is None
+
+
+def test_on_a_terminal_a_bad_answer_is_asked_again_with_the_reason(template: Path, desk: Desk) -> None:
+    typed = ["Otters", "torch", "otters", "Ada {{ 7 * 7 }}", "", "", "burst", "99", "72", "MIT"]
+    screen = on_a_terminal(desk, [str(template)], typed)
+    assert '"torch" is the name of a package that the project uses' in screen
+    assert '"99" is not a number of GPUs' in screen
+    assert "gpus = 72" in (desk.cwd / "otters" / "experiment.isc").read_text()
+    assert "Ada {{ 7 * 7 }}" in (desk.cwd / "otters" / "LICENSE").read_text(), "typed answers are text"
+
+
+def test_on_a_terminal_nobody_is_asked_under_no_input(template: Path, desk: Desk) -> None:
+    screen = on_a_terminal(desk, ["--no-input", str(template), "gpus=99"], typed=["8"])
+    assert '"99" is not a number of GPUs' in screen
+    assert list(desk.cwd.iterdir()) == []
+
+
+def on_a_terminal(desk: Desk, arguments: list[str], typed: list[str]) -> str:
+    """What cookiecutter shows on a terminal on which all of `typed` is typed ahead."""
+    ours, theirs = pty.openpty()
+    os.write(ours, "".join(f"{line}\n" for line in typed).encode())
+    command = [sys.executable, "-m", "cookiecutter", *arguments]
+    # COLUMNS: no message is broken over two lines.
+    environment = {**desk.environment(), "TERM": "dumb", "COLUMNS": "500"}
+    process = subprocess.run(
+        command, cwd=desk.cwd, env=environment, stdin=theirs, capture_output=True, text=True, check=False
+    )
+    os.close(ours)
+    os.close(theirs)
+    return process.stdout + process.stderr
