@@ -35,6 +35,7 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	test ! -d tests/survival || (cd tests/survival && $(BIN)/mypy --config-file ../../pyproject.toml .)
 	cd '$(PROJECT)' && $(BIN)/mypy --strict .
 	$(BIN)/shellcheck .ci/run '$(PROJECT)/launch.sh'
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'

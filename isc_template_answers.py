@@ -1,7 +1,7 @@
 """What this template accepts as answers, and how free text gets into the files it writes.
 
-The one place for these rules, standard library only: `isc_template_extension` applies them right after each question,
-`hooks/pre_gen_project.py` once more, because cookiecutter does not ask again for replayed answers.
+The one place for these rules, standard library only: `isc_template_extension` applies them right after each
+question, `hooks/pre_gen_project.py` once more, because cookiecutter does not ask again for replayed answers.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ LONGEST_SLUG = 50
 LONGEST_NAME = 100
 LONGEST_AUTHOR = 200
 
-# The folder is on nobody's import path, but its parent may be, and installers refuse a project that depends on itself.
+# A folder of that name would shadow the package for whatever runs beside it, and installers refuse a project
+# that depends on itself.
 DEPENDENCIES = frozenset(
-    "cookiecutter cruft cycling_utils numpy pip pytest rich ruff mypy scikit_learn sklearn tensorboard torch"
-    " torchvision xxhash".split()
+    {
+        *("cycling_utils", "hypothesis", "mypy", "numpy", "pip", "pytest", "rich", "ruff", "scikit_learn"),
+        *("sklearn", "tensorboard", "tomli", "torch", "torchvision", "uv", "xxhash"),
+    }
 )
 OWN_MODULES = frozenset({"data", "isc_runtime", "model", "tests", "train"})
-LEFTOVERS = frozenset(
-    "__pycache__ .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints runs".split()
+WINDOWS_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 )
-WINDOWS_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
+CACHES = frozenset({"__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"})
+LEFTOVERS = CACHES | {".venv", "build", "checkpoints", "runs"}
 
 _SLUG = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -132,7 +136,7 @@ def problem(question: str, answers: Mapping[str, Any]) -> str | None:
 
 
 def slug_for(slugified_name: str) -> str:
-    """A slug that is accepted, as close as possible to the name that cookiecutter's `slugify` has made plain."""
+    """A slug that is accepted, as close as can be to a name that cookiecutter's `slugify` made plain."""
     slug = slugified_name[: LONGEST_SLUG - len("-experiment")].strip("-")
     if not slug:
         return "experiment"
@@ -146,30 +150,30 @@ def one_line(text: str) -> str:
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
 
 
-# JSON leaves these as they are, but TOML forbids DEL, YAML forbids or folds the others, and the bidirectional overrides
-# would let a name reorder the line that it stands in.
+# JSON leaves these as they are, but TOML forbids DEL, YAML forbids or folds the others, and the bidirectional
+# overrides would let a name reorder the line that it stands in.
 _NEEDS_ESCAPE = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
 
 
 def quoted_text(text: str) -> str:
     """`text` as it has to be written between double quotes in TOML, JSON and YAML alike.
 
-    Without the quotes, so that the unrendered file, quotes around the expression, is valid too. Not ASCII only: JSON writes
-    an emoji as a surrogate pair, which TOML refuses.
+    Without the quotes, so that the unrendered file, quotes around the expression, is valid too. Not in ASCII:
+    JSON writes an emoji as a surrogate pair, which TOML refuses.
     """
     escaped = json.dumps(text, ensure_ascii=False)[1:-1]
     return _NEEDS_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", escaped)
 
 
 def markdown_text(text: str) -> str:
-    """`text` as one line of Markdown that reads as it was typed, wherever it stands: no markup and no HTML."""
+    """`text` as a line of Markdown that reads as it was typed, wherever it stands: no markup, no HTML."""
     escaped = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", one_line(text))
     # Elsewhere in a line these are plain; at its start they begin a list, a rule or an underlined heading.
     return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escaped)
 
 
 def leftovers(template: Path) -> list[str]:
-    """What tools have left in the folder of the generated project: cookiecutter would copy it into each new one."""
+    """What tools have left in the generated project's folder: it would be copied into each new project."""
     found = sorted(
         path.relative_to(template)
         for path in template.glob("{{cookiecutter.project_slug}}/**/*")

@@ -1,4 +1,4 @@
-"""The Jinja extension of this template: filters for free text, and a check of each answer right after its question."""
+"""The Jinja extension of this template: filters for free text, and a check right after each question."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ class TemplateAnswers(Extension):
             FailedHookException: the answer is refused and nobody is there to ask. The only exception of which
                 cookiecutter prints the message alone.
         """
+        if (
+            question not in answers
+        ):  # replayed: only what the replay lacks is in here, pre_gen checks the rest
+            return "replayed"
         while reason := self._problem(question, answers):
             if not _someone_answers():
                 raise FailedHookException(reason)
@@ -44,7 +48,7 @@ class TemplateAnswers(Extension):
 
 
 def _someone_answers() -> bool:
-    """Whether cookiecutter is asking a person. It tells an extension nothing about --no-input: its frame does."""
+    """Whether a person is asked. cookiecutter does not tell an extension about --no-input: its frame does."""
     frame = sys._getframe()
     while frame.f_back and frame.f_code.co_name != "prompt_for_config":
         frame = frame.f_back

@@ -1,7 +1,7 @@
 """Checks what was written with the project's own check, makes it a git repository, says what to do next.
 
-The answers arrive as JSON in a raw string, in which a quote is always escaped, so that no answer can end the string
-and become code.
+The answers arrive as JSON in a raw string, in which a quote is always escaped, so that no answer can end the
+string and become code.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +20,13 @@ ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 PROJECT = Path.cwd()
 
 NEXT_STEPS = """
-Next steps:
+Created {name}. Next steps:
   cd {directory}
-  {git}python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.in
+  {git}python3 -m venv .venv && . .venv/bin/activate && make setup
   python train.py
   make test
   isc train experiment.isc
-"""
+{warnings}"""
 
 
 def check() -> list[str]:
@@ -51,22 +50,26 @@ def check() -> list[str]:
 def make_repository() -> bool:
     """Whether the project is now a git repository of its own, with everything staged.
 
-    Not under cruft, whose updates need the folder as it was written. No commit: it could ask for a passphrase.
+    Not under cruft, whose updates need the folder as it was written. No commit: it could want a passphrase.
     """
-    git = shutil.which("git")
-    if git is None or "_commit" in ANSWERS:
+    if "_commit" in ANSWERS:
         return False
     # Set when this runs below a git hook, where they would point to the repository of that hook.
     foreign = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
 
-    def run(*arguments: str) -> int:
-        return subprocess.run([git, *arguments], env=environment, capture_output=True, check=False).returncode
+    def git(*arguments: str) -> int:
+        return subprocess.run(
+            ["git", *arguments], env=environment, capture_output=True, check=False
+        ).returncode
 
-    # 1: inside a repository that does not ignore this folder, so the project belongs to that one.
-    if run("check-ignore", "--quiet", ".") == 1:
+    try:
+        # 1: inside a repository that does not ignore this folder, so the project belongs to that one.
+        if git("check-ignore", "--quiet", ".") == 1:
+            return False
+        return git("init", "--quiet", "--initial-branch=main") == 0 and git("add", "--all") == 0
+    except FileNotFoundError:  # no git: the project is good without
         return False
-    return run("init", "--quiet", "--initial-branch=main") == 0 and run("add", "--all") == 0
 
 
 def main() -> None:
@@ -77,8 +80,8 @@ def main() -> None:
     # The shell is where cookiecutter was started, unless something changed the directory without telling it.
     here = Path(os.environ.get("PWD", os.sep)) == PROJECT.parent
     directory = shlex.quote(PROJECT.name if here else str(PROJECT))
-    print("\n".join([f"\nCreated {PROJECT.name}.", *warnings]))
-    print(NEXT_STEPS.format(directory=directory, git=git))
+    before = "\n  ".join(["\nBefore you submit:", *warnings, ""]).rstrip(" ") if warnings else ""
+    print(NEXT_STEPS.format(name=PROJECT.name, directory=directory, git=git, warnings=before))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Refuses bad answers before anything is written: replayed ones are not checked when they are given.
 
-Also refuses to copy what tools have left in the template's folder. The answers arrive as JSON in a raw string, in
-which a quote is always escaped, so that no answer can end the string and become code.
+Also refuses to copy what tools have left in the template's folder. The answers arrive as JSON in a raw
+string, in which a quote is always escaped, so that no answer can end the string and become code.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from pathlib import Path
 # cookiecutter leaves the rendered hook in the temporary directory for ever.
 Path(__file__).unlink()
 
-ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
-TEMPLATE = Path(json.loads(r"""{{ template_directory() | tojson }}"""))
+# One list: a string by itself would put its quote next to the three.
+TEMPLATE, ANSWERS = json.loads(r"""{{ [template_directory(), cookiecutter] | tojson }}""")
 
 # Instead of the temporary directory, in which anybody may have put a json.py.
-sys.path[0] = str(TEMPLATE)
+sys.path[0] = TEMPLATE
 sys.dont_write_bytecode = True
 
 from isc_template_answers import RULES, leftovers, problem  # noqa: E402
 
-problems = [reason for question in RULES if (reason := problem(question, ANSWERS))] or leftovers(TEMPLATE)
+problems = [reason for question in RULES if (reason := problem(question, ANSWERS))] or leftovers(
+    Path(TEMPLATE)
+)
 if problems:
     sys.exit("\n".join(problems))

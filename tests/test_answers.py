@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from baking import literal
 
 import isc_template_answers as answers
-from conftest import literal
 
 NOT_PLAIN = "is not a plain name"
 NO_DATASET = "is not an ISC dataset id"
@@ -89,7 +89,7 @@ BAD = [
 
 @dataclass
 class Desk:
-    """A directory tree to bake in, with all that a bake could leave litter in: parent, home, temporary files."""
+    """A place to bake in, with all that a bake could leave litter in: parent, home, temporary files."""
 
     parent: Path
 
@@ -119,7 +119,9 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.mark.parametrize(("question", "answer", "message"), BAD)
-def test_a_bad_answer_is_refused(template: Path, desk: Desk, question: str, answer: str, message: str) -> None:
+def test_a_bad_answer_is_refused(
+    template: Path, desk: Desk, question: str, answer: str, message: str
+) -> None:
     before = desk.files()
     result = desk.cookiecutter("--no-input", str(template), f"{question}={literal(answer)}")
     said = result.stdout + result.stderr
@@ -143,10 +145,14 @@ def test_a_bad_answer_is_refused(template: Path, desk: Desk, question: str, answ
         ("dataset_id", 'uds-a-250513"""); __import__("os").system("touch pwned") #'),
     ],
 )
-def test_a_bad_answer_is_refused_when_replayed(template: Path, desk: Desk, question: str, answer: object) -> None:
+def test_a_bad_answer_is_refused_when_replayed(
+    template: Path, desk: Desk, question: str, answer: object
+) -> None:
     replayed = desk.parent / "replay.json"
     replayed.write_text(json.dumps({"cookiecutter": {**GOOD, question: answer}}))
-    (desk.parent / "home" / ".cookiecutter_replay").mkdir()  # where cookiecutter notes the answers of every bake
+    (
+        desk.parent / "home" / ".cookiecutter_replay"
+    ).mkdir()  # where cookiecutter notes the answers of every bake
     before = desk.files()
     result = desk.cookiecutter("--replay-file", str(replayed), str(template))
     assert result.returncode == 1
@@ -174,7 +180,7 @@ def test_good_answers_are_replayed(template: Path, desk: Desk) -> None:
     replayed.write_text(json.dumps({"cookiecutter": GOOD}))
     result = desk.cookiecutter("--replay-file", str(replayed), str(template))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert 'gpus = 72' in (desk.cwd / "fine" / "experiment.isc").read_text()
+    assert "gpus = 72" in (desk.cwd / "fine" / "experiment.isc").read_text()
     assert list((desk.parent / "tmp").iterdir()) == []
 
 

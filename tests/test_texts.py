@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 import yaml
+from baking import Bake
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import isc_template_answers as answers
-from conftest import Bake
 
 # Every scalar value, and often the characters with which files of this project are written.
 TEXTS = st.text(
-    st.characters(exclude_categories=["Cs"]) | st.sampled_from("\"'\\\n\t\r\0{}%#$`*_[]<>|&!-+=.)1~\x7f\x85\u2028🦊")
+    st.characters(exclude_categories=["Cs"])
+    | st.sampled_from("\"'\\\n\t\r\0{}%#$`*_[]<>|&!-+=.)1~\x7f\x85\u2028🦊")
 )
 NASTY = [
     'a "quoted" \'name\' with \\ back\\slashes \\" and """ three',
@@ -73,7 +74,7 @@ def test_markdown_text_is_plain_text_in_headings_and_paragraphs(text: str) -> No
 @given(TEXTS)
 @example("torch")
 @example("a" * 60 + "-" * 60)
-def test_every_name_has_a_slug_that_is_accepted(bake: Bake, text: str) -> None:
+def test_every_name_has_a_slug_that_is_accepted(text: str) -> None:
     from slugify import slugify  # what cookiecutter's filter of this name is
 
     slug = answers.slug_for(slugify(text))

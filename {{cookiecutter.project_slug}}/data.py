@@ -23,7 +23,9 @@ CLASSES = 10
 FOLDERS = ("FashionMNIST/raw", "raw", "")  # where torchvision puts the files, and where people do
 PARTS = ("train", "t10k")  # training and held-out, as Fashion-MNIST's files are named
 
-_error = partial(IscError, hint="Fetch it again, or choose another --dataset-id.", exit_code=ExitCode.DATA)
+HINT = "Fetch it again, make it readable, or choose another --dataset-id."
+
+_error = partial(IscError, hint=HINT, exit_code=ExitCode.DATA)
 
 
 def check_data(dataset_id: str | None, data_root: Path) -> None:
@@ -112,7 +114,8 @@ def _read(file: Path, dimensions: int, whole: bool) -> tuple[list[int], bytearra
             header = stream.read(header_size)
             values = bytearray(stream.read() if whole else b"")
     except (OSError, EOFError, zlib.error) as error:  # the last two come from a damaged .gz
-        raise _error(f"The file cannot be read ({error})", file) from error
+        reason = getattr(error, "strerror", None) or error
+        raise _error(f"The file cannot be read ({reason})", file) from error
     if len(header) < header_size:
         raise _error(f"The file ends after {len(header)} bytes, within its header", file)
     magic, *shape = struct.unpack(f">{1 + dimensions}I", header)

@@ -23,10 +23,8 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            _block(channels, 32), _block(32, 64, stride=2), _block(64, 128), nn.Dropout2d(0.2)
-        )
-        self.scores = nn.Linear(128, classes)
+        self.features = nn.Sequential(_block(channels, 32), _block(32, 64, stride=2), _block(64, 128))
+        self.scores = nn.Sequential(nn.Dropout(0.2), nn.Linear(128, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores every class.

@@ -102,17 +102,16 @@ class LaunchCommand:
                 and name not in options
                 and sum(o.startswith(name) for o in options) != 1
             ):
-                close = difflib.get_close_matches(name, options, 1)
+                close = difflib.get_close_matches(name, options, 1, cutoff=0.75)
                 hint = f"Did you mean {close[0]}?" if close else "python train.py --help lists them."
                 yield self._error(f"train.py has no argument {name}", hint)
         if "--dataset-id" in options:
             yield from self._check_dataset(words)
 
     def _check_dataset(self, words: list[str]) -> Iterator[Finding]:
-        following = [*words[1:], ""]
         given = [
             word.partition("=")[2] or after
-            for word, after in zip(words, following, strict=True)
+            for word, after in zip(words, [*words[1:], ""], strict=False)
             if word.partition("=")[0] == "--dataset-id"
         ]
         for dataset in given:

@@ -5,6 +5,7 @@ Standard library only, and nothing is run or imported: it answers in a blink, al
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -85,6 +86,8 @@ def _check(root: Path) -> Iterator[Finding]:
     for file in sorted(root.glob("*.isc")):
         if file.name != CREDENTIALS:
             yield from check_launch_file(file, root, _homes(root))
+    for name in ("train.py", "model.py", "data.py"):
+        yield from _check_syntax(root / name)
     yield from _check_launch_script(root / "launch.sh")
     yield from _check_dockerfile(root)
     yield from _check_lock(root)
@@ -94,11 +97,23 @@ def _check(root: Path) -> Iterator[Finding]:
 def _homes(root: Path) -> list[str]:
     """Where the project is on the ISC: the image puts it under its name, people clone it anywhere."""
     names = [root.name]
-    with contextlib.suppress(
-        OSError, ValueError, ImportError, KeyError, TypeError
-    ):  # the folder's name may do
+    # Without a readable pyproject.toml the folder's name will do.
+    with contextlib.suppress(OSError, ValueError, ImportError, KeyError, TypeError):
         names.insert(0, load_toml((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"])
     return [f"/root/{name}" for name in dict.fromkeys(names)]
+
+
+def _check_syntax(file: Path) -> Iterator[Finding]:
+    try:
+        ast.parse(file.read_bytes())
+    except OSError:
+        pass  # missing: it is said already
+    except SyntaxError as error:
+        yield Finding(
+            f"{file.name}:{error.lineno}", f"Python cannot read it ({error.msg})", "Mend this line."
+        )
+    except ValueError as error:  # a NUL
+        yield Finding(file.name, f"Python cannot read it ({error})", "Save it as plain UTF-8 text.")
 
 
 def _check_launch_script(file: Path) -> Iterator[Finding]:
@@ -183,7 +198,7 @@ def _logical_lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return  # missing: it is said elsewhere
+        return  # missing: it is said already
     start, joined = 0, ""
     for number, line in enumerate(lines, 1):
         text = re.sub(r"(^|\s)#.*", "", line).strip()

@@ -43,7 +43,7 @@ def suffixes(directory: Path) -> list[str]:
 def save(directory: Path, keep_last: int = -1, force_save: bool = False) -> str:
     """A save from beginning to end. Returns the checkpoint's directory."""
     atomic_directory = saver(directory, keep_last=keep_last)
-    path = atomic_directory.prepare_checkpoint_directory(force_save=force_save)
+    path: str = atomic_directory.prepare_checkpoint_directory(force_save=force_save)
     atomic_torch_save({"step": 1}, f"{path}/checkpoint.pt")
     atomic_directory.symlink_latest(path)
     return path

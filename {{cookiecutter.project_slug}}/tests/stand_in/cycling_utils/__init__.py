@@ -22,9 +22,9 @@ STRATEGIES = ("sync_any", "sync_all", "async", "mono")
 
 def atomic_torch_save(obj: object, f: str | Path, **kwargs: Any) -> None:
     """Saves under a temporary name beside `f`, then renames. A failed save leaves the temporary file."""
-    temporary = f"{f}.temp"
+    temporary = Path(f"{f}.temp")
     torch.save(obj, temporary, **kwargs)
-    os.replace(temporary, f)  # noqa: PTH105
+    temporary.replace(f)
 
 
 class AtomicDirectory:
@@ -79,8 +79,8 @@ class AtomicDirectory:
             if is_incomplete or is_superfluous:
                 shutil.rmtree(Path(self.output_directory, directory))
         name = f"{self.name}_checkpoint_{latest + 1}" + ("_force" if force_save else "")
-        path = os.path.join(self.output_directory, name)  # noqa: PTH118
-        os.makedirs(path)  # noqa: PTH103
+        path = os.path.join(self.output_directory, name)  # noqa: PTH118 - Path would tidy it up, "./" and all
+        Path(path).mkdir()
         return path
 
     def symlink_latest(self, checkpoint_directory: str) -> None:

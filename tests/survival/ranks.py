@@ -1,0 +1,93 @@
+"""The baked project's train.py in forked processes: real ranks, real checkpoints, no seconds of imports."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sklearn.datasets  # noqa: F401  # with tensorboard: imported here once, not in every child
+import torch
+import torch.utils.tensorboard
+import train
+from trainee import Child, fork
+
+from isc_runtime.environment import Environment
+from isc_runtime.errors import reported
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training on some ranks, begun.
+
+    Attributes:
+        children: a process for each rank.
+        directory: its working directory.
+    """
+
+    children: list[Child]
+    directory: Path
+
+    def wait(self) -> list[int]:
+        """The exit codes of all ranks."""
+        return [child.wait() for child in self.children]
+
+    @property
+    def log(self) -> str:
+        """What the master said so far."""
+        return (self.directory / "rank0.txt").read_text()
+
+
+def start(
+    directory: Path, *arguments: str, ranks: int = 1, before: Callable[[int], None] = lambda rank: None
+) -> Run:
+    """Starts train.py with these arguments on so many ranks, in `directory`.
+
+    Args:
+        directory: it exists; logs are `rank0.txt` and so on in it.
+        arguments: of train.py.
+        ranks: how many.
+        before: called in each process with its rank before train.py begins.
+    """
+    port = free_port()
+    variables = {"WORLD_SIZE": str(ranks), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def work(rank: int) -> None:
+        os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
+        if ranks == 1:
+            del os.environ["LOCAL_RANK"]
+        os.chdir(directory)
+        before(rank)
+        with reported():
+            train.main(train.parse_arguments(list(arguments)), Environment.read())
+
+    children = [
+        fork(lambda tell, rank=rank: work(rank), directory / f"rank{rank}.txt")  # type: ignore[misc]
+        for rank in range(ranks)
+    ]
+    return Run(children, directory)
+
+
+def run(directory: Path, *arguments: str, ranks: int = 1) -> Run:
+    """Starts it and waits for its end, which must be a good one."""
+    begun = start(directory, *arguments, ranks=ranks)
+    assert begun.wait() == [0] * ranks, begun.log
+    return begun
+
+
+def free_port() -> str:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def final_state(directory: Path) -> dict[str, Any]:
+    """What the newest checkpoint in `directory` holds."""
+    state: dict[str, Any] = torch.load(directory / "checkpoints" / "resume.pth", weights_only=True)
+    return state

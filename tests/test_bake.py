@@ -1,0 +1,214 @@
+"""What a bake writes, from the command line of cookiecutter and of cruft."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+from baking import IDENTITY, ROOT, Bake, git, run
+
+import isc_template_answers as answers
+
+NO_NETWORK = """
+import socket
+def refuse(*arguments, **options):
+    raise AssertionError("no network while baking")
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+
+
+def files(project: Path) -> dict[str, Path]:
+    """The files of a project by their names in it, git's own aside."""
+    found = (path for path in project.rglob("*") if path.is_file())
+    return {str(path.relative_to(project)): path for path in found if ".git" not in path.parts}
+
+
+@pytest.fixture
+def source(template: Path) -> Path:
+    return template / "{{cookiecutter.project_slug}}"
+
+
+def test_the_defaults_bake_offline_into_a_repository_and_say_what_to_do_next(
+    template: Path, tmp_path: Path
+) -> None:
+    for name in ("cwd", "home", "tmp", "site"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_NETWORK)
+    environment = {
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PWD": str(tmp_path / "cwd"),
+    }
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", str(template)]
+    result = run(*command, cwd=tmp_path / "cwd", PYTHONPATH=str(tmp_path / "site"), **environment)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert list((tmp_path / "tmp").iterdir()) == [], "a hook was left behind"
+    project = tmp_path / "cwd" / "isc-experiment"
+    assert git("branch", "--show-current", cwd=project) == "main\n"
+    assert git("ls-files", cwd=project).split() == sorted(files(project)), "all of it is staged"
+    said = result.stdout.partition("Next steps:\n")[2]
+    commands, findings = (block.split("\n") for block in said.strip().split("\n\n"))
+    steps = [command.strip() for command in commands]
+    assert steps[0] == "cd isc-experiment"
+    assert steps[-3:] == [
+        "python train.py",
+        "make test",
+        "isc train experiment.isc",
+    ]
+    targets = set(re.findall(r"^([a-z]+):", (project / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make (\w+)", "\n".join(steps))) <= targets
+    assert findings[0] == "Before you submit:"
+    assert re.match(r"  experiment.isc:\d+: .* project is still open", findings[1])
+
+
+def test_the_next_steps_can_be_pasted_wherever_the_project_is(template: Path, tmp_path: Path) -> None:
+    place = tmp_path / "a place; with 'odd' letters"
+    place.mkdir()
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", "-o", str(place), str(template)]
+    result = run(*command, cwd=tmp_path, PWD=str(tmp_path))
+    step = next(line for line in result.stdout.splitlines() if line.strip().startswith("cd "))
+    assert shlex.split(step) == ["cd", str(place / "isc-experiment")]
+
+
+def test_the_project_passes_its_own_check(project: Path) -> None:
+    result = run(sys.executable, "-m", "isc_runtime", "check", "--json", cwd=project)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [finding["severity"] for finding in json.loads(result.stdout)["findings"]] == ["warning"]
+
+
+def test_every_python_file_is_the_template_s_own(project: Path, source: Path) -> None:
+    """No answer can become code: no file of Python, and no script, is rendered."""
+    copied = {name for name in files(source) if Path(name).suffix in (".py", ".sh", ".lock")}
+    assert {"train.py", "launch.sh", "requirements.lock"} < copied
+    for name in copied:
+        assert (project / name).read_bytes() == (source / name).read_bytes(), name
+        assert "{{ cookiecutter" not in (source / name).read_text(), name
+
+
+def test_nothing_is_missing_and_nothing_is_left_to_fill_in(project: Path, source: Path) -> None:
+    assert files(project).keys() == files(source).keys()
+    for name, path in files(project).items():
+        assert not re.search(r"\{\{ ?cookiecutter|\{%-? ", path.read_text()), name
+
+
+def test_files_keep_their_permissions(project: Path, source: Path) -> None:
+    for name, path in files(project).items():
+        assert path.stat().st_mode == (source / name).stat().st_mode, name
+    assert (project / "launch.sh").stat().st_mode & 0o111
+
+
+def test_answers_arrive(bake: Bake) -> None:
+    project = bake(
+        project_name="Owls",
+        project_slug="night_owls-2",
+        author="Ada",
+        isc_project_id="prj-brave-otter-251124",
+        dataset_id="uds-quiet-blue-lake-251124",
+        compute_mode="burst",
+        gpus="72",
+        license="Proprietary",
+    )
+    launch = tomllib.loads((project / "experiment.isc").read_text())
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())
+    assert project.name == metadata["project"]["name"] == "night_owls-2"
+    assert launch["experiment_name"] == "Owls"
+    assert launch["isc_project_id"] == "prj-brave-otter-251124"
+    assert launch["dataset_id_list"] == ["uds-quiet-blue-lake-251124"]
+    assert (launch["compute_mode"], launch["gpus"]) == ("burst", 72)
+    assert "Ada. All rights reserved." in (project / "LICENSE").read_text()
+    version = json.loads((ROOT / "cookiecutter.json").read_text())["_template_version"]
+    assert metadata["tool"]["isc-template"]["version"] == version
+
+
+@pytest.mark.parametrize("mode", answers.COMPUTE_MODES)
+@pytest.mark.parametrize("name", answers.LICENSES)
+def test_every_choice_passes_the_check(bake: Bake, mode: str, name: str) -> None:
+    project = bake(compute_mode=mode, license=name, isc_project_id="prj-brave-otter-251124")
+    result = run(sys.executable, "-m", "isc_runtime", "check", cwd=project)
+    assert result.returncode == 0, result.stdout
+    text = (project / "LICENSE").read_text()
+    assert text[0].strip(), "no blank line first"
+    assert text.endswith(".\n")
+
+
+def test_the_version_of_the_template_is_in_the_changelog(template: Path) -> None:
+    version = json.loads((template / "cookiecutter.json").read_text())["_template_version"]
+    assert f"## [{version}] - " in (template / "CHANGELOG.md").read_text()
+
+
+def test_a_project_within_a_repository_belongs_to_it(template: Path, tmp_path: Path) -> None:
+    git("init", "-q", cwd=tmp_path)
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", str(template)]
+    assert run(*command, cwd=tmp_path).returncode == 0
+    assert not (tmp_path / "isc-experiment" / ".git").exists()
+
+
+def test_without_git_the_project_is_written_all_the_same(template: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", str(template)]
+    result = run(*command, cwd=tmp_path, PATH=str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "isc-experiment" / "train.py").is_file()
+    assert "git commit" not in result.stdout
+
+
+def test_cruft_creates_a_project_that_it_can_update(template: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cruft", "create", "--no-input", str(template)]
+    result = run(*command, cwd=tmp_path, TMPDIR=str(tmp_path), PWD=str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    project = tmp_path / "isc-experiment"
+    assert (
+        json.loads((project / ".cruft.json").read_text())["commit"]
+        == git("rev-parse", "HEAD", cwd=template).strip()
+    )
+    assert not (project / ".git").exists(), "updates need the folder as it was written"
+    assert [path.name for path in tmp_path.iterdir()] == ["isc-experiment"], "something was left behind"
+
+
+def test_cruft_update_takes_each_version_s_own_rules(template: Path, tmp_path: Path) -> None:
+    """Both versions are rendered in one process: the new one with a filter that the old one does not have."""
+    clone = tmp_path / "isc-template"
+    git("clone", "-q", str(template), str(clone), cwd=tmp_path)
+    assert run(sys.executable, "-m", "cruft", "create", "--no-input", clone, cwd=tmp_path).returncode == 0
+    project = tmp_path / "isc-experiment"
+    for arguments in (["init", "-q"], ["add", "-A"], [*IDENTITY, "commit", "-q", "-m", "mine"]):
+        git(*arguments, cwd=project)
+
+    rules = clone / "isc_template_answers.py"
+    rules.write_text(rules.read_text() + '\nFILTERS["shout"] = str.upper\n')
+    (clone / "{{cookiecutter.project_slug}}" / "NEWS").write_text("{{ cookiecutter.project_name | shout }}\n")
+    git("add", "-A", cwd=clone)
+    git(*IDENTITY, "commit", "-q", "-m", "new", cwd=clone)
+
+    result = run(sys.executable, "-m", "cruft", "update", "--skip-apply-ask", cwd=project)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (project / "NEWS").read_text() == "ISC EXPERIMENT\n"
+
+
+def test_a_template_that_writes_a_broken_project_is_found_out(template: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "isc-template"
+    git("clone", "-q", str(template), str(clone), cwd=tmp_path)
+    (clone / "{{cookiecutter.project_slug}}" / "launch.sh").unlink()
+    result = run(sys.executable, "-m", "cookiecutter", "--no-input", clone, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "does not pass its own check" in result.stderr
+    assert "launch.sh" in result.stderr
+    assert not (tmp_path / "isc-experiment").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["isc_runtime/__pycache__", ".pytest_cache", ".mypy_cache", "checkpoints", "runs"]
+)
+def test_what_tools_left_in_the_template_is_not_copied(template: Path, tmp_path: Path, name: str) -> None:
+    clone = tmp_path / "isc-template"
+    git("clone", "-q", str(template), str(clone), cwd=tmp_path)
+    (clone / "{{cookiecutter.project_slug}}" / name).mkdir()
+    result = run(sys.executable, "-m", "cookiecutter", "--no-input", clone, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"{name}: left by a tool in the template. Remove it there" in result.stderr
+    assert not (tmp_path / "isc-experiment").exists()
