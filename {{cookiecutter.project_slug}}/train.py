@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from data import check_data, load_data
+from isc_runtime import options
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError, reported
-from isc_runtime.options import CheckpointOptions, add_checkpoint_options, add_distributed_options
-from isc_runtime.options import not_negative, positive, positive_float
 from isc_runtime.preflight import validate_and_setup_checkpoint_directory
 
 
@@ -32,21 +31,23 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add = parser.add_argument_group("data").add_argument
     add("--dataset-id", help="a dataset of the ISC; without one the digits of scikit-learn")
     add("--data-root", type=Path, default=Path("/data"), help="the directory of the datasets")
-    add("--workers", type=not_negative, default=0, help="processes that load data")
+    add("--workers", type=options.not_negative, default=0, help="processes that load data")
     add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=positive, default=15, help="how often all samples are seen")
-    add("--batch-size", type=positive, default=32, help="samples of a step on each rank")
-    add("--accumulate", type=positive, default=1, help="parts that a batch is split in, to fit memory")
-    add("--learning-rate", type=positive_float, default=3e-3, help="after the warm-up")
-    add("--warmup-epochs", type=positive_float, default=1.0, help="epochs of rising learning rate")
+    add("--epochs", type=options.positive, default=15, help="how often all samples are seen")
+    add("--batch-size", type=options.positive, default=32, help="samples of a step on each rank")
+    add(
+        "--accumulate", type=options.positive, default=1, help="parts that a batch is split in, to fit memory"
+    )
+    add("--learning-rate", type=options.positive_float, default=3e-3, help="after the warm-up")
+    add("--warmup-epochs", type=options.positive_float, default=1.0, help="epochs of rising learning rate")
     add("--weight-decay", type=float, default=0.01, help="of AdamW")
-    add("--clip-norm", type=positive_float, default=1.0, help="largest norm of a gradient")
-    add("--max-skipped", type=positive, default=5, help="steps in a row that may be not finite")
-    add("--seed", type=not_negative, default=0, help="of weights, dropout and the order of the data")
+    add("--clip-norm", type=options.positive_float, default=1.0, help="largest norm of a gradient")
+    add("--max-skipped", type=options.positive, default=5, help="steps in a row that may be not finite")
+    add("--seed", type=options.not_negative, default=0, help="of weights, dropout and the order of the data")
     add("--no-amp", action="store_true", help="compute in float32 where bf16 would do")
-    add("--log-steps", type=positive, default=20, help="batches between two log lines")
-    add_checkpoint_options(parser)
-    add_distributed_options(parser)
+    add("--log-steps", type=options.positive, default=20, help="batches between two log lines")
+    options.add_checkpoint_options(parser)
+    options.add_distributed_options(parser)
     return parser.parse_args(command_line)
 
 
@@ -242,10 +243,9 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
         trainer = Trainer(arguments, group)
         scalars = Scalars(environment.log_directory if group.is_master else None)
         stack.callback(scalars.close)
-        options = CheckpointOptions.of(arguments)
-        checkpointer = stack.enter_context(
-            Checkpointer(store, group, trainer.sampler, trainer.state(), options, stop, scalars)
-        )
+        how = options.CheckpointOptions.of(arguments)
+        checkpointer = Checkpointer(store, group, trainer.sampler, trainer.state(), how, stop, scalars)
+        stack.enter_context(checkpointer)
         trainer.run(checkpointer, scalars)
 
 

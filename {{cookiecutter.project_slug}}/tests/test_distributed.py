@@ -50,6 +50,6 @@ def test_a_group_of_one_agrees_with_itself() -> None:
     assert group.gather("x") == ["x"]
     assert group.pulse(3, 4) == [3, 4]
     assert group.on_master(lambda: 5) == 5
-    with pytest.raises(RankError, match="rank 0 on .*: What: where. Hint.") as raised, group.agreement():
+    with pytest.raises(RankError, match=r"rank 0 on .*: What: where\. Hint\.") as raised, group.agreement():
         raise IscError("What", "where", "Hint.", ExitCode.DATA)
     assert raised.value.exit_code is ExitCode.DATA

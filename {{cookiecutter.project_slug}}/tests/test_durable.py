@@ -97,13 +97,13 @@ def test_a_link_is_replaced_whatever_stands_in_its_way(tmp_path: Path) -> None:
     link.symlink_to("nowhere")
     (tmp_path / "link_temp").symlink_to("left by a kill")
     link_durably(link, "target")
-    assert os.readlink(link) == "target"
-    assert sorted(os.listdir(tmp_path)) == ["link"]
+    assert link.readlink() == Path("target")
+    assert list(tmp_path.iterdir()) == [link]
 
 
 def test_a_probe_leaves_nothing(tmp_path: Path) -> None:
     probe(tmp_path)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_probe_needs_the_directory(tmp_path: Path) -> None:

@@ -107,12 +107,7 @@ LAUNCH_FILE = {
         for name, hint in DEAD_KEYS.items()
     },
     **{
-        f"missing {key.name}": (
-            launch_file(**{key.name: None}),
-            "experiment.isc",
-            f"key {key.name} is missing",
-            f"Add it: {key.doc}",
-        )
+        f"no {key.name}": (launch_file(**{key.name: None}), "experiment.isc", f"{key.name} is missing", "Add")
         for key in KEYS
         if key.required
     },
@@ -126,7 +121,7 @@ LAUNCH_FILE = {
         "list of",
     ),
     "list of numbers": (launch_file(dataset_id_list="[1]"), "experiment.isc:5", "wrong type", "list of"),
-    "no gpus": (launch_file(gpus="0"), "experiment.isc:3", "0 is no possible number", "1 to 72"),
+    "zero gpus": (launch_file(gpus="0"), "experiment.isc:3", "0 is no possible number", "1 to 72"),
     "gpus": (launch_file(gpus="73"), "experiment.isc:3", "73 is no possible", "1 to 72"),
     "gpus of mode": (launch_file(gpus="17"), "experiment.isc:3", "too many for cycle", "burst"),
     "gpus, no mode": (launch_file(gpus="17", compute_mode=None), "experiment.isc:3", "too many", "burst"),
@@ -136,7 +131,7 @@ LAUNCH_FILE = {
         "no mode 'fast'",
         "cycle, interruptible",
     ),
-    "no name": (launch_file(experiment_name='" "'), "experiment.isc:2", "no name", "Give it one"),
+    "blank name": (launch_file(experiment_name='" "'), "experiment.isc:2", "no name", "Give it one"),
     "cycles": (launch_file(max_rapid_cycles="0"), "experiment.isc:7", "0 is no possible", "1 or more"),
     "another file": (write("second.isc", "gpus = 4\n"), "second.isc", "command is missing", "Add it"),
 }

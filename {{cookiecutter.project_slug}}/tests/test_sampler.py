@@ -40,7 +40,8 @@ def test_the_order_is_random_enough() -> None:
     assert all(50 < count < 160 for count in Counter(first).values())
 
 
-def test_a_position_needs_no_other(length: int = 10_000_000) -> None:
+def test_a_position_needs_no_other() -> None:
+    length = 10_000_000
     position = np.array([9_000_000], dtype=np.uint64)
     again = permute(np.arange(9_000_000, 9_000_010, dtype=np.uint64), length, 1, 2)
     assert permute(position, length, 1, 2)[0] == again[0]

@@ -90,7 +90,7 @@ def test_a_kill_at_each_stage_of_a_save_costs_that_save_only(
     again = reopened(store)
     save(again, 30)
     assert resumed_step(again) == 30
-    assert not [path for path in store.directory.rglob("*temp*")]
+    assert not list(store.directory.rglob("*temp*"))
     if stage in ("written", "link_temp"):
         assert "[REPAIR]" in caplog.text
 
@@ -226,4 +226,4 @@ def test_local_names_are_as_the_team_knows_them(store: Store) -> None:
         pytest.skip("the ISC's names are cycling_utils'")
     payload = save(store, 2000)
     assert payload.match("checkpoint_[0-9]*-[0-9]*_2000.pth")
-    assert os.readlink(link(store)) == payload.name
+    assert link(store).readlink() == Path(payload.name)
