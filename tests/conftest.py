@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from baking import IDENTITY, ROOT, Bake, git, literal
 from cookiecutter.main import cookiecutter
+
+from baking import IDENTITY, ROOT, Bake, git, literal
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,7 @@
-"""`make demo`: bakes a project into build/, trains it, kills it half-way, runs it again: it goes on where it was.
+"""`make demo`: bakes a project into build/, trains it, kills it half-way, and runs it again.
 
-It is the real thing: cookiecutter, the generated train.py on real data, SIGKILL. Exit code 0 only if the second
-run resumed from the first one's checkpoint and ended.
+It is the real thing: cookiecutter, the generated train.py on real data, SIGKILL. Exit code 0 only if the
+second run resumed from the first one's checkpoint and ended.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ def main() -> None:
     resumed = re.search(r"Resumed from .*: step (\d+)", second)
     if code != 0 or resumed is None or int(resumed[1]) < saved:
         sys.exit(f"The second run did not go on at step {saved}; exit code {code}:\n{second[-2000:]}")
-    print(
-        f"\nKilled after the checkpoint of step {saved}, resumed at step {resumed[1]}: no saved step was lost."
-    )
+    print(f"\nKilled after the checkpoint of step {saved}, resumed at step {resumed[1]}: no saved step lost.")
     print(f"The project is yours to look at: cd {shlex.quote(os.path.relpath(PROJECT))}")
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from baking import literal
 
 import isc_template_answers as answers
+from baking import literal
 
 NOT_PLAIN = "is not a plain name"
 NO_DATASET = "is not an ISC dataset id"

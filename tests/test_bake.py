@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import tomllib
-from baking import IDENTITY, ROOT, Bake, git, run
 
 import isc_template_answers as answers
+from baking import IDENTITY, ROOT, Bake, git, run
 
 NO_NETWORK = """
 import socket

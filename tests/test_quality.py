@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from baking import run
 
 BIN = Path(sys.executable).parent

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import tomllib
 import yaml
-from baking import Bake
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import isc_template_answers as answers
+from baking import Bake
 
 # Every scalar value, and often the characters with which files of this project are written.
 TEXTS = st.text(

@@ -5,8 +5,7 @@
     python train.py --dataset-id ID --data-root DIR     # Fashion-MNIST's files in DIR/ID
     isc train experiment.isc                            # on the ISC, through launch.sh
 
-Run the same command again after an interruption: it resumes by itself. This file is yours to change, like
-model.py and data.py; isc_runtime/ belongs to the template.
+Run the same command again after an interruption: it resumes by itself. This file is yours to change.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from data import check_data, load_data
 from isc_runtime import options
@@ -108,8 +107,7 @@ class Trainer:
 
     def state(self) -> dict[str, Stateful | dict[str, Any]]:
         """What a checkpoint holds besides the position in the data and the random number generators."""
-        names = ("model", "optimizer", "scheduler", "metrics")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "metrics")}
 
     def learning_rate_factor(self, step: int) -> float:
         """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
@@ -120,18 +118,17 @@ class Trainer:
     def run(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
         """Trains to the last epoch, from wherever the checkpoint has put it."""
         checkpointer.restore()
-        progress = self.sampler.progress
-        total = progress.step + self.sampler.batches_left(self.arguments.epochs)
-        with progress_bar(self.group.is_master, total, progress.step) as show:
-            while self.sampler.progress.epoch < self.arguments.epochs:
+        epochs, done = self.arguments.epochs, self.sampler.progress.step
+        with progress_bar(self.group.is_master, done + self.sampler.batches_left(epochs), done) as show:
+            while self.sampler.progress.epoch < epochs:
                 self.train_epoch(checkpointer, scalars, show)
                 accuracy = self.evaluate(checkpointer)
                 self.sampler.next_epoch()
                 improved = accuracy > self.metrics["best_accuracy"]
                 self.metrics["best_accuracy"] = max(accuracy, self.metrics["best_accuracy"])
-                step, epoch = self.sampler.progress.step, self.sampler.progress.epoch
-                logger.info("epoch %d of %d: held-out accuracy %.4f", epoch, self.arguments.epochs, accuracy)
-                scalars.add("evaluation/accuracy", accuracy, step)
+                progress = self.sampler.progress
+                logger.info(f"epoch {progress.epoch} of {epochs}: held-out accuracy {accuracy:.4f}")
+                scalars.add("evaluation/accuracy", accuracy, progress.step)
                 checkpointer.save(force=improved)  # the save of the epoch's last batch, evaluation included
         logger.info("Training is complete: best accuracy %.4f", self.metrics["best_accuracy"])
 
@@ -175,8 +172,7 @@ class Trainer:
     def gradients_stay_here(self, is_early: bool) -> AbstractContextManager[None]:
         """Lets the ranks exchange their gradients only once, with the last part of a batch."""
         if is_early and isinstance(self.replica, DistributedDataParallel):
-            exchange_later: AbstractContextManager[None] = self.replica.no_sync()
-            return exchange_later
+            return cast(AbstractContextManager[None], self.replica.no_sync())
         return nullcontext()
 
     def autocast(self) -> torch.autocast:
@@ -191,14 +187,12 @@ class Trainer:
             return
         self.metrics["skipped"] += 1
         self.metrics["skipped_in_a_row"] += 1
-        logger.warning(
-            "Step %d is skipped: its loss or gradient is not finite (%d skipped so far, %d in a row)",
-            *(self.sampler.progress.step + 1, self.metrics["skipped"], self.metrics["skipped_in_a_row"]),
-        )
+        where = f"step {self.sampler.progress.step + 1}"
+        logger.warning(f"{where} is skipped, its loss or gradient is not finite: {self.metrics}")
         if self.metrics["skipped_in_a_row"] >= self.arguments.max_skipped:
             raise IscError(
                 f"{self.arguments.max_skipped} steps in a row were not finite",
-                f"step {self.sampler.progress.step + 1}",
+                where,
                 "Lower --learning-rate or look at the data; the last checkpoint is from before it.",
                 ExitCode.DIVERGED,
             )
@@ -209,8 +203,8 @@ class Trainer:
         self.replica.eval()
         rank, world_size = self.group.rank, self.group.world_size
         own = Subset(self.held_out, range(rank, len(self.held_out), world_size))
-        right = torch.zeros((), device=self.group.device)
         loader = DataLoader(own, EVALUATION_BATCH_SIZE, generator=torch.Generator())
+        right = torch.zeros((), device=self.group.device)
         for number, (images, labels) in enumerate(loader, start=1):
             with self.autocast():
                 scores = self.model(images.to(self.group.device))

@@ -12,11 +12,11 @@ from typing import Any
 import sklearn.datasets  # noqa: F401  # with tensorboard: imported here once, not in every child
 import torch
 import torch.utils.tensorboard
-import train
-from trainee import Child, fork
 
+import train
 from isc_runtime.environment import Environment
 from isc_runtime.errors import reported
+from trainee import Child, fork
 
 torch.set_num_threads(1)
 

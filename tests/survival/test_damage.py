@@ -1,4 +1,4 @@
-"""A thousand ways to damage a checkpoint: each is found before a tensor is used, and the newest good one taken."""
+"""A thousand damages: each is found before a tensor is used, and the newest good checkpoint taken."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SOAK
-from trainee import KINDS, Trainee, uninterrupted
 
+from conftest import SOAK
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.store import Entry, Store
+from trainee import KINDS, Trainee, uninterrupted
 
 TRIALS = 500 * SOAK  # of each kind of store
 SAVES = 3

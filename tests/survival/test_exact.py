@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import SOAK
 from ranks import final_state, run, start
-
 from tests.processes import differences
 
 # 15 batches an epoch, 60 in all; a batch comes in parts, and ends unevenly at the end of an epoch

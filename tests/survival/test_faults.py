@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from isc_runtime.durable import Manifest
 from strace import Call, attach, mutating_calls, needs_strace
 from trainee import KINDS, Trainee, fork, uninterrupted, writer_thread
 
@@ -21,7 +23,7 @@ def published(trainee: Trainee) -> int:
     """The step of the checkpoint that the link points to, every byte of it verified."""
     latest = trainee.store.latest()
     assert latest is not None
-    manifest = latest.read_manifest()
+    manifest: Manifest = latest.read_manifest()
     manifest.verify(latest.payload.parent)
     return manifest.step
 

@@ -1,4 +1,4 @@
-"""SIGKILL at every single system call that heals, resumes and saves: the next run goes on, with the right state."""
+"""SIGKILL at every system call that heals, resumes and saves: the next run goes on, in the right state."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from strace import Call, attach, mutating_calls, needs_strace
 from trainee import Trainee, fork, uninterrupted, writer_thread
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from isc_runtime import rng
 from isc_runtime.artifact_store import ArtifactStore
-from isc_runtime.checkpoint import Checkpointer
+from isc_runtime.checkpoint import Checkpointer, Stateful
 from isc_runtime.distributed import Group
 from isc_runtime.environment import Environment
 from isc_runtime.interruption import StopRequest
@@ -53,7 +53,11 @@ class Trainee:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-2)
         self.sampler = ElasticSampler(100_000, 4, 0, group.rank, group.world_size)
         self.metrics: dict[str, Any] = {"loss": 0.0}
-        state = {"model": self.model, "optimizer": self.optimizer, "metrics": self.metrics}
+        state: dict[str, Stateful | dict[str, Any]] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "metrics": self.metrics,
+        }
         self.store = KINDS[kind](directory, group)
         self.group = group
         self.checkpointer = Checkpointer(
@@ -154,7 +158,7 @@ def fork(work: Callable[[Callable[[str], None]], None], log: Path) -> Child:
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         logging.basicConfig(stream=sys.stdout, format=FORMAT, level=logging.INFO, force=True)
-        work(lambda text: os.write(writing, f"{text}\n".encode()) and None)
+        work(functools.partial(_tell, writing))
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -166,6 +170,10 @@ def fork(work: Callable[[Callable[[str], None]], None], log: Path) -> Child:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _tell(descriptor: int, text: str) -> None:
+    os.write(descriptor, f"{text}\n".encode())
 
 
 def writer_thread() -> int:
