@@ -37,14 +37,22 @@ class Run:
         """The exit codes of all ranks."""
         return [child.wait() for child in self.children]
 
+    def output(self, rank: int) -> str:
+        """What a rank said so far."""
+        return (self.directory / f"rank{rank}.txt").read_text()
+
     @property
     def log(self) -> str:
         """What the master said so far."""
-        return (self.directory / "rank0.txt").read_text()
+        return self.output(0)
 
 
 def start(
-    directory: Path, *arguments: str, ranks: int = 1, before: Callable[[int], None] = lambda rank: None
+    directory: Path,
+    *arguments: str,
+    ranks: int = 1,
+    nodes: int = 1,
+    before: Callable[[int], None] = lambda rank: None,
 ) -> Run:
     """Starts train.py with these arguments on so many ranks, in `directory`.
 
@@ -52,13 +60,15 @@ def start(
         directory: it exists; logs are `rank0.txt` and so on in it.
         arguments: of train.py.
         ranks: how many.
+        nodes: on how many nodes they think that they are.
         before: called in each process with its rank before train.py begins.
     """
     port = free_port()
-    variables = {"WORLD_SIZE": str(ranks), "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
     def work(rank: int) -> None:
-        os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
+        node, local_rank = divmod(rank, ranks // nodes)
+        os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(local_rank), GROUP_RANK=str(node))
         if ranks == 1:
             del os.environ["LOCAL_RANK"]
         os.chdir(directory)

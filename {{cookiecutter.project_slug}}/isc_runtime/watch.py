@@ -121,6 +121,7 @@ class Watch:
         self._deadline = time.monotonic() + first_timeout
         self._limit = first_timeout
         self._launcher = os.getppid()
+        self._hosts_store = environment.rank == 0 and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ
         self._closed = threading.Event()
         self._lock = threading.Lock()  # the store's connection serves one thread at a time
         threading.Thread(target=self._run, name="watch", daemon=True).start()
@@ -132,12 +133,14 @@ class Watch:
 
     def announce(self, error: BaseException) -> RankError:
         """Tells all ranks why this one falls; if another fell before, that one's reason counts."""
+        if _is_communication(error):  # that is how another rank's end is felt
+            error = self._lost_contact()
         failure = RankError.of(error, self._environment)
-        with contextlib.suppress(RuntimeError), self._lock:  # node 0 may be gone already
-            if _is_communication(error) and not self._store.check([FAILURE]):
-                failure = self._lost_contact()  # that is how another rank's end is felt
+        with contextlib.suppress(RuntimeError), self._lock:  # the store may be gone already
             first = self._store.compare_set(FAILURE, "", pickle.dumps(failure).hex())
             failure = pickle.loads(bytes.fromhex(first.decode()))
+            if failure.rank == self._environment.rank and self._hosts_store:
+                time.sleep(3 * INTERVAL)  # without torchrun the store ends with this process: let them read
         return failure
 
     def close(self) -> None:
@@ -188,8 +191,12 @@ class Watch:
         return self.announce(failure)
 
     def _lost_contact(self) -> RankError:
-        """A collective failed. Either a rank is gone, or it fell and its reason is about to arrive."""
-        absent = self._absent()
+        """A collective failed. Either a rank is gone, or it fell, and its reason counts when it arrives."""
+        try:
+            with self._lock:
+                absent = self._absent()
+        except RuntimeError:
+            absent = "; node 0 does not answer"
         return self._failure(
             f"Lost contact with another rank{absent}",
             "",

@@ -1,0 +1,82 @@
+"""SIGTERM or SIGUSR1 at any instant, to any rank: one last checkpoint at one agreed step, no step lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import PROJECT, SOAK
+from ranks import final_state, start
+from tests.processes import Place
+
+ARGUMENTS = ("--epochs", "100000", "--batch-size", "64", "--save-steps", "7", "--log-steps", "1")
+TRIALS = 26 * SOAK
+TORCHRUN_TRIALS = 4 * SOAK
+
+
+@pytest.mark.parametrize("trial", range(TRIALS))
+def test_asked_to_stop(tmp_path: Path, trial: int) -> None:
+    chance = random.Random(trial)
+    number = chance.choice([signal.SIGTERM, signal.SIGUSR1])
+    training = start(tmp_path, *ARGUMENTS, "--workers", chance.choice("001"), ranks=2)
+    time.sleep(chance.choice([0.2, 1.0, 2.0]) + chance.uniform(0, 1))
+    asked = chance.choice([training.children[:1], training.children[1:], training.children])
+    for child in asked:
+        os.kill(child.pid, number)
+    begun = time.monotonic()
+    assert training.wait() == [128 + number] * 2, training.log[-3000:] + training.output(1)
+    assert time.monotonic() - begun < 10
+    check_nothing_is_lost(tmp_path, training.log, number)
+
+
+def check_nothing_is_lost(directory: Path, log: str, number: int) -> None:
+    """The step of the stop is in the newest checkpoint, and no step came after it."""
+    stopped = re.findall(rf"Stopped by signal {number} at step (\d+)", log)
+    assert len(stopped) == 1, log[-3000:]
+    assert final_state(directory)["sampler"]["step"] == int(stopped[0])
+    trained = [int(step) for step in re.findall(r"step (\d+): loss", log)]
+    assert max(trained, default=0) == int(stopped[0])
+
+
+@pytest.mark.parametrize("trial", range(4 * SOAK))
+def test_a_second_signal_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, trial: int) -> None:
+    chance = random.Random(trial)
+    training = start(tmp_path, *ARGUMENTS, ranks=2)
+    time.sleep(chance.uniform(1.5, 2.5))
+    for child in training.children:
+        os.kill(child.pid, signal.SIGTERM)
+        os.kill(child.pid, signal.SIGUSR1)
+    begun = time.monotonic()
+    codes = training.wait()
+    assert time.monotonic() - begun < 5
+    assert all(code in (128 + signal.SIGTERM, 128 + signal.SIGUSR1) for code in codes), codes
+    saved = [int(step) for step in re.findall(r"\[COMPLETE\] Checkpoint of step (\d+)", training.log)]
+    again = start(tmp_path, *ARGUMENTS, ranks=2)
+    time.sleep(2)
+    os.kill(again.children[0].pid, signal.SIGTERM)
+    assert again.wait() == [128 + signal.SIGTERM] * 2
+    resumed = [int(step) for step in re.findall(r"Resumed from .*: step (\d+)", again.log)]
+    assert (resumed or [0])[0] >= max(saved, default=0)
+
+
+@pytest.mark.parametrize("trial", range(TORCHRUN_TRIALS))
+def test_asked_through_torchrun(tmp_path: Path, trial: int) -> None:
+    """torchrun passes the signal on and waits; its own exit code is 1, never 0."""
+    number = [signal.SIGTERM, signal.SIGUSR1][trial % 2]
+    place = Place(tmp_path)
+    process = place.start(*ARGUMENTS, ranks=2, script=PROJECT / "train.py")
+    time.sleep(7 + random.Random(trial).uniform(0, 2))
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    check_nothing_is_lost(tmp_path, said, number)
+    left = subprocess.run(["pgrep", "-f", f"{sys.executable}.*{PROJECT}/train.py"], capture_output=True)
+    assert left.stdout == b""
