@@ -69,7 +69,7 @@ from torch.utils.data import DataLoader, Subset
 from isc_runtime import rng
 from isc_runtime.checkpoint import Checkpointer, Stateful
 from isc_runtime.distributed import Group, process_group
-from isc_runtime.interruption import StopRequest, ignore_in_worker
+from isc_runtime.interruption import StopRequest, prepare_worker
 from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import Scalars, configure_logging, progress_bar
 from isc_runtime.sampler import ElasticSampler
@@ -138,7 +138,7 @@ class Trainer:
             self.training_data,
             batch_sampler=self.sampler,
             num_workers=self.arguments.workers,
-            worker_init_fn=ignore_in_worker,
+            worker_init_fn=prepare_worker,
             generator=torch.Generator(),  # its own: the default one would draw from the training's
             pin_memory=self.group.device.type == "cuda",
         )

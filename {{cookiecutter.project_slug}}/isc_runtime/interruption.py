@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from types import FrameType
 
+PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -40,8 +43,13 @@ class StopRequest:
         self.signal_number = number
 
 
-def ignore_in_worker(worker_id: int) -> None:
-    """For `DataLoader(worker_init_fn=...)`: a signal to the whole process group must not take the data away
-    from a training that still has a step to finish."""
+def prepare_worker(worker_id: int) -> None:
+    """For `DataLoader(worker_init_fn=...)`: a worker lives exactly as long as its training.
+
+    A signal to the whole process group must not take the data away from a training that still has a step to
+    finish; and a training that is killed must not leave workers behind (Linux; elsewhere they notice later).
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -24,6 +24,7 @@ from isc_runtime.errors import ExitCode, IscError
 
 Store = Any  # torch's type stubs neither export it nor know its `clone`
 INTERVAL = 0.25  # seconds between two looks at the store
+GRACE = 2.0  # seconds that node 0's store has to answer once the time for a batch is over
 FAILURE = "isc_runtime/failure"  # the first reason to fall
 ROLL_CALL = "isc_runtime/roll-call"  # who sets it wants to know who is still there
 PRESENT = "isc_runtime/present/"  # + rank: that rank's answer
@@ -124,7 +125,8 @@ class Watch:
         self._hosts_store = environment.rank == 0 and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ
         self._closed = threading.Event()
         self._lock = threading.Lock()  # the store's connection serves one thread at a time
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        for target in (self._run, self._run_without_store):
+            threading.Thread(target=target, name="watch", daemon=True).start()
 
     def progress(self) -> None:
         """The training goes on: called at every batch."""
@@ -158,9 +160,18 @@ class Watch:
                     "Its log tells why it ended.",
                 )
             if failure is not None and not self._closed.is_set():
-                if failure.is_reported_by(self._environment):
-                    print(f"ERROR: {failure}", file=sys.stderr, flush=True)
-                os._exit(failure.exit_code)
+                self._fall(failure)
+
+    def _run_without_store(self) -> None:
+        """The last resort: node 0 stands still, so that the store answers nobody, not even with an error."""
+        while not self._closed.wait(INTERVAL):
+            if time.monotonic() > self._deadline + GRACE:
+                self._fall(self._stalled_failure("; node 0 does not answer"))
+
+    def _fall(self, failure: RankError) -> None:
+        if failure.is_reported_by(self._environment):
+            print(f"ERROR: {failure}", file=sys.stderr, flush=True)
+        os._exit(failure.exit_code)
 
     def _look(self) -> RankError | None:
         with self._lock:
@@ -179,16 +190,18 @@ class Watch:
 
     def _stalled(self) -> RankError:
         """No batch was finished in time."""
-        faulthandler.dump_traceback()
         with self._lock:
             absent = self._absent()
-        failure = self._failure(
+        return self.announce(self._stalled_failure(absent))
+
+    def _stalled_failure(self, absent: str) -> RankError:
+        faulthandler.dump_traceback()
+        return self._failure(
             f"No batch was finished within {self._limit:g} s{absent}",
             "",
             "Above is where this rank stands. A collective that only some ranks call looks like this; "
             "if a batch really takes that long, raise --timeout.",
         )
-        return self.announce(failure)
 
     def _lost_contact(self) -> RankError:
         """A collective failed. Either a rank is gone, or it fell, and its reason counts when it arrives."""
