@@ -11,7 +11,7 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-.PHONY: help venv demo test lint survival clean
+.PHONY: help venv demo test lint survival soak newcomer clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,7 +29,7 @@ demo: venv ## bake a project into build/, train it, kill it, and see it go on
 	.venv/bin/python tests/demo.py
 
 test: venv ## test the template, and a freshly generated project with its own tests
-	.venv/bin/python -m pytest -q --ignore=tests/survival tests
+	.venv/bin/python -m pytest -q --ignore=tests/survival --ignore=tests/newcomer tests
 
 lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
 	$(BIN)/ruff check .
@@ -41,7 +41,13 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
 
 survival: venv ## kill a training at every system call, fail its disk, cut its power
-	.venv/bin/python -m pytest -q tests/survival
+	.venv/bin/python -m pytest -q -rs tests/survival
+
+soak: venv ## the same, ten times as often: hours
+	SOAK=10 .venv/bin/python -m pytest -q -rs tests/survival
+
+newcomer: venv ## follow both READMEs word for word, in an empty folder
+	.venv/bin/python -m pytest -q tests/newcomer
 
 clean: ## remove what the other targets leave, .venv excepted
 	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache
