@@ -68,7 +68,7 @@ from torch.utils.data import DataLoader, Subset
 
 from isc_runtime import rng
 from isc_runtime.checkpoint import Checkpointer, Stateful
-from isc_runtime.distributed import Group, process_group
+from isc_runtime.distributed import Group, process_group, replicate
 from isc_runtime.interruption import StopRequest, prepare_worker
 from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import Scalars, configure_logging, progress_bar
@@ -91,10 +91,9 @@ class Trainer:
             self.training_data, self.held_out = load_data(arguments.dataset_id, arguments.data_root)
         rng.seed_everything(arguments.seed)
         self.model = build_model().to(group.device)
+        example = self.training_data[0][0].unsqueeze(0).to(group.device)
+        self.replica = replicate(self.model, group, example)  # DistributedDataParallel, if there are others
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
-        self.replica: nn.Module = self.model
-        if group.world_size > 1:
-            self.replica = DistributedDataParallel(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
         )

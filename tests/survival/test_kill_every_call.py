@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime.distributed import Group, process_group
+from isc_runtime.environment import Environment
+from ranks import free_port
 from strace import Call, attach, mutating_calls, needs_strace
 from trainee import Trainee, fork, uninterrupted, writer_thread
 
@@ -20,12 +23,12 @@ THREADS = {
 Tell = Callable[[str], None]
 
 
-def resume_and_save(kind: str, directory: Path, traced: str, go: int, tell: Tell) -> None:
+def resume_and_save(kind: str, directory: Path, traced: str, go: int, tell: Tell, group: Group) -> None:
     """What one run does: heal, resume, one step, save. It waits until its parent has attached strace."""
     if traced == "main":
         tell(str(os.getpid()))
         os.read(go, 1)
-    trainee = Trainee(kind, directory)
+    trainee = Trainee(kind, directory, group)
     if traced == "writer":
         tell(str(writer_thread()))
         os.read(go, 1)
@@ -61,13 +64,22 @@ def left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 def trial(
-    kind: str, original: Path, place: Path, traced: str, inject: str = ""
+    kind: str, original: Path, place: Path, traced: str, ranks: int, inject: str = ""
 ) -> tuple[list[str], int, Path]:
-    """One run under strace in a copy of `original`: what it said, its exit code, the trace."""
+    """One run, its master under strace, in a copy of `original`: what it said, its exit code, the trace."""
     directory = place / "checkpoints"
     shutil.copytree(original, directory, symlinks=True)
     reading, writing = os.pipe()
-    child = fork(lambda tell: resume_and_save(kind, directory, traced, reading, tell), place / "log")
+    port = free_port()
+
+    def work(tell: Tell, rank: int, thread: str) -> None:
+        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
+        os.environ.update(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        with process_group(Environment.read(), 60, 60) as group:
+            resume_and_save(kind, directory, thread, reading, tell, group)
+
+    others = [fork(lambda tell: work(tell, 1, "none"), place / "log1")] if ranks == 2 else []
+    child = fork(lambda tell: work(tell, 0, traced), place / "log")
     os.close(reading)
     with os.fdopen(child.says) as says:
         strace = attach(int(says.readline()), place / "trace", inject)
@@ -76,6 +88,9 @@ def trial(
         said = says.read().splitlines()
     code = child.wait()
     strace.wait()
+    for other in others:
+        assert (other.wait() == 0) == (code == 0)  # it falls with the master, and ends with it
+        os.close(other.says)
     return said, code, place / "trace"
 
 
@@ -112,24 +127,25 @@ def goes_on(kind: str, directory: Path, at_least: int, log: Path) -> None:
 
 
 @needs_strace
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("traced", THREADS)
-def test_a_kill_at_every_call(left_behind: tuple[str, Path], tmp_path: Path, traced: str) -> None:
+def test_a_kill_at_every_call(left_behind: tuple[str, Path], tmp_path: Path, traced: str, ranks: int) -> None:
     kind, original = left_behind
-    said, code, trace = trial(kind, original, make(tmp_path / "whole"), traced)
+    said, code, trace = trial(kind, original, make(tmp_path / "whole"), traced, ranks)
     assert code == 0
     assert said == ["resumed 2", "acknowledged 3"]
     calls = mutating_calls(trace, tmp_path / "whole" / "checkpoints")
     expected = THREADS[traced] - ({"mkdir"} if kind == "local" else set())
     assert expected <= {call.name for call in calls}
     for number, call in enumerate(calls):
-        killed_at(call, kind, original, make(tmp_path / str(number)), traced)
+        killed_at(call, kind, original, make(tmp_path / str(number)), traced, ranks)
         shutil.rmtree(tmp_path / str(number))
-    print(f"{kind}, {traced} thread: killed at {len(calls)} calls")
+    print(f"{kind}, {ranks} ranks, {traced} thread: killed at {len(calls)} calls")
 
 
-def killed_at(call: Call, kind: str, original: Path, place: Path, traced: str) -> None:
+def killed_at(call: Call, kind: str, original: Path, place: Path, traced: str, ranks: int) -> None:
     inject = f"{call.name}:signal=KILL:when={call.number}"
-    said, code, _ = trial(kind, original, place, traced, inject)
+    said, code, _ = trial(kind, original, place, traced, ranks, inject)
     assert code == 137, f"not killed at {call}"
     try:
         goes_on(kind, place / "checkpoints", last_step(said, default=2), place / "log")

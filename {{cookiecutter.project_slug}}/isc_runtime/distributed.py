@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.nn.parallel import DistributedDataParallel
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
@@ -152,6 +154,28 @@ def choose_device(environment: Environment) -> torch.device:
         )
     torch.cuda.set_device(environment.local_rank)
     return torch.device("cuda", environment.local_rank)
+
+
+def replicate(model: nn.Module, group: Group, example: torch.Tensor) -> nn.Module:
+    """DistributedDataParallel, with its buckets already in the order that they will keep.
+
+    DDP rearranges its buckets after the first backward pass. With more than two ranks that changes the order
+    in which gradients are added, and so their last bits: the first step after a resume would not be the step
+    that the uninterrupted run took. So the first backward pass is one that does not count: in evaluation
+    mode, which draws no random numbers and changes no buffers.
+
+    Args:
+        model: on this rank's device.
+        group: the ranks; a group of one needs no replica.
+        example: a batch of one input, on the same device.
+    """
+    if group.world_size == 1:
+        return model
+    replica = DistributedDataParallel(model)
+    replica.eval()
+    torch.autograd.backward(replica(example).sum())
+    replica.zero_grad()
+    return replica.train()
 
 
 @contextlib.contextmanager

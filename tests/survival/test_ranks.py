@@ -1,0 +1,99 @@
+"""What several ranks must do alike: resume on another number of them, and skip what is not finite."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ranks
+import train
+from isc_runtime.errors import ExitCode
+from isc_runtime.sampler import ElasticSampler
+from tests.processes import differences
+
+ARGUMENTS = ("--batch-size", "24", "--log-steps", "1", "--save-steps", "4", "--sync-save")
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1), (2, 4, 1, 3), (3, 1, 4, 2)])
+def test_a_training_goes_on_with_another_number_of_ranks(order: tuple[int, ...], tmp_path: Path) -> None:
+    """Each run is stopped within an epoch; together they see each sample once, and fewer than M twice."""
+    for number, world_size in enumerate(order):
+        stop_after = 4 * (number + 1)
+
+        def arrange(rank: int, world_size: int = world_size, stop_after: int = stop_after) -> None:
+            note_samples(tmp_path / f"seen-{world_size}-{rank}", stop_after)
+
+        arguments = (*ARGUMENTS, "--epochs", "2")
+        codes = ranks.start(tmp_path, *arguments, ranks=world_size, before=arrange).wait()
+        assert codes == [ExitCode.FAILED] * world_size  # the plug is pulled by an exception, see below
+    ranks.run(tmp_path, *ARGUMENTS, "--epochs", "2", ranks=order[0])
+    log = (tmp_path / "rank0.txt").read_text()
+    resumed = [int(step) for step in re.findall(r"Resumed from .*: step (\d+)", log)]
+    assert resumed == [4, 8, 12, 16]
+    assert "Training is complete" in log
+
+
+def note_samples(file: Path, stop_after: int) -> None:
+    """Ends the training with an error after so many steps, once that step is saved."""
+    advance = ElasticSampler.advance
+
+    def counted(sampler: ElasticSampler) -> None:
+        if sampler.progress.step == stop_after + 1:
+            raise RuntimeError("the plug")
+        advance(sampler)
+
+    ElasticSampler.advance = counted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(rank: int, tmp_path: Path) -> None:
+    arguments = (*ARGUMENTS, "--epochs", "1")
+    training = ranks.start(
+        tmp_path, *arguments, ranks=2, before=lambda own: spoil(7, 1) if own == rank else None
+    )
+    assert training.wait() == [0, 0], training.log
+    assert training.log.count("step 7 is skipped") == 1
+    assert training.log.count("is skipped") == 1
+    state = ranks.final_state(tmp_path)
+    assert state["metrics"]["skipped"] == 1
+    assert all(weight.isfinite().all() for weight in state["model"].values())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_in_a_row_stop_all_ranks(rank: int, tmp_path: Path) -> None:
+    arguments = (*ARGUMENTS, "--epochs", "1", "--max-skipped", "3")
+    training = ranks.start(
+        tmp_path, *arguments, ranks=2, before=lambda own: spoil(7, 99) if own == rank else None
+    )
+    assert training.wait() == [ExitCode.DIVERGED] * 2, training.log
+    said = training.log + training.output(1)  # all know it; the first one says it
+    assert said.count("3 steps in a row were not finite: step 9") == 1
+
+
+def spoil(first: int, count: int) -> None:
+    """Makes the loss of `count` batches NaN, from the `first` on."""
+    cross_entropy, calls = train.cross_entropy, [0]
+
+    def spoiled(*arguments: Any) -> torch.Tensor:
+        calls[0] += 1
+        loss: torch.Tensor = cross_entropy(*arguments)
+        return loss * float("nan") if first <= calls[0] < first + count else loss
+
+    train.cross_entropy = spoiled
+
+
+def test_four_ranks_resume_bit_identically(tmp_path: Path) -> None:
+    """With more than two summands the order counts in which gradients are added; it stays the same."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for directory in (whole, parts):
+        directory.mkdir()
+    ranks.run(whole, *ARGUMENTS, "--epochs", "2", ranks=4)
+    arrange = lambda rank: note_samples(parts, 9)  # noqa: E731
+    ranks.start(parts, *ARGUMENTS, "--epochs", "2", ranks=4, before=arrange).wait()
+    ranks.run(parts, *ARGUMENTS, "--epochs", "2", ranks=4)
+    states = [ranks.final_state(directory) for directory in (whole, parts)]
+    assert differences(*states) == []
