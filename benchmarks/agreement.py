@@ -3,7 +3,7 @@
     python benchmarks/agreement.py [--steps 200] [--step-seconds 0.05] [--json FILE]
 
 Two ranks on this machine. A step sleeps (as a CPU does while its GPU computes) and ends with an all_reduce
-of a megabyte, as a training's gradients do. Blocks of steps with and without the pulse alternate in one process.
+of a megabyte, as a training's gradients do. Blocks of steps with and without the pulse alternate.
 """
 
 from __future__ import annotations

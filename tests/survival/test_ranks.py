@@ -46,7 +46,7 @@ def note_samples(file: Path, stop_after: int) -> None:
             raise RuntimeError("the plug")
         advance(sampler)
 
-    ElasticSampler.advance = counted  # type: ignore[method-assign]
+    setattr(ElasticSampler, "advance", counted)  # noqa: B010  # mypy knows no other way
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -76,14 +76,14 @@ def test_several_in_a_row_stop_all_ranks(rank: int, tmp_path: Path) -> None:
 
 def spoil(first: int, count: int) -> None:
     """Makes the loss of `count` batches NaN, from the `first` on."""
-    cross_entropy, calls = train.cross_entropy, [0]
+    cross_entropy, calls = torch.nn.functional.cross_entropy, [0]
 
     def spoiled(*arguments: Any) -> torch.Tensor:
         calls[0] += 1
         loss: torch.Tensor = cross_entropy(*arguments)
         return loss * float("nan") if first <= calls[0] < first + count else loss
 
-    train.cross_entropy = spoiled
+    setattr(train, "cross_entropy", spoiled)  # noqa: B010
 
 
 def test_four_ranks_resume_bit_identically(tmp_path: Path) -> None:
@@ -95,5 +95,4 @@ def test_four_ranks_resume_bit_identically(tmp_path: Path) -> None:
     arrange = lambda rank: note_samples(parts, 9)  # noqa: E731
     ranks.start(parts, *ARGUMENTS, "--epochs", "2", ranks=4, before=arrange).wait()
     ranks.run(parts, *ARGUMENTS, "--epochs", "2", ranks=4)
-    states = [ranks.final_state(directory) for directory in (whole, parts)]
-    assert differences(*states) == []
+    assert differences(ranks.final_state(parts), ranks.final_state(whole)) == []

@@ -175,7 +175,8 @@ def replicate(model: nn.Module, group: Group, example: torch.Tensor) -> nn.Modul
     replica.eval()
     torch.autograd.backward(replica(example).sum())
     replica.zero_grad()
-    return replica.train()
+    nn.Module.train(replica)
+    return replica
 
 
 @contextlib.contextmanager
@@ -216,6 +217,9 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         if stop.code not in (0, None):
             _end(stop.code if isinstance(stop.code, int) else ExitCode.FAILED)
         raise
+    except KeyboardInterrupt:  # torchrun passes Ctrl-C on to all ranks
+        watch.close()
+        _end(130)
     except BaseException as error:
         _fall(error, environment, watch)
     watch.close()
@@ -227,8 +231,7 @@ def _fall(error: BaseException, environment: Environment, watch: Watch) -> None:
     failure = watch.announce(error)
     if failure.rank == environment.rank and failure.exit_code is ExitCode.FAILED:
         traceback.print_exception(error)
-    if failure.is_reported_by(environment):
-        print(f"ERROR: {failure}", file=sys.stderr)
+    watch.report(failure)
     with contextlib.suppress(Exception):  # torchrun's summary quotes it, where torchrun asked for it
         get_error_handler().record_exception(failure)
     _end(failure.exit_code)

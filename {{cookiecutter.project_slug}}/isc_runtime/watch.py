@@ -66,8 +66,6 @@ class RankError(IscError):
         elif isinstance(error, OSError) and error.strerror:
             where = error.filename2 or error.filename or ""  # of a link or a rename: the new name
             what, hint, exit_code = error.strerror, "", ExitCode.UNFIT
-        elif isinstance(error, KeyboardInterrupt):
-            what, where, hint, exit_code = "Interrupted from the keyboard", "", "", ExitCode.FAILED
         else:
             what, where, hint, exit_code = f"{type(error).__name__}: {error}", "", "", ExitCode.FAILED
         result = cls(
@@ -124,6 +122,7 @@ class Watch:
         self._launcher = os.getppid()
         self._hosts_store = environment.rank == 0 and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ
         self._closed = threading.Event()
+        self._report_lock, self._reported = threading.Lock(), False
         self._lock = threading.Lock()  # the store's connection serves one thread at a time
         for target in (self._run, self._run_without_store):
             threading.Thread(target=target, name="watch", daemon=True).start()
@@ -144,6 +143,13 @@ class Watch:
             if failure.rank == self._environment.rank and self._hosts_store:
                 time.sleep(3 * INTERVAL)  # without torchrun the store ends with this process: let them read
         return failure
+
+    def report(self, failure: RankError) -> None:
+        """Prints the reason, if this process is to, and once: the training and this watch may both see it."""
+        with self._report_lock:
+            if failure.is_reported_by(self._environment) and not self._reported:
+                print(f"ERROR: {failure}", file=sys.stderr, flush=True)
+            self._reported = True
 
     def close(self) -> None:
         """The training is over: from here on the others may leave."""
@@ -169,8 +175,7 @@ class Watch:
                 self._fall(self._stalled_failure("; node 0 does not answer"))
 
     def _fall(self, failure: RankError) -> None:
-        if failure.is_reported_by(self._environment):
-            print(f"ERROR: {failure}", file=sys.stderr, flush=True)
+        self.report(failure)
         os._exit(failure.exit_code)
 
     def _look(self) -> RankError | None:
