@@ -18,8 +18,9 @@ from typing import Any, cast
 
 from data import check_data, load_data
 from isc_runtime import options
+from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
-from isc_runtime.errors import ExitCode, IscError, reported
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.preflight import validate_and_setup_checkpoint_directory
 
 
@@ -39,10 +40,10 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     )
     add("--learning-rate", type=options.positive_float, default=3e-3, help="after the warm-up")
     add("--warmup-epochs", type=options.positive_float, default=1.0, help="epochs of rising learning rate")
-    add("--weight-decay", type=float, default=0.01, help="of AdamW")
+    add("--weight-decay", type=options.not_negative_float, default=0.01, help="of AdamW")
     add("--clip-norm", type=options.positive_float, default=1.0, help="largest norm of a gradient")
     add("--max-skipped", type=options.positive, default=5, help="steps in a row that may be not finite")
-    add("--seed", type=options.not_negative, default=0, help="of weights, dropout and the order of the data")
+    add("--seed", type=options.seed, default=0, help="of weights, dropout and the order of the data")
     add("--no-amp", action="store_true", help="compute in float32 where bf16 would do")
     add("--log-steps", type=options.positive, default=20, help="batches between two log lines")
     options.add_checkpoint_options(parser)
@@ -60,24 +61,24 @@ if __name__ == "__main__":
         )
         check_data(arguments.dataset_id, arguments.data_root)
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Subset
+with reported():  # what cannot be imported on one rank ends them all
+    import torch
+    from torch import Tensor, nn
+    from torch.nn.functional import cross_entropy
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils.data import DataLoader, Subset
 
-from isc_runtime import rng
-from isc_runtime.checkpoint import Checkpointer, Stateful
-from isc_runtime.distributed import Group, process_group, replicate
-from isc_runtime.interruption import StopRequest, prepare_worker
-from isc_runtime.local_store import LocalStore
-from isc_runtime.logs import Scalars, configure_logging, progress_bar
-from isc_runtime.sampler import ElasticSampler
-from model import build_model
+    from isc_runtime import rng
+    from isc_runtime.checkpoint import Checkpointer, Stateful
+    from isc_runtime.distributed import Group, process_group, replicate
+    from isc_runtime.interruption import StopRequest, prepare_worker
+    from isc_runtime.local_store import LocalStore
+    from isc_runtime.logs import Scalars, configure_logging, progress_bar
+    from isc_runtime.sampler import ElasticSampler, ReplayableDataset
+    from model import build_model
 
 Show = Callable[[int, str], None]
 EVALUATION_BATCH_SIZE = 512
-
 logger = logging.getLogger("train")
 
 
@@ -91,7 +92,7 @@ class Trainer:
             self.training_data, self.held_out = load_data(arguments.dataset_id, arguments.data_root)
         rng.seed_everything(arguments.seed)
         self.model = build_model().to(group.device)
-        example = self.training_data[0][0].unsqueeze(0).to(group.device)
+        example = torch.stack([self.training_data[0][0]] * 2).to(group.device)
         self.replica = replicate(self.model, group, example)  # DistributedDataParallel, if there are others
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
         self.optimizer = torch.optim.AdamW(
@@ -129,12 +130,13 @@ class Trainer:
                 logger.info(f"epoch {progress.epoch} of {epochs}: held-out accuracy {accuracy:.4f}")
                 scalars.add("evaluation/accuracy", accuracy, progress.step)
                 checkpointer.save(force=improved)  # the save of the epoch's last batch, evaluation included
+        checkpointer.settle()
         logger.info("Training is complete: best accuracy %.4f", self.metrics["best_accuracy"])
 
     def train_epoch(self, checkpointer: Checkpointer, scalars: Scalars, show: Show) -> None:
         """Trains on what is left of the epoch."""
         loader = DataLoader(
-            self.training_data,
+            ReplayableDataset(self.training_data),
             batch_sampler=self.sampler,
             num_workers=self.arguments.workers,
             worker_init_fn=prepare_worker,
@@ -200,8 +202,8 @@ class Trainer:
     def evaluate(self, checkpointer: Checkpointer) -> float:
         """The share of held-out samples that are classified right; each rank looks at its part of them."""
         self.replica.eval()
-        rank, world_size = self.group.rank, self.group.world_size
-        own = Subset(self.held_out, range(rank, len(self.held_out), world_size))
+        world_size = self.group.world_size
+        own = Subset(self.held_out, range(self.group.rank, len(self.held_out), world_size))
         loader = DataLoader(own, EVALUATION_BATCH_SIZE, generator=torch.Generator())
         right = torch.zeros((), device=self.group.device)
         for number, (images, labels) in enumerate(loader, start=1):
@@ -226,10 +228,10 @@ class Trainer:
 
 def main(arguments: argparse.Namespace, environment: Environment) -> None:
     """Brings up what a training needs, and takes it down again, whatever happens."""
-    stop = StopRequest()
     configure_logging(environment.is_master)
     limits = (arguments.first_timeout, arguments.timeout)
     with process_group(environment, *limits) as group, ExitStack() as stack:
+        stop = StopRequest()  # from here on there is something to save
         # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.
         directory, saver = validate_and_setup_checkpoint_directory(environment.isc_mode, group.is_master)
         store = saver or LocalStore(directory, group, arguments.keep_checkpoints)

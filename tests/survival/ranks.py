@@ -14,8 +14,8 @@ import torch
 import torch.utils.tensorboard
 
 import train
+from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
-from isc_runtime.errors import reported
 from trainee import Child, fork
 
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
-from isc_runtime.errors import reported
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,9 @@ at a later batch, which is the same on all ranks, the checkpoint is published.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import pickle
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +97,9 @@ class Checkpointer:
     ) -> None:
         # After an error on this rank alone the others would not take part in publishing; what is written
         # whole by then is found by the next restore all the same.
-        if error is None or isinstance(error, Stopped) or self.group.world_size == 1:
+        if error is None or isinstance(error, Stopped):
+            self.settle()
+        elif self.group.world_size == 1:
             self.finish()
         self._writer.shutdown(wait=self.group.world_size == 1)
 
@@ -138,7 +142,15 @@ class Checkpointer:
                     "All nodes must share the checkpoint directory.",
                     ExitCode.CHECKPOINT,
                 ) from None
-        loaded = torch.load(entry.payload, map_location="cpu", weights_only=True)
+        try:
+            loaded = torch.load(entry.payload, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise IscError(
+                f"The checkpoint holds what is not safe to load ({str(error).splitlines()[0]})",
+                entry.path,
+                "Another program wrote it. Start over with --fresh (it is kept aside).",
+                ExitCode.CHECKPOINT,
+            ) from None
         for name, part in self.state.items():
             try:
                 part.update(loaded[name]) if isinstance(part, dict) else part.load_state_dict(loaded[name])
@@ -182,22 +194,29 @@ class Checkpointer:
         self.scalars.flush()  # what was logged before this checkpoint does not come again after it
         try:
             payload = self.store.prepare(step, force)
+            logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
+            saving = Saving(payload, step, begun)
+            self.group.on_master(lambda: self._begin_write(saving, [state for state, _ in said], force))
         except RankError as error:
             self._failed(error, step)
             return
-        logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
-        saving = Saving(payload, step, begun)
-        if self.group.is_master:
-            snapshot = self._snapshot.take(self._collect([state for state, _ in said]))
-            details = {**vars(self.sampler.progress), "force": force, "world_size": self.group.world_size}
-            saving.written = self._writer.submit(
-                write_if_finite, self.store, snapshot, payload, step, details
-            )
         self._saving = saving
         self._saved_position = self.sampler.state_dict()
         saving.stall = time.monotonic() - begun
         if self.options.sync_save:
             self.finish()
+
+    def _begin_write(self, saving: Saving, rng_states: list[dict[str, Any]], force: bool) -> None:
+        """The master's: copies the state, and hands the copy to the background."""
+        details = {**vars(self.sampler.progress), "force": force, "world_size": self.group.world_size}
+        try:
+            snapshot = self._snapshot.take(self._collect(rng_states))
+        except BaseException:
+            self.store.discard(saving.payload)
+            raise
+        saving.written = self._writer.submit(
+            write_if_finite, self.store, snapshot, saving.payload, saving.step, details
+        )
 
     def _collect(self, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
         parts = {
@@ -215,8 +234,16 @@ class Checkpointer:
         if saving is None:
             return
         waited = time.monotonic()
+        while not self.group.on_master(saving.is_written):
+            if self.group.on_master(lambda: time.monotonic() - saving.begun > self.options.save_timeout):
+                raise IscError(
+                    f"A save has not ended within {self.options.save_timeout:g} s",
+                    saving.payload,
+                    "The storage does not answer: mend it, or give it more time with --save-timeout.",
+                    ExitCode.SAVE,
+                )
         try:
-            manifest = self.group.on_master(lambda: saving.written.result())  # type: ignore[union-attr]
+            manifest = self.group.on_master(saving.result)
             write_seconds = time.monotonic() - saving.begun
             self.store.publish(saving.payload)
         except RankError as error:
@@ -231,6 +258,17 @@ class Checkpointer:
             costs = (stall, write_seconds, self.options.mtbf_seconds, seconds)
             self.save_steps = self.group.on_master(lambda: best_interval(*costs))
             logger.info("Saving every %d batches: a save holds up %.3f s", self.save_steps, stall)
+
+    def settle(self) -> None:
+        """Waits until the last save is published, and repeats it if it failed. All ranks call it.
+
+        Raises:
+            IscError: it keeps failing.
+        """
+        self.finish()
+        while self._failed_saves:
+            self.save()
+            self.finish()
 
     def _report(self, saving: Saving, size: int, stall: float, write_seconds: float) -> None:
         logger.info("[SUCCESS] Written, synced and verified: %s", saving.payload)
@@ -252,7 +290,9 @@ class Checkpointer:
         """Counts a failed save; all ranks come here with the same error."""
         self._failed_saves += 1
         self._saved_position = None
-        free = shutil.disk_usage(self.store.directory).free if self.store.directory.is_dir() else 0
+        free = 0
+        with contextlib.suppress(OSError):  # the directory may be what is wrong
+            free = shutil.disk_usage(self.store.directory).free
         logger.error(
             "[FAILED] Checkpoint of step %d (failure %d of %d in a row): %s (%d bytes free in %s)",
             *(step, self._failed_saves, self.options.max_failed_saves, error, free, self.store.directory),
@@ -261,7 +301,7 @@ class Checkpointer:
             raise RankError(
                 f"{self._failed_saves} saves in a row failed, the last one because: {error.what}",
                 error.where or self.store.directory,
-                "Mend the directory and start again: the run goes on from its last good checkpoint.",
+                f"{error.hint} Mend it and start again: it goes on from the last good checkpoint.".lstrip(),
                 ExitCode.SAVE,
                 error.rank,
                 error.hostname,
@@ -290,7 +330,7 @@ class Checkpointer:
         if signal_number:
             if self._saved_position != self.sampler.state_dict():
                 self.save()
-            self.finish()
+            self.settle()
             logger.info("Stopped by signal %d at step %d", signal_number, self.sampler.progress.step)
             raise Stopped(signal_number)
 

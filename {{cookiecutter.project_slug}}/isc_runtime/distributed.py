@@ -22,8 +22,10 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
 
+from isc_runtime import rng
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.interruption import end_with_launcher
 from isc_runtime.watch import RankError, Watch, connect
 
 T = TypeVar("T")
@@ -62,6 +64,7 @@ class Group:
             return [value]
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._control)
+        self._wait_on()
         return values
 
     def any(self, flag: bool) -> bool:
@@ -98,10 +101,15 @@ class Group:
         if self._control is not None:
             outcomes = [outcome]
             dist.broadcast_object_list(outcomes, src=0, group=self._control)
+            self._wait_on()
             outcome = outcomes[0]
         if isinstance(outcome, RankError):
             raise outcome
         return outcome  # type: ignore[return-value]  # the master's T is everybody's
+
+    def _wait_on(self) -> None:
+        if self._watch is not None:
+            self._watch.wait_on()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place, of a tensor on this rank's device. A collective."""
@@ -161,22 +169,34 @@ def replicate(model: nn.Module, group: Group, example: torch.Tensor) -> nn.Modul
 
     DDP rearranges its buckets after the first backward pass. With more than two ranks that changes the order
     in which gradients are added, and so their last bits: the first step after a resume would not be the step
-    that the uninterrupted run took. So the first backward pass is one that does not count: in evaluation
-    mode, which draws no random numbers and changes no buffers.
+    that the uninterrupted run took. So the first backward pass is one that does not count.
 
     Args:
         model: on this rank's device.
         group: the ranks; a group of one needs no replica.
-        example: a batch of one input, on the same device.
+        example: a small batch of inputs, on the same device.
     """
     if group.world_size == 1:
         return model
+    generators = rng.capture(group.device)
+    buffers = [buffer.clone() for buffer in model.buffers()]
     replica = DistributedDataParallel(model)
-    replica.eval()
-    torch.autograd.backward(replica(example).sum())
+    torch.autograd.backward([tensor.sum() for tensor in _results(replica(example))])
     replica.zero_grad()
-    nn.Module.train(replica)
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    rng.restore(generators, group.device)
     return replica
+
+
+def _results(output: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what a model returns that depend on its parameters."""
+    if isinstance(output, torch.Tensor):
+        if output.requires_grad:
+            yield output
+    elif isinstance(output, dict | list | tuple):
+        for part in output.values() if isinstance(output, dict) else output:
+            yield from _results(part)
 
 
 @contextlib.contextmanager
@@ -190,6 +210,8 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
     """
     global _current
     if environment.world_size == 1:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_launcher()
         _current = Group(environment, choose_device(environment))
         yield _current
         return

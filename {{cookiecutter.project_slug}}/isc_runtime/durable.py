@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import uuid
 from collections.abc import Sequence
@@ -128,11 +127,10 @@ def checksum(file: Path) -> str:
     """The xxh3-128 of a file, in hexadecimal: 30 GB/s, so that checking costs less than reading."""
     import xxhash
 
-    digest = xxhash.xxh3_128()
-    with file.open("rb") as stream:
-        if os.fstat(stream.fileno()).st_size:
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                digest.update(content)
+    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(2**20))
+    with file.open("rb", buffering=0) as stream:  # not mapped: a bad sector is an error, no SIGBUS
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
     return digest.hexdigest()
 
 

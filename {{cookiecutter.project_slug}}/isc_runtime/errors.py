@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from enum import IntEnum
 
 
@@ -43,15 +40,3 @@ class IscError(Exception):
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.what, self.where))) + (f". {self.hint}" if self.hint else "")
-
-
-@contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Ends the process with one message and the error's exit code when an IscError leaves the block."""
-    try:
-        yield
-    except IscError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None

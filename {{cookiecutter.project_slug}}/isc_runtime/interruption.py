@@ -6,8 +6,11 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from types import FrameType
 
+ONE_WISH = 2.0  # seconds: torchrun passes on a signal that a scheduler has sent to its ranks as well
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -24,7 +27,10 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """What the signals said. The handlers set a flag and nothing else: anything more could deadlock.
+    """What the signals said: the first one asks, a second one, a moment later, ends the process at once.
+
+    The handlers themselves do nothing. Python writes each signal's number to a pipe, also while the training
+    is deep inside a collective, and a thread reads it there.
 
     Attributes:
         signal_number: the signal that asked, or 0.
@@ -32,15 +38,35 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number = 0
-        self._process = os.getpid()
+        self._asked_at = 0.0
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, self._handle)
+            signal.signal(number, _do_nothing)
+        threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number or os.getpid() != self._process:  # a forked child has nothing to save
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.signal_number = number
+    def _listen(self, reading: int) -> None:
+        while numbers := os.read(reading, 64):
+            for number in numbers:
+                if number in SIGNALS:
+                    self._note(number)
+
+    def _note(self, number: int) -> None:
+        if not self.signal_number:
+            self.signal_number, self._asked_at = number, time.monotonic()
+        elif time.monotonic() - self._asked_at > ONE_WISH:
+            os._exit(128 + number)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """The pipe has the signal already. A process that was forked a moment ago is not ended by it either."""
+
+
+def end_with_launcher() -> None:
+    """Asks this process to stop when torchrun is gone, which could not do so any more (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def prepare_worker(worker_id: int) -> None:

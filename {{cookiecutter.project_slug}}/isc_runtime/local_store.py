@@ -39,12 +39,11 @@ class LocalStore(Store):
 
     def _next_payload(self, step: int) -> Path:
         now = datetime.now()
-        while True:  # two saves of one step in one second must not share a name
-            payload = self.directory / f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}.pth"
-            order = (step, int(f"{now:%Y%m%d}"), int(f"{now:%H%M%S}"))
-            if all(order > entry.order for entry in self.entries() if entry.order[0] == step):
-                return payload
-            now += timedelta(seconds=1)
+        same_step = [entry.order for entry in self.entries() if entry.order[0] == step]
+        if same_step:  # two saves of one step in one second must not share a name, nor may the clock go back
+            _, day, second = max(same_step)
+            now = max(now, datetime.strptime(f"{day:08}{second:06}", "%Y%m%d%H%M%S") + timedelta(seconds=1))
+        return self.directory / f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}.pth"
 
     def write(self, state: dict[str, Any], payload: Path) -> None:
         temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)

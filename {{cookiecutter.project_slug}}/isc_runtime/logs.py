@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger("train")
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
@@ -41,25 +44,38 @@ class Scalars:
 
     def begin(self, step: int) -> None:
         """Goes on after `step`: what a killed run has written beyond it comes again and is purged."""
-        if self._directory is not None:
-            from torch.utils.tensorboard import SummaryWriter  # seconds that other ranks need not spend
-
-            self._writer = SummaryWriter(str(self._directory), purge_step=step + 1)
+        self._attempt(lambda: self._open(step + 1))
 
     def add(self, name: str, value: float, step: int) -> None:
         """Notes one value."""
         if self._writer is not None:
-            self._writer.add_scalar(name, value, step)
+            self._attempt(partial(self._writer.add_scalar, name, value, step))
 
     def flush(self) -> None:
         """Hands all values to the file system: before a save, so that none is lost that is not repeated."""
-        if self._writer is not None:
-            self._writer.flush()
+        if self._writer is None:
+            self._attempt(lambda: self._open(None))
+        else:
+            self._attempt(self._writer.flush)
 
     def close(self) -> None:
         """Writes what is left."""
         if self._writer is not None:
-            self._writer.close()
+            self._attempt(self._writer.close)
+
+    def _open(self, purge_step: int | None) -> None:
+        if self._directory is not None:
+            from torch.utils.tensorboard import SummaryWriter  # seconds that other ranks need not spend
+
+            self._writer = SummaryWriter(str(self._directory), purge_step=purge_step)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """A full disk costs the curves of a training, not the training."""
+        try:
+            action()
+        except OSError as error:
+            self._writer = None
+            logger.warning("TensorBoard is off until the next save: %s in %s", error, self._directory)
 
 
 @contextlib.contextmanager

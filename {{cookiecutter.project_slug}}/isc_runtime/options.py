@@ -18,6 +18,7 @@ class CheckpointOptions:
         anchor_saves: every so-manieth save is forced, so that the ISC ships it too; 0 is never.
         keep_checkpoints: how many checkpoints local mode keeps, forced ones not counted; 0 is all.
         max_failed_saves: so many failed saves in a row end the run.
+        save_timeout: seconds after which a save that does not end ends the run.
         sync_save: training waits until a checkpoint is written.
         fresh: existing checkpoints are moved aside.
     """
@@ -27,6 +28,7 @@ class CheckpointOptions:
     anchor_saves: int = 0
     keep_checkpoints: int = 3
     max_failed_saves: int = 3
+    save_timeout: float = 1800.0
     sync_save: bool = False
     fresh: bool = False
 
@@ -80,6 +82,13 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         help="stop after so many failed saves in a row (default: %(default)s)",
     )
     group.add_argument(
+        "--save-timeout",
+        type=positive_float,
+        default=default.save_timeout,
+        metavar="S",
+        help="stop when a save takes longer than this (default: %(default)s)",
+    )
+    group.add_argument(
         "--sync-save", action="store_true", help="let the training wait until a checkpoint is written"
     )
     group.add_argument(
@@ -125,6 +134,18 @@ def positive_float(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def not_negative_float(text: str) -> float:
+    """A finite number, 0 or more. Raises ArgumentTypeError."""
+    return 0.0 if text in ("0", "0.0") else positive_float(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 to 2**32 - 1, which every generator takes. Raises ArgumentTypeError."""
+    if _number(text, 0) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is larger than {2**32 - 1}")
+    return int(text)
 
 
 def _steps(text: str) -> int:

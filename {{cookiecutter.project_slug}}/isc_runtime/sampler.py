@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
+from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 
 ROUNDS = 6  # of the Feistel network; 4 make a strong pseudo-random permutation (Luby and Rackoff, 1988)
@@ -78,6 +80,37 @@ class Progress:
     step: int = 0
 
 
+class Batch(list[int]):
+    """The indices of a batch, and the seed for what is random in loading it.
+
+    Attributes:
+        seed: the same whenever this batch is loaded, and another for each epoch, position and rank.
+    """
+
+    def __init__(self, indices: list[int], seed: int) -> None:
+        super().__init__(indices)
+        self.seed = seed
+
+
+class ReplayableDataset(Dataset[Any]):
+    """Makes random augmentation a function of the position in the training, for an ElasticSampler.
+
+    A worker's own random numbers would begin anew with every epoch and after every resume. The training's
+    are not touched.
+
+    Args:
+        dataset: what is loaded; it may draw from Python's, NumPy's and torch's generators.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, batch: Batch) -> list[Any]:
+        """The samples of a batch; a DataLoader's loaders call it."""
+        with rng.seeded(batch.seed):
+            return [self.dataset[index] for index in batch]
+
+
 class ElasticSampler(Sampler[list[int]]):
     """The batches of one rank, for `DataLoader(batch_sampler=...)`.
 
@@ -127,8 +160,9 @@ class ElasticSampler(Sampler[list[int]]):
         epoch, batches = self.progress.epoch, self._positions(self.progress.samples)
         while block := list(itertools.islice(batches, BATCHES_AT_ONCE)):
             indices = permute(np.concatenate(block), self.length, self.seed, epoch)
-            for batch in np.split(indices, np.cumsum([len(positions) for positions in block])[:-1]):
-                yield batch.tolist()
+            parts = np.split(indices, np.cumsum([len(positions) for positions in block])[:-1])
+            for positions, part in zip(block, parts, strict=True):
+                yield Batch(part.tolist(), hash((self.seed, epoch, int(positions[0]))) % 2**32)
 
     def _positions(self, samples: int) -> Iterator[NDArray[np.uint64]]:
         """The positions of this rank's batches, from the global position `samples` to the epoch's end."""

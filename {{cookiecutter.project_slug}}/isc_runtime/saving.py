@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from isc_runtime.durable import Manifest
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.snapshot import first_not_finite
 from isc_runtime.store import Store
+
+PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 
 
 @dataclass
@@ -32,6 +34,17 @@ class Saving:
     stall: float = 0.0
     written: Future[Manifest] | None = None
 
+    def is_written(self) -> bool:
+        """Whether the background write has ended, well or not; waits for it, but not long. The master's."""
+        assert self.written is not None
+        wait([self.written], timeout=PATIENCE)
+        return self.written.done()
+
+    def result(self) -> Manifest:
+        """What was written. Raises what the background write raised. The master's."""
+        assert self.written is not None
+        return self.written.result()
+
 
 def write_if_finite(
     store: Store, state: dict[str, Any], payload: Path, step: int, details: dict[str, Any]
@@ -42,7 +55,7 @@ def write_if_finite(
         IscError: the model holds NaN or infinite values: such a checkpoint would be worse than none.
         OSError: it could not be written.
     """
-    name = first_not_finite(state["model"], "model")
+    name = first_not_finite(state.get("model"), "model")
     if name:
         store.discard(payload)
         raise IscError("The model holds NaN or infinite values", name, "It is not saved.", ExitCode.DIVERGED)

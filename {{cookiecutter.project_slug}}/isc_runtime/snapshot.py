@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+
+from isc_runtime.errors import ExitCode, IscError
+
+PLAIN = (bool, int, float, complex, str, bytes)
 
 
 class Snapshot:
@@ -19,14 +24,26 @@ class Snapshot:
         Args:
             state: dicts, lists and tuples of tensors and of plain values.
             path: where in the whole state this part is.
+
+        Raises:
+            IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
         if isinstance(state, torch.Tensor):
             return self._copy(state.detach(), path)
         if isinstance(state, dict):
             return {key: self.take(value, (*path, key)) for key, value in state.items()}
-        if isinstance(state, list | tuple):
+        if type(state) in (list, tuple):
             return type(state)(self.take(value, (*path, index)) for index, value in enumerate(state))
-        return state
+        if isinstance(state, np.generic):
+            return state.item()
+        if state is None or type(state) in PLAIN:
+            return state
+        raise IscError(
+            f"A {type(state).__module__}.{type(state).__name__} cannot be part of a checkpoint",
+            ".".join(map(str, path)),
+            "It could not be loaded again: keep it as a number, text or tensor, or dicts or lists of these.",
+            ExitCode.SAVE,
+        )
 
     def _copy(self, tensor: torch.Tensor, path: tuple[object, ...]) -> torch.Tensor:
         buffer = self._buffers.get(path)

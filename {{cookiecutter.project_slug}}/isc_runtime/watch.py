@@ -102,6 +102,12 @@ def connect(timeout: float) -> Store:
     return store
 
 
+def announce_early(error: Exception) -> None:
+    """Leaves the reason for ranks that wait for this one in the store, before it has a watch of its own."""
+    failure = RankError.of(error, Environment.read())
+    connect(timeout=5).compare_set(FAILURE, "", pickle.dumps(failure).hex())
+
+
 class Watch:
     """Watches the other ranks, from a thread.
 
@@ -131,6 +137,10 @@ class Watch:
         """The training goes on: called at every batch."""
         self._limit = self._timeout
         self._deadline = time.monotonic() + self._timeout
+
+    def wait_on(self) -> None:
+        """Something else than a batch goes on, a save for one: the time for the batch begins anew."""
+        self._deadline = max(self._deadline, time.monotonic() + self._limit)
 
     def announce(self, error: BaseException) -> RankError:
         """Tells all ranks why this one falls; if another fell before, that one's reason counts."""

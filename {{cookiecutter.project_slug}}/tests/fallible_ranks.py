@@ -10,8 +10,9 @@ import time
 import torch
 
 from isc_runtime.distributed import Group, process_group
+from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
-from isc_runtime.errors import ExitCode, IscError, reported
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.interruption import StopRequest
 
 ERROR = IscError("The thing is broken", "/some/path", "Mend it.", ExitCode.DATA)
@@ -59,6 +60,10 @@ def fail(group: Group, how: str) -> None:
 
 
 if __name__ == "__main__":
-    StopRequest()  # as in train.py: torchrun's SIGTERM to the others must not hide the reason
+    with reported():
+        if sys.argv[1] == "before the group" and os.environ["RANK"] == "1":
+            time.sleep(1)  # the other one waits in the rendezvous by now
+            raise ERROR
     with reported(), process_group(Environment.read(), 60, 3) as ranks:
+        StopRequest()  # as in train.py: torchrun's SIGTERM to the others must not hide the reason
         agree(ranks) if sys.argv[1] == "agree" else fail(ranks, sys.argv[1])

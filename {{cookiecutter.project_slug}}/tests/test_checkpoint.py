@@ -6,9 +6,11 @@ import copy
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -150,13 +152,84 @@ def test_a_model_that_is_not_finite_is_never_saved(
     store: Store, group: Group, value: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = Training(store, group)
-    with training.checkpointer as checkpointer:
-        training.step()
-        with torch.no_grad():
-            training.model.get_parameter("2.weight")[0, 1] = value
-        checkpointer.save()
+    training.step()
+    with torch.no_grad():
+        training.model.get_parameter("2.weight")[0, 1] = value
+    training.checkpointer.save()
+    with pytest.raises(IscError, match="3 saves in a row failed"):
+        training.checkpointer.settle()
     assert "NaN or infinite values: model.2.weight" in caplog.text
     assert store.entries() == []
+
+
+def test_a_last_save_that_fails_is_repeated(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group)
+    with training.checkpointer as checkpointer:
+        training.step()
+        fail_writes(store, monkeypatch, 2)
+        checkpointer.save()
+    again = Training(store, group)
+    again.checkpointer.restore()
+    assert again.sampler.progress.step == 1
+
+
+def test_a_last_save_that_keeps_failing_is_no_completed_training(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group)
+    training.step()
+    fail_writes(store, monkeypatch, 99)
+    training.checkpointer.save()
+    with pytest.raises(IscError, match="3 saves in a row failed") as raised, training.checkpointer:
+        pass
+    assert raised.value.exit_code == ExitCode.SAVE
+
+
+def test_a_stop_whose_save_fails_tries_again(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group)
+    training.step()
+    training.checkpointer.poll()
+    fail_writes(store, monkeypatch, 1)
+    ask(training, signal.SIGTERM)
+    with pytest.raises(Stopped):
+        training.checkpointer.poll()
+    assert [entry.read_manifest().step for entry in store.entries()] == [1]
+
+
+def ask(training: Training, number: signal.Signals) -> None:
+    """Sends this process a signal, and waits until the thread that listens has heard it."""
+    signal.raise_signal(number)
+    deadline = time.monotonic() + 5
+    while not training.checkpointer.stop.signal_number and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group)
+    training.metrics["scalar"] = np.float64(0.5)  # becomes a plain number
+    training.metrics["path"] = Path("x")
+    training.checkpointer.save()
+    assert "PosixPath cannot be part of a checkpoint: metrics.path" in caplog.text
+    del training.metrics["path"]
+    training.checkpointer.settle()
+    again = Training(store, group)
+    again.checkpointer.restore()
+    assert again.metrics["scalar"] == 0.5
+
+
+def test_a_payload_of_another_program_is_said_in_words(store: Store, group: Group) -> None:
+    payload = store.prepare(1, False)
+    store.save({"model": Path("unsafe")}, payload, 1, {})
+    store.publish(payload)
+    with pytest.raises(IscError, match="not safe to load") as raised:
+        Training(store, group).checkpointer.restore()
+    assert raised.value.exit_code == ExitCode.CHECKPOINT
 
 
 def test_another_model_is_said_in_one_message(store: Store, group: Group) -> None:
@@ -197,7 +270,7 @@ def test_a_signal_saves_at_the_next_batch_and_stops(
     checkpointer = training.checkpointer
     training.step()
     checkpointer.poll()
-    signal.raise_signal(number)
+    ask(training, number)
     training.step()
     with pytest.raises(Stopped) as raised:
         checkpointer.poll()
@@ -211,7 +284,7 @@ def test_a_stop_right_after_a_save_does_not_save_twice(store: Store, group: Grou
     training = Training(store, group)
     training.step()
     training.checkpointer.save()
-    signal.raise_signal(signal.SIGTERM)
+    ask(training, signal.SIGTERM)
     with pytest.raises(Stopped):
         training.checkpointer.poll()
     assert len(store.entries()) == 1

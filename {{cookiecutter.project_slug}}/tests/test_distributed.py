@@ -45,6 +45,14 @@ def test_one_falls_all_fall_with_the_reason(tmp_path: Path, how: str, rank: int,
     assert "a collective ended" not in ended.output
 
 
+def test_a_rank_that_falls_before_there_is_a_group_takes_the_others_down(tmp_path: Path) -> None:
+    """An import that fails, say. torchrun alone would kill the others half a minute later, and only here."""
+    ended = Place(tmp_path).run("before the group", ranks=2, script=SCRIPT)
+    assert ended.code != 0
+    assert "ERROR: The thing is broken: /some/path. Mend it." in ended.output
+    assert "SIGKILL" not in ended.output
+
+
 def test_a_group_of_one_agrees_with_itself() -> None:
     group = Group(Environment(), torch.device("cpu"))
     assert group.gather("x") == ["x"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import IscError
-from isc_runtime.sampler import ElasticSampler, permute
+from isc_runtime.sampler import ElasticSampler, ReplayableDataset, permute
 
 
 def everything(length: int, seed: int, epoch: int) -> list[int]:
@@ -110,3 +113,32 @@ def test_other_data_in_the_middle_of_an_epoch_is_an_error() -> None:
     grown = ElasticSampler(110, 10)
     grown.load_state_dict(sampler.state_dict())
     assert len(grown) == 11
+
+
+class Noisy(Dataset[float]):
+    """Draws from every generator, as an augmentation does."""
+
+    def __getitem__(self, index: int) -> float:
+        return random.random() + float(np.random.random()) + torch.rand(()).item()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_is_new_each_epoch_and_the_same_after_a_resume(workers: int) -> None:
+    def load(samples: int, epoch: int, rank: int = 0) -> list[list[float]]:
+        sampler = ElasticSampler(40, 4, 0, rank, 2)
+        sampler.progress.epoch, sampler.progress.samples = epoch, samples
+        loader = DataLoader(
+            ReplayableDataset(Noisy()),
+            batch_sampler=sampler,
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
+        return [batch.tolist() for batch in loader]
+
+    before = torch.get_rng_state()
+    whole = load(0, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert load(16, 0) == whole[2:]
+    assert load(0, 1) != whole
+    assert load(0, 0, rank=1) != whole
+    assert len({value for batch in whole for value in batch}) == 20
