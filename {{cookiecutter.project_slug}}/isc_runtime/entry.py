@@ -28,7 +28,8 @@ def reported() -> Iterator[None]:
         code = error.exit_code
         if code is ExitCode.FAILED and error.__cause__ is not None:  # unforeseen, within an agreement
             traceback.print_exception(error.__cause__)
-        print(f"ERROR: {error}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"ERROR: {error}\n")  # one write: other ranks write to the same log
+        sys.stderr.flush()
     except Exception as error:
         problem = error
         traceback.print_exc()

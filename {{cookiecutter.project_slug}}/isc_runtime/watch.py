@@ -158,7 +158,8 @@ class Watch:
         """Prints the reason, if this process is to, and once: the training and this watch may both see it."""
         with self._report_lock:
             if failure.is_reported_by(self._environment) and not self._reported:
-                print(f"ERROR: {failure}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"ERROR: {failure}\n")  # one write: other ranks write to the same log
+                sys.stderr.flush()
             self._reported = True
 
     def close(self) -> None:

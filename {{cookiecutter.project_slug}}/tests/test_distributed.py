@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
 def test_one_falls_all_fall_with_the_reason(tmp_path: Path, how: str, rank: int, expected: str) -> None:
     ended = Place(tmp_path).run(how, ranks=2, script=SCRIPT)
     assert ended.code != 0
-    errors = [line for line in ended.output.splitlines() if line.startswith("ERROR: ")]
+    errors = re.findall(r"ERROR: rank .*", ended.output)
     assert len(errors) == 1, ended.output
     assert errors[0].startswith(f"ERROR: rank {rank} on {socket.gethostname()}: ")
     assert expected in errors[0]
