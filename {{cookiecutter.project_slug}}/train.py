@@ -69,7 +69,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from torch.utils.data import DataLoader, Subset
 
     from isc_runtime import rng
-    from isc_runtime.checkpoint import Checkpointer, Stateful
+    from isc_runtime.checkpoint import Checkpointer
     from isc_runtime.distributed import Group, process_group, replicate
     from isc_runtime.interruption import StopRequest, prepare_worker
     from isc_runtime.local_store import LocalStore
@@ -105,7 +105,7 @@ class Trainer:
         self.metrics: dict[str, Any] = {"best_accuracy": 0.0, "skipped": 0, "skipped_in_a_row": 0}
         self.use_amp = group.device.type == "cuda" and torch.cuda.is_bf16_supported() and not arguments.no_amp
 
-    def state(self) -> dict[str, Stateful | dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint holds besides the position in the data and the random number generators."""
         return {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "metrics")}
 

@@ -23,10 +23,11 @@ from torch import nn
 
 from isc_runtime import rng
 from isc_runtime.artifact_store import ArtifactStore
-from isc_runtime.checkpoint import Checkpointer, Stateful
+from isc_runtime.checkpoint import Checkpointer
 from isc_runtime.distributed import Group
 from isc_runtime.environment import Environment
 from isc_runtime.interruption import StopRequest
+from isc_runtime.loading import Stateful
 from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import FORMAT, Scalars
 from isc_runtime.options import CheckpointOptions

@@ -15,37 +15,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
-from isc_runtime.durable import Damaged, Manifest
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.interruption import Stopped, StopRequest
+from isc_runtime.loading import Stateful, load
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.saving import Saving, best_interval, write_if_finite
 from isc_runtime.snapshot import Snapshot, size_of
-from isc_runtime.store import Entry, Store
+from isc_runtime.store import Store
 from isc_runtime.watch import RankError
 
 logger = logging.getLogger("checkpoint")
-
-
-class Stateful(Protocol):
-    """What can be part of a checkpoint: a module, an optimizer, a scheduler, a GradScaler, ..."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 class Checkpointer:
@@ -121,7 +110,8 @@ class Checkpointer:
             return False
         entry, manifest = chosen
         with self.group.agreement():
-            self._load(entry, manifest)
+            self._saves = load(self.state, entry, manifest, self.group, self.sampler)
+        self._saved_position = self.sampler.state_dict()
         progress = self.sampler.progress
         self.scalars.begin(progress.step)
         logger.info(
@@ -129,45 +119,6 @@ class Checkpointer:
             *(entry.path, progress.step, progress.epoch, progress.batch, manifest.time),
         )
         return True
-
-    def _load(self, entry: Entry, manifest: Manifest) -> None:
-        environment = self.group.environment
-        if environment.local_rank == 0 and not environment.is_master:  # what this node sees of it
-            try:
-                manifest.verify(entry.payload.parent)
-            except Damaged as reason:
-                raise IscError(
-                    f"This node sees the checkpoint otherwise than the master ({reason})",
-                    entry.path,
-                    "All nodes must share the checkpoint directory.",
-                    ExitCode.CHECKPOINT,
-                ) from None
-        try:
-            loaded = torch.load(entry.payload, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise IscError(
-                f"The checkpoint holds what is not safe to load ({str(error).splitlines()[0]})",
-                entry.path,
-                "Another program wrote it. Start over with --fresh (it is kept aside).",
-                ExitCode.CHECKPOINT,
-            ) from None
-        for name, part in self.state.items():
-            try:
-                part.update(loaded[name]) if isinstance(part, dict) else part.load_state_dict(loaded[name])
-            except (KeyError, RuntimeError, ValueError, TypeError) as error:
-                misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
-                raise IscError(
-                    f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
-                    entry.path,
-                    "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
-                    ExitCode.CHECKPOINT,
-                ) from None
-        self._saves = loaded["saves"]
-        if len(loaded["rng"]) == self.group.world_size:
-            rng.restore(loaded["rng"][self.group.rank], self.group.device)
-        else:  # another number of ranks: no generator goes on, but all are as good as new
-            rng.seed_everything(self.sampler.seed + 1000 * self.sampler.progress.step + self.group.rank)
-        self._saved_position = self.sampler.state_dict()
 
     def is_due(self, batch: int) -> bool:
         """Whether to save after this batch of the epoch, counted from 0."""

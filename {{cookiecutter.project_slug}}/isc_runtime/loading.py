@@ -1,0 +1,87 @@
+"""Putting a training into the state that a checkpoint holds."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from isc_runtime import rng
+from isc_runtime.distributed import Group
+from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.sampler import ElasticSampler
+from isc_runtime.store import Entry
+
+
+class Stateful(Protocol):
+    """What can be part of a checkpoint: a module, an optimizer, a scheduler, a GradScaler, ..."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def load(
+    state: Mapping[str, Stateful | dict[str, Any]],
+    entry: Entry,
+    manifest: Manifest,
+    group: Group,
+    sampler: ElasticSampler,
+) -> int:
+    """Loads a checkpoint that the master has verified into `state`, on one rank.
+
+    Args:
+        state: the parts, by name, the sampler among them.
+        entry: the checkpoint.
+        manifest: what it should hold.
+        group: the ranks; each gets its own random numbers back if there are as many as there were.
+        sampler: the position in the data, loaded as a part before.
+
+    Returns:
+        How many saves the training had made.
+
+    Raises:
+        IscError: this node sees other bytes than the master, or it is the checkpoint of another training.
+    """
+    if group.environment.local_rank == 0 and not group.is_master:
+        _verify_here(entry, manifest)
+    try:
+        loaded: dict[str, Any] = torch.load(entry.payload, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise IscError(
+            f"The checkpoint holds what is not safe to load ({str(error).splitlines()[0]})",
+            entry.path,
+            "Another program wrote it. Start over with --fresh (it is kept aside).",
+            ExitCode.CHECKPOINT,
+        ) from None
+    for name, part in state.items():
+        try:
+            part.update(loaded[name]) if isinstance(part, dict) else part.load_state_dict(loaded[name])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
+            raise IscError(
+                f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
+                entry.path,
+                "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
+                ExitCode.CHECKPOINT,
+            ) from None
+    if len(loaded["rng"]) == group.world_size:
+        rng.restore(loaded["rng"][group.rank], group.device)
+    else:  # another number of ranks: no generator goes on, but all are as good as new
+        rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
+    return int(loaded["saves"])
+
+
+def _verify_here(entry: Entry, manifest: Manifest) -> None:
+    try:
+        manifest.verify(entry.payload.parent)
+    except Damaged as reason:
+        raise IscError(
+            f"This node sees the checkpoint otherwise than the master ({reason})",
+            entry.path,
+            "All nodes must share the checkpoint directory.",
+            ExitCode.CHECKPOINT,
+        ) from None
