@@ -38,6 +38,12 @@ KINDS = {"artifact": ArtifactStore, "local": LocalStore}
 ALONE = Group(Environment(), torch.device("cpu"))
 
 
+@functools.cache
+def stop_request(process: int) -> StopRequest:
+    """The one of this process: a thread and a pipe each, which a fork does not inherit as they are."""
+    return StopRequest()
+
+
 class Trainee:
     """A model with all that belongs to it, in a store of its own.
 
@@ -62,7 +68,13 @@ class Trainee:
         self.store = KINDS[kind](directory, group)
         self.group = group
         self.checkpointer = Checkpointer(
-            self.store, group, self.sampler, state, CheckpointOptions(**options), StopRequest(), Scalars(None)
+            self.store,
+            group,
+            self.sampler,
+            state,
+            CheckpointOptions(**options),
+            stop_request(os.getpid()),
+            Scalars(None),
         )
         self.checkpointer._writer.submit(int).result()  # its thread exists from here on
 
