@@ -114,6 +114,37 @@ def test_a_save_that_the_master_cannot_do_ends_all(stage: str, tmp_path: Path) -
     assert ended - float((tmp_path / "failed-at").read_text()) < SECONDS
 
 
+def test_a_slow_disk_is_not_taken_for_a_hang(tmp_path: Path) -> None:
+    """A save that takes longer than a batch may: the ranks hear from each other while they wait for it."""
+    write = local_store.LocalStore.write
+
+    def slow(self: local_store.LocalStore, state: dict[str, Any], payload: Path) -> None:
+        time.sleep(5)
+        write(self, state, payload)
+
+    arguments = ("--epochs", "1", "--batch-size", "64", "--timeout", "3")
+    training = ranks.start(
+        tmp_path,
+        *arguments,
+        ranks=2,
+        before=lambda own: setattr(local_store.LocalStore, "write", slow),
+    )
+    assert training.wait() == [0, 0], training.log + training.output(1)
+    assert "[COMPLETE]" in training.log
+
+
+def test_a_save_that_never_ends_is_an_error(tmp_path: Path) -> None:
+    arguments = ("--epochs", "1", "--batch-size", "64", "--timeout", "3", "--save-timeout", "4")
+    training = ranks.start(
+        tmp_path,
+        *arguments,
+        ranks=2,
+        before=lambda own: setattr(local_store.LocalStore, "write", lambda *all_: time.sleep(600)),
+    )
+    assert training.wait() == [ExitCode.SAVE] * 2, training.log + training.output(1)
+    assert "A save has not ended within 4 s" in training.log + training.output(1)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_gone_is_noticed(how: signal.Signals, rank: int, tmp_path: Path) -> None:
