@@ -39,7 +39,8 @@ export PYTHONUNBUFFERED=1 # the ISC syncs the log every few seconds: what is sai
 
 python -m isc_runtime preflight "$@"
 
-exec torchrun \
+# torchrun, but with the exit code of the rank that failed.
+exec python -m isc_runtime torchrun \
     --nnodes "$NNODES" --nproc-per-node "$N_PROC" --node-rank "$NODE_RANK" \
     --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" \
     --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import PROJECT, SOAK
 from ranks import Run, final_state, start
-from tests.processes import Place
+from tests.processes import Place, wait_for
 
 ARGUMENTS = ("--epochs", "100000", "--batch-size", "64", "--save-steps", "7", "--log-steps", "1")
 TRIALS = 26 * SOAK
@@ -85,14 +85,34 @@ def test_a_second_signal_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, t
 
 @pytest.mark.parametrize("trial", range(TORCHRUN_TRIALS))
 def test_asked_through_torchrun(tmp_path: Path, trial: int) -> None:
-    """torchrun passes the signal on and waits; its own exit code is 1, never 0."""
+    """torchrun passes the signal on, waits, and ends as the ranks do."""
     number = [signal.SIGTERM, signal.SIGUSR1][trial % 2]
-    place = Place(tmp_path)
-    process = place.start(*ARGUMENTS, ranks=2, script=PROJECT / "train.py")
-    time.sleep(7 + random.Random(trial).uniform(0, 2))
+    process = Place(tmp_path).start(*ARGUMENTS, ranks=2, script=PROJECT / "train.py")
+    said = wait_for(process, "step 1: loss")
+    time.sleep(random.Random(trial).uniform(0, 2))
+    begun = time.monotonic()
     process.send_signal(number)
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode == 1
+    said += process.communicate(timeout=20)[0]
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 128 + number
+    assert "Traceback" not in said
     check_nothing_is_lost(tmp_path, said, number)
-    left = subprocess.run(["pgrep", "-f", f"{sys.executable}.*{PROJECT}/train.py"], capture_output=True)
-    assert left.stdout == b""
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_torchrun_that_is_killed_leaves_no_rank_behind(tmp_path: Path, ranks: int) -> None:
+    """Nobody could end them any more: a single rank saves and stops, of several the watch ends all."""
+    process = Place(tmp_path).start(*ARGUMENTS, ranks=ranks, by_torchrun=True, script=PROJECT / "train.py")
+    said = wait_for(process, "step 10: loss")
+    process.kill()
+    said += process.communicate(timeout=20)[0]  # ends when the last rank has closed its output
+    if ranks == 1:
+        check_nothing_is_lost(tmp_path, said, signal.SIGTERM)
+    assert left_behind() == []
+
+
+def left_behind() -> list[bytes]:
+    """Processes that still run this project's train.py."""
+    pattern = f"{sys.executable}.*{PROJECT}/train.py"
+    return subprocess.run(["pgrep", "-f", pattern], capture_output=True).stdout.split()

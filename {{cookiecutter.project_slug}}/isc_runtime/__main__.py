@@ -1,4 +1,4 @@
-"""python -m isc_runtime check | preflight: see --help of each."""
+"""python -m isc_runtime check | preflight | torchrun: see --help of each."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ def main(command_line: list[str] | None = None) -> int:
     preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
+    commands.add_parser("torchrun", help="torchrun, with the exit code of the rank that failed")
+    command_line = sys.argv[1:] if command_line is None else command_line
+    if command_line[:1] == ["torchrun"]:  # all the rest is torchrun's, and train.py's
+        return _torchrun(command_line[1:])
     arguments, others = parser.parse_known_args(command_line)
     if arguments.command == "check":
         if others:
@@ -34,6 +38,12 @@ def _check(as_json: bool) -> int:
 
     code: int = run_check(PROJECT, as_json)
     return code
+
+
+def _torchrun(arguments: list[str]) -> int:
+    from isc_runtime.torchrun import torchrun
+
+    return torchrun(arguments)
 
 
 def _preflight(dataset_id: str | None, data_root: Path) -> int:

@@ -21,12 +21,17 @@ VARIABLES = {
     "MASTER_PORT": "29500",
     "NODE_RANK": "1",
 }
-FAKE = '#!/bin/sh\nprintf "%s in %s:" {name} "$PWD"; printf " <%s>" "$@"; echo\nexit {code}\n'
+# A python that says how it was called, and ends with one code as preflight and with another as torchrun.
+FAKE = """#!/bin/sh
+[ "$1" = -m ] && { printf "in %s:" "$PWD"; printf " <%s>" "$@"; echo; }
+[ "$3" = torchrun ] && exit TRAINED
+exit CHECKED
+"""
 
 
 @dataclass
 class Node:
-    """A machine on which programs that only say how they were called take the place of the real ones.
+    """A machine on which a python that only says how it was called takes the place of the real one.
 
     Attributes:
         path: its directory; launch.sh is started there.
@@ -40,10 +45,10 @@ class Node:
     def venv(self) -> Path:
         return self.path / "a venv"
 
-    def install(self, name: str, code: int = 0, text: str = FAKE) -> None:
-        program = self.venv / "bin" / name
+    def install(self, checked: int = 0, trained: int = 0, text: str = FAKE) -> None:
+        program = self.venv / "bin" / "python"
         program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(text.format(name=name, code=code))
+        program.write_text(text.replace("CHECKED", str(checked)).replace("TRAINED", str(trained)))
         program.chmod(0o755)
 
     def launch(
@@ -64,8 +69,7 @@ class Node:
 def node(tmp_path: Path) -> Node:
     node = Node(tmp_path, {})
     node.variables = {**VARIABLES, "PATH": os.defpath, "VENV": str(node.venv)}
-    node.install("python")
-    node.install("torchrun")
+    node.install()
     return node
 
 
@@ -73,11 +77,9 @@ def test_preflight_and_then_torchrun_from_any_directory(node: Node) -> None:
     ended = node.launch("--dataset-id", "a b", "--epochs=*", "")
     assert ended.returncode == 0, ended.stderr
     preflight, torchrun = ended.stdout.splitlines()
-    assert preflight == (
-        f"python in {PROJECT}: <-m> <isc_runtime> <preflight> <--dataset-id> <a b> <--epochs=*> <>"
-    )
+    assert preflight == (f"in {PROJECT}: <-m> <isc_runtime> <preflight> <--dataset-id> <a b> <--epochs=*> <>")
     assert torchrun == (
-        f"torchrun in {PROJECT}: <--nnodes> <2> <--nproc-per-node> <4> <--node-rank> <1>"
+        f"in {PROJECT}: <-m> <isc_runtime> <torchrun> <--nnodes> <2> <--nproc-per-node> <4> <--node-rank> <1>"
         " <--master-addr> <10.0.0.1> <--master-port> <29500>"
         " <--signals-to-handle> <SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1>"
         " <train.py> <--dataset-id> <a b> <--epochs=*> <>"
@@ -92,7 +94,7 @@ def test_a_relative_path_to_it_will_do(node: Node) -> None:
     node.variables["CDPATH"] = str(node.path / "elsewhere")  # where `cd` would look first
     ended = node.launch(script=Path(folder.name) / "launch.sh")
     assert ended.returncode == 0, ended.stderr
-    assert f"torchrun in {folder}:" in ended.stdout
+    assert f"in {folder}: <-m> <isc_runtime> <torchrun>" in ended.stdout
 
 
 @pytest.mark.parametrize("missing", [["NNODES"], ["NODE_RANK", "MASTER_ADDR"], list(VARIABLES)])
@@ -118,7 +120,7 @@ def test_an_empty_variable_is_missing(node: Node) -> None:
 
 @pytest.mark.parametrize("code", [1, 3, 4, 130])
 def test_a_failed_preflight_ends_it_with_its_code(node: Node, code: int) -> None:
-    node.install("python", code)
+    node.install(checked=code)
     ended = node.launch()
     assert ended.returncode == code
     assert "preflight" in ended.stdout
@@ -127,13 +129,13 @@ def test_a_failed_preflight_ends_it_with_its_code(node: Node, code: int) -> None
 
 @pytest.mark.parametrize("code", [1, 7, 143])
 def test_a_failed_training_ends_it_with_its_code(node: Node, code: int) -> None:
-    node.install("torchrun", code)
+    node.install(trained=code)
     assert node.launch().returncode == code
 
 
 def test_signals_reach_torchrun_itself(node: Node) -> None:
     """It takes the place of the shell, which would not pass them on."""
-    node.install("torchrun", text="#!/bin/sh\nkill -TERM $$\n")
+    node.install(text='#!/bin/sh\n[ "$3" = torchrun ] && kill -TERM $$\nexit 0\n')
     assert node.launch().returncode == -15
 
 
@@ -149,15 +151,13 @@ def test_a_python_with_torch_in_the_path_will_do(node: Node) -> None:
     del node.variables["VENV"]
     ended = node.launch()  # the fake one says yes to everything, also that it has torch
     assert ended.returncode == 0, ended.stderr
-    node.install(
-        "python", text=f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n'
-    )  # no site-packages: no torch
+    node.install(text=f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n')  # no site-packages: no torch
     assert node.launch().returncode == ExitCode.UNFIT
 
 
 @pytest.mark.parametrize("variable", ["VENV", "VIRTUAL_ENV"])
 def test_an_environment_without_python_is_an_error(node: Node, variable: str) -> None:
-    node.install("python", 1)  # first in PATH, it says no to everything, also that it has torch
+    node.install(checked=1)  # first in PATH, it says no to everything, also that it has torch
     node.variables["PATH"] = f"{node.venv / 'bin'}{os.pathsep}{node.variables['PATH']}"
     del node.variables["VENV"]
     node.variables[variable] = str(node.path / "none")
@@ -169,7 +169,7 @@ def test_an_environment_without_python_is_an_error(node: Node, variable: str) ->
 
 
 def test_the_real_preflight_refuses_a_dataset_that_is_not_there(node: Node) -> None:
-    node.install("python", text=f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    node.install(text=f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     project = node.path / "project"  # a copy: it makes a directory for checkpoints
     shutil.copytree(PROJECT / "isc_runtime", project / "isc_runtime")
     for name in ("launch.sh", "data.py"):
