@@ -30,7 +30,7 @@ from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.saving import Saving, best_interval, write_if_finite
-from isc_runtime.snapshot import Snapshot, size_of
+from isc_runtime.snapshot import Snapshot, expected_size
 from isc_runtime.store import Store
 from isc_runtime.watch import RankError
 
@@ -99,10 +99,12 @@ class Checkpointer:
             Whether there was one.
 
         Raises:
-            RankError: there are checkpoints and none is good, or this one is of another training.
+            RankError: there are checkpoints and none is good, or this one is of another training, or there is
+                no room for two more.
         """
         if self.options.fresh:
             self.group.on_master(self.store.set_all_aside)
+        self._check_room()
         chosen = self.group.on_master(self.store.choose)
         if chosen is None:
             logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
@@ -265,10 +267,9 @@ class Checkpointer:
 
         Raises:
             Stopped: a signal asked for it; the state has been saved.
-            IscError: there is no room for checkpoints, or saves keep failing.
+            IscError: saves keep failing.
         """
         if self._polls == 0:
-            self._check_room()
             self._first_poll = time.monotonic()
         self._polls += 1
         saving = self._saving
@@ -286,15 +287,15 @@ class Checkpointer:
             raise Stopped(signal_number)
 
     def _check_room(self) -> None:
-        """After the first batch, when the optimizer has all its state: is there room for two checkpoints?"""
-        parts = [part if isinstance(part, dict) else part.state_dict() for part in self.state.values()]
-        needed = 2 * size_of(parts)
+        """There must be room for two checkpoints: the old one goes only when the new one is there."""
 
         def check() -> None:
+            size = expected_size(self.state.values())
+            missing, words = (1, "another checkpoint") if self.store.entries() else (2, "two checkpoints")
             free = shutil.disk_usage(self.store.directory).free
-            if free < needed:
+            if free < missing * size:
                 raise IscError(
-                    f"There is no room for two checkpoints: {needed} bytes are needed, {free} are free",
+                    f"There is no room for {words}: {missing * size} bytes are needed, {free} are free",
                     self.store.directory,
                     "Free some space, or use another directory.",
                     ExitCode.SAVE,

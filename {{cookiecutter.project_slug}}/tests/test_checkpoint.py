@@ -24,6 +24,7 @@ from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.saving import best_interval
+from isc_runtime.snapshot import expected_size
 from isc_runtime.store import Store
 from tests.processes import differences
 
@@ -290,14 +291,30 @@ def test_a_stop_right_after_a_save_does_not_save_twice(store: Store, group: Grou
     assert len(store.entries()) == 1
 
 
-def test_no_room_for_two_checkpoints_is_said_after_the_first_batch(
+def test_no_room_for_two_checkpoints_is_said_before_the_first_batch(
     store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = Training(store, group)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    training.step()
-    with pytest.raises(IscError, match=r"no room for two checkpoints: \d+ bytes are needed, 1000 are free"):
-        training.checkpointer.poll()
+    needed = 2 * expected_size(training.checkpointer.state.values())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed - 1})())
+    what = f"no room for two checkpoints: {needed} bytes are needed, {needed - 1} are free"
+    with pytest.raises(IscError, match=what) as raised:
+        training.checkpointer.restore()
+    assert raised.value.exit_code == ExitCode.SAVE
+
+
+def test_beside_a_checkpoint_there_must_be_room_for_one(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (training := Training(store, group)).checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    needed = expected_size(training.checkpointer.state.values())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed})())
+    assert Training(store, group).checkpointer.restore()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed - 1})())
+    with pytest.raises(IscError, match="no room for another checkpoint"):
+        Training(store, group).checkpointer.restore()
 
 
 def test_every_nth_save_is_an_anchor(store: Store, group: Group) -> None:
