@@ -41,9 +41,8 @@ def check_data(dataset_id: str | None, data_root: Path) -> None:
     if dataset_id is not None:
         for part in PARTS:
             _read_part(data_root / dataset_id, part, whole=False)
-    elif importlib.util.find_spec("sklearn") is None:
-        what = "The package scikit-learn, which brings the digits, is not installed"
-        raise _error(what, sys.executable, hint=f"Install it: {sys.executable} -m pip install scikit-learn")
+    else:
+        _digits_file()
 
 
 def load_data(dataset_id: str | None, data_root: Path) -> tuple["TensorDataset", "TensorDataset"]:
@@ -56,15 +55,14 @@ def load_data(dataset_id: str | None, data_root: Path) -> tuple["TensorDataset",
     Raises:
         IscError: the data are missing, cannot be read or are malformed.
     """
+    import numpy as np
     import torch
     from torch.utils.data import TensorDataset
 
     if dataset_id is None:
-        from sklearn.datasets import load_digits
-
-        pixels, targets = load_digits(return_X_y=True)
-        images = (torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16 - 0.305) / 0.376
-        labels = torch.from_numpy(targets).long()
+        table = torch.from_numpy(np.loadtxt(_digits_file(), delimiter=",", dtype=np.float32))
+        images = (table[:, :64].reshape(-1, 1, 8, 8) / 16 - 0.305) / 0.376
+        labels = table[:, 64].long()
         held_out = torch.zeros(len(labels), dtype=torch.bool)
         held_out[labels.argsort(stable=True)[::5]] = True  # every fifth of each class, whatever the seed
         datasets = [TensorDataset(images[mask], labels[mask]) for mask in (~held_out, held_out)]
@@ -76,6 +74,19 @@ def load_data(dataset_id: str | None, data_root: Path) -> tuple["TensorDataset",
         labels = torch.frombuffer(label_bytes, dtype=torch.uint8).long()
         datasets.append(TensorDataset((images / 255 - 0.286) / 0.353, labels))
     return datasets[0], datasets[1]
+
+
+def _digits_file() -> Path:
+    """The table that `sklearn.datasets.load_digits` reads too; importing that takes longer than to train."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        what = "The package scikit-learn, which brings the digits, is not installed"
+        raise _error(what, sys.executable, hint=f"Install it: {sys.executable} -m pip install scikit-learn")
+    file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    if not file.is_file():
+        hint = f"Install it again: {sys.executable} -m pip install --force-reinstall scikit-learn"
+        raise _error("The digits are not in the package scikit-learn", file, hint=hint)
+    return file
 
 
 def _read_part(directory: Path, part: str, whole: bool = True) -> tuple[list[int], bytearray, bytearray]:

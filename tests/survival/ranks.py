@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sklearn.datasets  # noqa: F401  # with tensorboard: imported here once, not in every child
 import torch
+import torch._dynamo  # with tensorboard: imported here once, not in every child
 import torch.utils.tensorboard
 
 import train

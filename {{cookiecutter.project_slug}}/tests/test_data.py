@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.machinery
 import importlib.util
 import os
 import struct
@@ -83,6 +84,29 @@ class TestDigits:
         assert caught.value.where == sys.executable
         assert "-m pip install scikit-learn" in caught.value.hint
         assert caught.value.exit_code == ExitCode.DATA
+
+    def test_with_a_scikit_learn_that_lacks_them(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        package = importlib.machinery.ModuleSpec("sklearn", None, origin=str(tmp_path / "__init__.py"))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
+        with pytest.raises(IscError, match="The digits are not in the package") as caught:
+            check_data(None, tmp_path)
+        assert "--force-reinstall scikit-learn" in caught.value.hint
+        assert caught.value.exit_code == ExitCode.DATA
+
+    def test_are_all_of_scikit_learn_s(self, tmp_path: Path) -> None:
+        from sklearn.datasets import load_digits  # here and not in data.py: it takes a second to import
+
+        pixels, labels = load_digits(return_X_y=True)
+        expected = sorted(
+            (*image, label) for image, label in zip(pixels.tolist(), labels.tolist(), strict=True)
+        )
+        found = []
+        for images, targets in (dataset.tensors for dataset in load_data(None, tmp_path)):
+            restored = ((images * 0.376 + 0.305) * 16).round().flatten(1).tolist()
+            found += [(*image, label) for image, label in zip(restored, targets.tolist(), strict=True)]
+        assert sorted(found) == expected
 
     def test_are_split_alike_every_time_and_every_class_in_proportion(self, tmp_path: Path) -> None:
         first, second = load_data(None, tmp_path), load_data(None, tmp_path)
