@@ -11,7 +11,7 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-.PHONY: help venv demo test lint survival soak newcomer clean
+.PHONY: help venv real demo test lint survival soak newcomer clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,6 +24,10 @@ venv: .venv/installed ## set up .venv with everything below
 	test -x .venv/bin/python || '$(PYTHON)' -m venv .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints-dev.txt --requirement requirements-dev.in
 	touch $@
+
+real: venv ## install the real cycling_utils, which CYCLING_UTILS=real demands, from its repository
+	.venv/bin/python -m pip install --quiet torch==2.13.0 "$$(grep -o '^torchvision==[0-9.]*' '$(PROJECT)/requirements.in')"
+	.venv/bin/python -m pip install --quiet --no-deps --requirement '$(PROJECT)/requirements-cycling-utils.txt'
 
 demo: venv ## bake a project into build/, train it, kill it, and see it go on
 	.venv/bin/python tests/demo.py

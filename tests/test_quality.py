@@ -43,5 +43,5 @@ def test_hadolint(tree: Path) -> None:
 
 
 def test_its_own_tests_pass(project: Path, tmp_path: Path) -> None:
-    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'pytest'}"]
+    options = ["-q", "-p", "no:cacheprovider", "--numprocesses=auto", f"--basetemp={tmp_path / 'pytest'}"]
     passes(sys.executable, "-m", "pytest", *options, cwd=project)

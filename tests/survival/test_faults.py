@@ -189,3 +189,32 @@ def test_a_directory_that_vanishes_and_comes_back(tmp_path: Path, kind: str) -> 
 
     assert fork(work, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
     assert (tmp_path / "log").read_text().count("[FAILED]") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_that_is_always_full(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/dev/full takes the place of the file that a save writes: it can be opened, and no byte fits."""
+    directory = make(tmp_path / "checkpoints")
+
+    def work(tell: object) -> None:
+        trainee = Trainee(kind, directory, keep_checkpoints=0)
+        prepare = trainee.store.prepare
+
+        def onto_a_full_device(step: int, force: bool) -> Path:
+            payload: Path = prepare(step, force)
+            payload.with_name(f"{payload.name}.temp").symlink_to("/dev/full")
+            return payload
+
+        for prepared in (prepare, onto_a_full_device, prepare):
+            monkeypatch.setattr(trainee.store, "prepare", prepared)
+            trainee.train()
+            trainee.checkpointer.save()
+            trainee.checkpointer.finish()
+        assert published(trainee) == 3
+
+    assert fork(work, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
+    log = (tmp_path / "log").read_text()
+    assert log.count("[FAILED]") == 1
+    assert "The disk is full" in log
+    assert not [path for path in directory.rglob("*") if path.name.endswith(".temp")]
+    assert Path("/dev/full").is_char_device()

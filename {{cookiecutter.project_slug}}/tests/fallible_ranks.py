@@ -1,4 +1,4 @@
-"""A script for torchrun: ranks that agree, and ranks that fail in the way that the first argument names."""
+"""Ranks that agree, and ranks that fail in a way that has a name; a script for torchrun too."""
 
 from __future__ import annotations
 
@@ -58,11 +58,16 @@ def fail(group: Group, how: str) -> None:
     raise AssertionError("a collective ended although a rank had failed")
 
 
-if __name__ == "__main__":
+def main(how: str) -> None:
+    """What a rank does, from its start to its end."""
     with reported():
-        if sys.argv[1] == "before the group" and os.environ["RANK"] == "1":
+        if how == "before the group" and os.environ["RANK"] == "1":
             time.sleep(1)  # the other one waits in the rendezvous by now
             raise ERROR
     with reported(), process_group(Environment.read(), 60, 3) as ranks:
         StopRequest()  # as in train.py: torchrun's SIGTERM to the others must not hide the reason
-        agree(ranks) if sys.argv[1] == "agree" else fail(ranks, sys.argv[1])
+        agree(ranks) if how == "agree" else fail(ranks, how)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
