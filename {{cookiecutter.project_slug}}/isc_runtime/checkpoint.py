@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from isc_runtime import rng
 from isc_runtime.distributed import Group
 from isc_runtime.errors import ExitCode, IscError
@@ -29,8 +31,9 @@ from isc_runtime.loading import Stateful, load
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.saving import Saving, best_interval, write_if_finite
-from isc_runtime.snapshot import Snapshot, expected_size
+from isc_runtime.saving import Saving, best_interval, write
+from isc_runtime.snapshot import Snapshot, owned_by
+from isc_runtime.state_size import expected_size
 from isc_runtime.store import Store
 from isc_runtime.watch import RankError
 
@@ -76,6 +79,9 @@ class Checkpointer:
         self._first_poll = time.monotonic()
         self._polls = 0
         self._snapshot = Snapshot()
+        self._optimizers = [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
+        for optimizer in self._optimizers:
+            optimizer.register_step_pre_hook(lambda *_: self._snapshot.hold())
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
 
     def __enter__(self) -> Checkpointer:
@@ -148,8 +154,9 @@ class Checkpointer:
         try:
             payload = self.store.prepare(step, force)
             logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
-            saving = Saving(payload, step, begun)
-            self.group.on_master(lambda: self._begin_write(saving, [state for state, _ in said], force))
+            details = {**vars(self.sampler.progress), "force": force, "world_size": self.group.world_size}
+            saving = Saving(payload, step, begun, details)
+            self.group.on_master(lambda: self._begin_write(saving, [state for state, _ in said]))
         except RankError as error:
             self._failed(error, step)
             return
@@ -159,17 +166,15 @@ class Checkpointer:
         if self.options.sync_save:
             self.finish()
 
-    def _begin_write(self, saving: Saving, rng_states: list[dict[str, Any]], force: bool) -> None:
+    def _begin_write(self, saving: Saving, rng_states: list[dict[str, Any]]) -> None:
         """The master's: copies the state, and hands the copy to the background."""
-        details = {**vars(self.sampler.progress), "force": force, "world_size": self.group.world_size}
+        put_off = frozenset() if self.options.sync_save else owned_by(self._optimizers)
         try:
-            snapshot = self._snapshot.take(self._collect(rng_states))
+            state = self._snapshot.take(self._collect(rng_states), put_off)
         except BaseException:
             self.store.discard(saving.payload)
             raise
-        saving.written = self._writer.submit(
-            write_if_finite, self.store, snapshot, saving.payload, saving.step, details
-        )
+        saving.written = self._writer.submit(write, self.store, self._snapshot, state, saving)
 
     def _collect(self, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
         parts = {
@@ -203,7 +208,9 @@ class Checkpointer:
             self._failed(error, saving.step)
             return
         self._failed_saves = 0
-        stall = saving.stall + time.monotonic() - waited
+        if self.group.is_master:
+            self._writer.submit(self.store.tidy)  # a large file takes a while to delete
+        stall = saving.stall + self._snapshot.held_up + time.monotonic() - waited
         size = sum(int(entry["size"]) for entry in manifest.files.values())
         self._report(saving, size, stall, write_seconds)
         if self.options.save_steps == AUTO:

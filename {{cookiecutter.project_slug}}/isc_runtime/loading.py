@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
@@ -49,7 +51,8 @@ def load(
     if group.environment.local_rank == 0 and not group.is_master:
         _verify_here(entry, manifest)
     try:
-        loaded: dict[str, Any] = torch.load(entry.payload, map_location="cpu", weights_only=True)
+        # Mapped: a byte is copied once, to where it belongs, and the ranks of a node share what they read.
+        loaded: dict[str, Any] = torch.load(entry.payload, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise IscError(
             f"The checkpoint holds what is not safe to load ({str(error).splitlines()[0]})",
@@ -59,7 +62,7 @@ def load(
         ) from None
     for name, part in state.items():
         try:
-            part.update(loaded[name]) if isinstance(part, dict) else part.load_state_dict(loaded[name])
+            _put_back(part, loaded[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
             raise IscError(
@@ -73,6 +76,14 @@ def load(
     else:  # another number of ranks: no generator goes on, but all are as good as new
         rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
     return int(loaded["saves"])
+
+
+def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any]) -> None:
+    if isinstance(part, nn.Module):
+        part.load_state_dict(state)  # copies
+        return
+    state = copy.deepcopy(state)  # others keep what they are given, and must not depend on the file
+    part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
 
 
 def _verify_here(entry: Entry, manifest: Manifest) -> None:

@@ -51,13 +51,9 @@ class LocalStore(Store):
         temporary.replace(payload)
 
     def publish(self, payload: Path) -> None:
-        self.group.on_master(lambda: self._publish(payload))
+        self.group.on_master(lambda: link_durably(self.directory / self.link_name, payload.name))
 
-    def _publish(self, payload: Path) -> None:
-        link_durably(self.directory / self.link_name, payload.name)
-        self._prune()
-
-    def _prune(self) -> None:
+    def tidy(self) -> None:
         """Deletes the oldest; a failure to delete is no failure to save."""
         plain = []
         for entry in self.entries():

@@ -2,42 +2,133 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections import defaultdict
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from isc_runtime.errors import ExitCode, IscError
 
 PLAIN = (bool, int, float, complex, str, bytes)
+Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
 
 
 class Snapshot:
-    """Copies states into host memory that is allocated once and used again for every save."""
+    """Copies states into host memory that is allocated once and used again for every save.
+
+    What nothing but an optimizer's step changes need not be copied at once: `take` puts it off, `complete`
+    copies it in the background while the next batch is computed, and `hold`, called before that step, waits
+    for it. What is on a GPU is copied by the GPU, on a stream of its own: the training is never waited for.
+
+    Attributes:
+        held_up: seconds for which `hold` made the training wait since the last `take`.
+    """
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[object, ...], torch.Tensor] = {}
+        self.held_up = 0.0
+        self._buffers: dict[tuple[object, ...], Tensor] = {}
+        self._put_off: Pairs = []
+        self._versions: list[int] = []  # of what is put off, when the snapshot was taken
+        self._is_torn: bool | None = None  # not known before the step
+        self._may_put_off = True
+        self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
+        self._copied = threading.Event()
+        self._copied.set()
+        self._stream: torch.cuda.Stream | None = None
+        self._copied_by_gpu: torch.cuda.Event | None = None
 
-    def take(self, state: Any, path: tuple[object, ...] = ()) -> Any:
-        """`state` with each tensor replaced by its copy; valid until the next call.
+    def take(self, state: Any, put_off: Set[int] = frozenset()) -> Any:
+        """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
 
         Args:
             state: dicts, lists and tuples of tensors and of plain values.
-            path: where in the whole state this part is.
+            put_off: the addresses of the tensors that nothing but the optimizer's step changes.
 
         Raises:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
-        if isinstance(state, torch.Tensor):
-            return self._copy(state.detach(), path)
+        pairs: Pairs = []
+        copy = self._plan(state, (), pairs)
+        put_off = put_off if self._may_put_off else frozenset()
+        at_once = [pair for pair in pairs if pair[1].data_ptr() not in put_off]
+        self._put_off = [pair for pair in pairs if pair[1].data_ptr() in put_off]
+        self._versions = [tensor._version for _, tensor in self._put_off]
+        self._is_torn = None
+        self.held_up = 0.0
+        self._copied.clear()
+        if any(tensor.is_cuda for _, tensor in pairs):
+            self._start_gpu(at_once)
+        for buffer, tensor in at_once:
+            if not tensor.is_cuda:
+                buffer.copy_(tensor)
+        return copy
+
+    def _start_gpu(self, at_once: Pairs) -> None:
+        """Queues the copies of what is on the GPU. What it computes next waits for those `at_once`."""
+        training = torch.cuda.current_stream()
+        self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(training)
+        with torch.cuda.stream(self._stream):
+            for pairs in (at_once, self._put_off):
+                for buffer, tensor in pairs:
+                    if tensor.is_cuda:
+                        buffer.copy_(tensor, non_blocking=True)
+                        tensor.record_stream(self._stream)
+                self._copied_by_gpu = self._stream.record_event()
+                if pairs is at_once:
+                    training.wait_event(self._copied_by_gpu)
+
+    def complete(self) -> None:
+        """Copies what was put off. In the background."""
+        try:
+            for buffer, tensor in self._put_off:
+                if not tensor.is_cuda:
+                    buffer.copy_(tensor)
+        finally:
+            self._copied.set()
+        if self._copied_by_gpu is not None:
+            self._copied_by_gpu.synchronize()
+
+    def hold(self) -> None:
+        """Waits until what was put off is copied: it is about to change. The training's, before a step."""
+        if self._is_torn is not None:
+            return  # it was waited for already
+        begun = time.monotonic()
+        with self._lock:
+            self._is_torn = self._is_changed()
+        self._copied.wait()
+        if self._copied_by_gpu is not None:
+            torch.cuda.current_stream().wait_event(self._copied_by_gpu)
+        self.held_up += time.monotonic() - begun
+
+    def is_torn(self) -> bool:
+        """Whether something else than a step has changed what was put off, perhaps while it was copied.
+
+        If so, nothing will be put off any more.
+        """
+        with self._lock:
+            is_torn = self._is_changed() if self._is_torn is None else self._is_torn
+        self._may_put_off &= not is_torn
+        return is_torn
+
+    def _is_changed(self) -> bool:
+        """Torch counts the changes of each tensor, because autograd needs to know of them."""
+        versions = [tensor._version for _, tensor in self._put_off]
+        return versions != self._versions
+
+    def _plan(self, state: Any, path: tuple[object, ...], pairs: Pairs) -> Any:
+        """The copy, its tensors not filled yet; with what they are to be filled is added to `pairs`."""
+        if isinstance(state, Tensor):
+            pairs.append((self._buffer(state, path), state.detach()))
+            return pairs[-1][0]
         if isinstance(state, dict):
-            return {key: self.take(value, (*path, key)) for key, value in state.items()}
+            return {key: self._plan(value, (*path, key), pairs) for key, value in state.items()}
         if type(state) in (list, tuple):
-            return type(state)(self.take(value, (*path, index)) for index, value in enumerate(state))
+            return type(state)(self._plan(value, (*path, i), pairs) for i, value in enumerate(state))
         if isinstance(state, np.generic):
             return state.item()
         if state is None or type(state) in PLAIN:
@@ -49,63 +140,18 @@ class Snapshot:
             ExitCode.SAVE,
         )
 
-    def _copy(self, tensor: torch.Tensor, path: tuple[object, ...]) -> torch.Tensor:
+    def _buffer(self, tensor: Tensor, path: tuple[object, ...]) -> Tensor:
         buffer = self._buffers.get(path)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             # pinned: a GPU copies into it at full speed, without a detour through the driver's own buffer
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._buffers[path] = buffer
-        return buffer.copy_(tensor)
+        return buffer
 
 
-def size_of(state: Any) -> int:
-    """Bytes of all tensors in a state."""
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        return sum(size_of(value) for value in state.values())
-    if isinstance(state, list | tuple):
-        return sum(size_of(value) for value in state)
-    return 0
-
-
-def expected_size(parts: Iterable[Any]) -> int:
-    """Bytes that the tensors of a training's parts have in a checkpoint, once it has taken a step.
-
-    Args:
-        parts: dicts, and objects with a `state_dict`.
-    """
-    return sum(
-        _optimizer_size(part)
-        if isinstance(part, torch.optim.Optimizer)
-        else size_of(part if isinstance(part, dict) else part.state_dict())
-        for part in parts
-    )
-
-
-def _optimizer_size(optimizer: torch.optim.Optimizer) -> int:
-    """An optimizer makes its state in its first step, so it takes that step with zeros in a copy of it, one
-    parameter at a time: that needs the memory of one."""
-    if optimizer.state:
-        return size_of(optimizer.state_dict())
-    trial, size = copy.copy(optimizer), 0
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            zeros = torch.nn.Parameter(torch.zeros_like(parameter), parameter.requires_grad)
-            zeros.grad = torch.zeros_like(zeros) if parameter.requires_grad else None
-            trial.state = defaultdict(dict)
-            trial.param_groups = [{**group, "params": [zeros]}]
-            with contextlib.suppress(TypeError):  # LBFGS wants a closure: it is taken as it is
-                trial.step()
-            size += size_of(dict(trial.state))
-    return size
-
-
-def first_not_finite(state: Any, name: str = "") -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity, or None."""
-    if isinstance(state, torch.Tensor):
-        return None if not state.is_floating_point() or bool(state.isfinite().all()) else name
-    if isinstance(state, dict):
-        parts = [(f"{name}.{key}".lstrip("."), value) for key, value in state.items()]
-        return next(filter(None, (first_not_finite(value, part) for part, value in parts)), None)
-    return None
+def owned_by(optimizers: list[torch.optim.Optimizer]) -> Set[int]:
+    """The addresses of the tensors that nothing but a step of one of these optimizers changes."""
+    owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+    states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
+    tensors = [tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)]
+    return frozenset(tensor.data_ptr() for tensor in tensors) - {0}  # empty ones have no address

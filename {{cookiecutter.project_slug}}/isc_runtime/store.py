@@ -13,11 +13,14 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from isc_runtime.distributed import Group
 from isc_runtime.durable import (
@@ -115,22 +118,42 @@ class Store(ABC):
     def publish(self, payload: Path) -> None:
         """Makes a checkpoint with a manifest the newest. All ranks call it."""
 
+    def tidy(self) -> None:  # noqa: B027  # on the ISC the platform does it
+        """Deletes what newer checkpoints have made superfluous. The master's, in the background."""
+
     def manifest_path(self, payload: Path) -> Path:
         """Where the manifest of a payload goes."""
         return payload.with_name("manifest.json")
 
-    def save(self, state: dict[str, Any], payload: Path, step: int, details: dict[str, Any]) -> Manifest:
+    def save(
+        self,
+        state: dict[str, Any],
+        payload: Path,
+        step: int,
+        details: dict[str, Any],
+        check: Callable[[], None] = lambda: None,
+    ) -> Manifest:
         """Writes a checkpoint so that it is durable as a whole before its manifest says so. The master's.
+
+        Args:
+            state: what is saved.
+            payload: the file for it.
+            step: the training's step.
+            details: what the manifest says of it besides.
+            check: called when the bytes are durable; what it raises undoes the save.
 
         Raises:
             OSError, IscError: it could not be written; what was there of it is gone.
         """
+        saved_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         try:
             self._write(state, payload)
-            sync_file(payload)
+            with ThreadPoolExecutor(1) as reader:  # the checksum costs no time while the disk is waited for
+                described = reader.submit(Manifest.of, [payload], step, saved_at, details)
+                sync_file(payload)
+            manifest = described.result()
             sync_directory(payload.parent)
-            saved_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            manifest = Manifest.of([payload], step, saved_at, details)
+            check()
             manifest.write(self.manifest_path(payload))
             sync_directory(self.directory)
         except BaseException:
@@ -140,7 +163,8 @@ class Store(ABC):
 
     def _write(self, state: dict[str, Any], payload: Path) -> None:
         try:
-            self.write(state, payload)
+            with _without_crc():
+                self.write(state, payload)
         except RuntimeError as error:  # torch writes in C++, and the system's error number is lost there
             raise IscError(
                 f"torch could not write the file ({' '.join(str(error).split())[:200]})",
@@ -271,6 +295,18 @@ class Store(ABC):
             yield temporary
         yield from self.directory.glob(f"{PROBE_PREFIX}*")
         yield from self.directory.glob(f"*{TEMPORARY_SUFFIX}")
+
+
+@contextlib.contextmanager
+def _without_crc() -> Iterator[None]:
+    """Spares the CRC of `torch.save`: it takes longer than all the rest of it, and `torch.load` never
+    looks at: the manifest has a better checksum."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def remove(path: Path) -> None:

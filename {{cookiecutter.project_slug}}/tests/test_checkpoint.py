@@ -23,8 +23,7 @@ from isc_runtime.interruption import Stopped, StopRequest
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.saving import best_interval
-from isc_runtime.snapshot import expected_size
+from isc_runtime.state_size import expected_size
 from isc_runtime.store import Store
 from tests.processes import differences
 
@@ -324,13 +323,6 @@ def test_every_nth_save_is_an_anchor(store: Store, group: Group) -> None:
             checkpointer.save()
     forced = [entry.read_manifest().details["force"] for entry in store.entries()]
     assert forced == [False, False, True, False, False, True, False]
-
-
-def test_the_automatic_interval_follows_young() -> None:
-    assert best_interval(stall=0.02, write_seconds=0.1, mtbf_seconds=90, batch_seconds=0.05) == 38
-    assert best_interval(stall=2.0, write_seconds=5.0, mtbf_seconds=3600, batch_seconds=1.0) == 120
-    assert best_interval(stall=0.001, write_seconds=10.0, mtbf_seconds=90, batch_seconds=1.0) == 10
-    assert best_interval(stall=0.0, write_seconds=0.0, mtbf_seconds=90, batch_seconds=1.0) == 1
 
 
 def test_auto_sets_the_interval_after_the_first_save(store: Store, group: Group) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from isc_runtime.snapshot import Snapshot, expected_size, first_not_finite, size_of
+from isc_runtime.snapshot import Snapshot, owned_by
+from tests.processes import differences
 
 
 def test_a_snapshot_does_not_change_with_its_original() -> None:
@@ -28,38 +31,80 @@ def test_buffers_are_allocated_once() -> None:
     assert snapshot.take({"w": torch.ones(1000, dtype=torch.float64)})["w"].dtype == torch.float64
 
 
-def test_the_size_of_a_state_is_that_of_its_tensors() -> None:
-    assert size_of({"a": torch.ones(10), "b": [torch.ones(5, dtype=torch.float64)], "c": "text"}) == 80
+class Training:
+    """A model and its optimizer after a step, and a snapshot of both that puts off what it can."""
+
+    def __init__(self) -> None:
+        self.model = nn.BatchNorm1d(4)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1.0)
+        self.snapshot = Snapshot()
+        self.optimizer.register_step_pre_hook(lambda *_: self.snapshot.hold())
+        self.step()
+
+    def step(self) -> None:
+        """A batch: it changes buffers in its forward pass, and weights in its step."""
+        torch.autograd.backward(self.model(torch.randn(8, 4)).square().sum())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
+
+    def take(self) -> Any:
+        return self.snapshot.take(self.state(), owned_by([self.optimizer]))
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (torch.optim.AdamW, {}),
-        (torch.optim.AdamW, {"amsgrad": True, "fused": True}),
-        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
-        (torch.optim.SGD, {"lr": 0.1}),
-        (torch.optim.Adafactor, {}),
-    ],
-)
-def test_the_size_of_a_state_is_known_before_the_first_step(
-    kind: type[torch.optim.Optimizer], options: dict[str, Any]
-) -> None:
-    model = nn.Linear(30, 20)
-    optimizer = kind(model.parameters(), **options)
-    before = [parameter.clone() for parameter in model.parameters()]
-    expected = expected_size([model, optimizer, {"losses": torch.ones(5)}])
-    assert not optimizer.state
-    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
-    torch.autograd.backward(model(torch.ones(1, 30)).sum())
+def test_what_is_put_off_is_copied_before_a_step_changes_it() -> None:
+    training = Training()
+    expected = copy.deepcopy(training.state())
+    taken = training.take()
+    background = threading.Timer(0.2, training.snapshot.complete)
+    background.start()
+    training.step()  # waits for it
+    background.join()
+    assert differences(taken, expected) == []
+    assert not training.snapshot.is_torn()
+    assert training.snapshot.held_up > 0
+    assert differences(training.state(), expected)
+
+
+def test_only_what_an_optimizer_owns_is_put_off() -> None:
+    """A forward pass changes the buffers of a BatchNorm, long before the step."""
+    training = Training()
+    taken = training.take()
+    expected = {name: tensor.clone() for name, tensor in training.model.named_buffers()}
+    training.model(torch.randn(8, 4))
+    training.snapshot.complete()
+    assert all(torch.equal(taken["model"][name], tensor) for name, tensor in expected.items())
+
+
+def test_a_change_that_is_not_the_step_s_is_noticed_and_nothing_put_off_any_more() -> None:
+    training = Training()
+    training.take()
+    with torch.no_grad():
+        training.model.weight.clamp_(max=0.1)
+    training.snapshot.complete()
+    assert training.snapshot.is_torn()
+    training.step()
+    assert training.snapshot.is_torn()
+    expected = copy.deepcopy(training.state())
+    taken = training.take()
+    with torch.no_grad():
+        training.model.weight.clamp_(max=0.05)
+    training.snapshot.complete()
+    assert differences(taken, expected) == []
+    assert not training.snapshot.is_torn()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_copies_while_it_computes() -> None:
+    weights = torch.ones(2**24, device="cuda", requires_grad=True)
+    optimizer = torch.optim.SGD([weights], lr=1.0)
+    snapshot = Snapshot()
+    taken = snapshot.take({"w": weights}, owned_by([optimizer]))
+    weights.grad = torch.ones_like(weights)
+    snapshot.hold()
     optimizer.step()
-    assert expected == size_of([model.state_dict(), optimizer.state_dict(), torch.ones(5)])
-
-
-def test_what_is_not_finite_is_named() -> None:
-    state = {
-        "model": {"good": torch.ones(2), "count": torch.tensor(1), "bad": torch.tensor([1.0, float("nan")])}
-    }
-    assert first_not_finite(state) == "model.bad"
-    del state["model"]["bad"]
-    assert first_not_finite(state) is None
+    snapshot.complete()
+    assert torch.equal(taken["w"], torch.ones(2**24))
+    assert weights.sum().item() == 0

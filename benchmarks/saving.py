@@ -1,0 +1,264 @@
+"""What a save costs a training, how soon it is on the disk, and what a restore costs, against its peers.
+
+    python benchmarks/saving.py [--megabytes 500] [--rounds 9] [--directory DIR] [--json FILE]
+
+One process, a model with AdamW. Peers, in turns with ours, all into the same directory: cycling_utils'
+`atomic_torch_save` by its documented recipe (`torch.save` to a temporary file, rename); `async_save` of
+torch.distributed.checkpoint; a copy of all tensors into memory that is there already; `torch.save` and fsync.
+
+Ours copies the weights while the next batch is computed; its optimizer's step waits for what is left of that.
+So it is measured with batches of 50 ms that leave the CPU idle, and with a step that follows at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from report import PROJECT, Report, parser, seconds_of, take_turns
+from torch import nn
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+sys.path.insert(0, str(PROJECT))
+
+from isc_runtime.checkpoint import Checkpointer
+from isc_runtime.distributed import Group
+from isc_runtime.durable import sync_directory, sync_file
+from isc_runtime.environment import Environment
+from isc_runtime.interruption import StopRequest
+from isc_runtime.local_store import LocalStore
+from isc_runtime.logs import Scalars
+from isc_runtime.options import CheckpointOptions
+from isc_runtime.sampler import ElasticSampler
+from isc_runtime.state_size import size_of
+
+BATCH = 0.05  # seconds in which the CPU does nothing, as a GPU's does
+WIDTH = 1024  # of a layer: 4 MB of weights, 12 MB of state
+
+
+class Training:
+    """A model, its optimizer and a Checkpointer, after one step."""
+
+    def __init__(self, directory: Path, megabytes: int) -> None:
+        layers = max(1, round(megabytes * 1e6 / (3 * 4 * WIDTH * (WIDTH + 1))))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers))).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        for parameter in self.model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        group = Group(Environment(), device)
+        self.sampler = ElasticSampler(10**6, 1)
+        self.checkpointer = Checkpointer(
+            LocalStore(directory, group, keep=1),
+            group,
+            self.sampler,
+            {"model": self.model, "optimizer": self.optimizer},
+            CheckpointOptions(),
+            StopRequest(),
+            Scalars(None),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What all of the peers save."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def save(self, until_step: float = BATCH) -> tuple[float, float]:
+        """Saves as a training does, which goes on meanwhile: seconds held up, and seconds until published.
+
+        Args:
+            until_step: seconds from the save to the next step of the optimizer.
+        """
+        self.sampler.advance()
+        self.checkpointer._writer.submit(int).result()  # the last save's old files are deleted by now
+        begun = time.perf_counter()
+        held_up = seconds_of(self.checkpointer.save)
+        while self.checkpointer._saving is not None:
+            time.sleep(until_step)
+            held_up += seconds_of(self.checkpointer._snapshot.hold)  # the optimizer's step calls it
+            held_up += seconds_of(self.checkpointer.poll)
+            until_step = 0.01  # so that what is written is published soon
+        return held_up, time.perf_counter() - begun
+
+
+def tensors(state: Any) -> list[torch.Tensor]:
+    """All tensors in a state."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def measure_saves(training: Training, directory: Path, rounds: int, report: Report) -> None:
+    state = training.state()
+    published: list[float] = []
+    buffers = [torch.empty_like(tensor, device="cpu") for tensor in tensors(state)]
+
+    def ours() -> float:
+        return training.save()[0]
+
+    def ours_without_a_batch() -> float:
+        held_up, until_published = training.save(until_step=0.0)
+        published.append(until_published)
+        return held_up
+
+    def recipe() -> float:
+        temporary, file = directory / "recipe.temp", directory / "recipe"
+
+        def work() -> None:
+            torch.save(state, temporary)
+            temporary.replace(file)
+
+        return seconds_of(work)
+
+    def asynchronous() -> float:
+        begun = time.perf_counter()
+        future: Any = async_save(state, checkpoint_id=directory / "dcp")
+        held_up = time.perf_counter() - begun
+        getattr(future, "upload_completion", future).result()  # a save that waits for nobody
+        return held_up
+
+    def copy() -> float:
+        pairs = list(zip(buffers, tensors(state), strict=True))
+        return seconds_of(lambda: [buffer.copy_(tensor) for buffer, tensor in pairs])
+
+    def synced() -> float:
+        file = directory / "synced"
+
+        def work() -> None:
+            torch.save(state, file)
+            sync_file(file)
+            sync_directory(directory)
+
+        return seconds_of(work)
+
+    peers = {
+        **{"ours": ours, "at once": ours_without_a_batch, "recipe": recipe, "async_save": asynchronous},
+        **{"copy": copy, "synced": synced},
+    }
+    held_up = take_turns({name: rested(peer) for name, peer in peers.items()}, rounds)
+    until_published = statistics.median(published[1:])
+    report.figure("state, MB", size_of(state) / 1e6)
+    report.figure("held up by ours, ms", 1e3 * held_up["ours"])
+    report.figure("held up by ours if the next step follows at once, ms", 1e3 * held_up["at once"])
+    report.figure("held up by atomic_torch_save's recipe, ms", 1e3 * held_up["recipe"])
+    report.figure("held up by async_save, ms", 1e3 * held_up["async_save"])
+    report.figure("one copy of the state, ms", 1e3 * held_up["copy"])
+    report.figure("until durable and published, ms", 1e3 * until_published)
+    report.figure("torch.save and fsync, ms", 1e3 * held_up["synced"])
+    report.ratio("held up, against the recipe", held_up["ours"] / held_up["recipe"], most=0.06)
+    report.ratio("held up, against async_save", held_up["ours"] / held_up["async_save"], most=0.25)
+    report.ratio("held up, against one copy", held_up["ours"] / held_up["copy"], most=2.0)
+    report.ratio(
+        "until published, against torch.save and fsync", until_published / held_up["synced"], most=1.1
+    )
+
+
+def rested(peer: Any) -> Any:
+    """The peer, begun when the disk has nothing left to do."""
+
+    def run() -> float:
+        os.sync()
+        return float(peer())
+
+    return run
+
+
+def measure_memory(training: Training, report: Report) -> None:
+    """The most memory that a save takes beside the state: in the first one, and in a later one."""
+    size = size_of(training.state())
+    training.checkpointer._snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
+    before = resident()
+    peaks = [peak_of(training.save) - before for _ in range(3)]
+    for number, peak in zip(("first", "second", "third"), peaks, strict=True):
+        report.figure(f"extra memory in the {number} save, MB", peak / 1e6)
+    report.ratio("extra memory, against the state", max(peaks) / size, most=1.1)
+
+
+def resident() -> int:
+    """Bytes of memory of this process that no file stands behind."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
+
+
+def peak_of(work: Any) -> int:
+    """The largest `resident()` while `work` is done."""
+    peaks, ended = [resident()], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.002):
+            peaks.append(resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    ended.set()
+    watcher.join()
+    return max(peaks)
+
+
+def measure_restore(training: Training, rounds: int, report: Report) -> None:
+    training.save()
+    payload = training.checkpointer.store.entries()[-1].payload
+
+    def load() -> float:
+        return seconds_of(lambda: torch.load(payload, map_location="cpu", weights_only=True))
+
+    def load_into() -> float:
+        def work() -> None:
+            state = torch.load(payload, map_location="cpu", weights_only=True)
+            training.model.load_state_dict(state["model"])
+            training.optimizer.load_state_dict(state["optimizer"])
+
+        return seconds_of(work)
+
+    def ours() -> float:
+        return seconds_of(training.checkpointer.restore)
+
+    seconds = take_turns({"ours": ours, "load_into": load_into, "load": load}, rounds)
+    report.figure("restore, every byte verified, ms", 1e3 * seconds["ours"])
+    report.figure("torch.load, ms", 1e3 * seconds["load"])
+    report.figure("torch.load, into model and optimizer, ms", 1e3 * seconds["load_into"])
+    report.ratio(
+        "restore, against torch.load into the same", seconds["ours"] / seconds["load_into"], most=1.15
+    )
+    report.ratio("restore, against torch.load alone", seconds["ours"] / seconds["load"])
+
+
+def main() -> None:
+    """Measures and prints."""
+    warnings.filterwarnings("ignore")
+    options = parser(__doc__)
+    options.add_argument("--megabytes", type=int, default=500, help="of the state")
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--directory", type=Path, help="where to save; default: a temporary one")
+    arguments = options.parse_args()
+    report = Report("saving")
+    directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.directory))
+    # async_save wants a process group
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=0, world_size=1)
+    try:
+        (directory / "checkpoints").mkdir()
+        training = Training(directory / "checkpoints", arguments.megabytes)
+        measure_memory(training, report)
+        measure_saves(training, directory, arguments.rounds, report)
+        measure_restore(training, arguments.rounds, report)
+    finally:
+        dist.destroy_process_group()
+        shutil.rmtree(directory)
+    report.write(arguments.json)
+
+
+if __name__ == "__main__":
+    main()
