@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ROOT / "{{cookiecutter.project_slug}}"
+sys.dont_write_bytecode = True  # what lies in PROJECT is copied into new projects
 
 
 @dataclass
