@@ -16,6 +16,7 @@ Floor by floor; a module imports only from floors below its own:
     entry                         how a program ends: a message, an exit code, all ranks
     watch                         one falls, all fall
     project  launch_file  launch_command  finding     is this project fit to submit?
+    entries                       the checkpoints in a directory, found by name and manifest
     durable  interruption  options                    bytes on the disk; signals; command-line options
     environment                   what the environment variables say
     errors                        an error with its cure; exit codes

@@ -13,9 +13,9 @@ from torch import nn
 from isc_runtime import rng
 from isc_runtime.distributed import Group
 from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.store import Entry
 
 
 class Stateful(Protocol):

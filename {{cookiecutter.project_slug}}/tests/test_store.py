@@ -13,9 +13,10 @@ import torch
 
 from isc_runtime.artifact_store import ArtifactStore
 from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.entries import SET_ASIDE
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.local_store import LocalStore
-from isc_runtime.store import SET_ASIDE, Store
+from isc_runtime.store import Store
 
 
 def save(store: Store, step: int, force: bool = False) -> Path:
