@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -201,6 +202,17 @@ def test_good_answers_are_replayed(template: Path, desk: Desk) -> None:
 )
 def test_a_good_answer_is_accepted(question: str, answer: str) -> None:
     assert answers.problem(question, {question: answer}) is None
+
+
+def test_no_project_can_have_the_name_of_a_package_that_it_installs(template: Path) -> None:
+    project = template / "{{cookiecutter.project_slug}}"
+    lines = [line for file in project.glob("requirements*.in") for line in file.read_text().splitlines()]
+    names = {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line))}
+    assert {"torch", "pytest", "scikit-learn"} <= names
+    for name in names:
+        assert "a package that the project uses" in str(
+            answers.problem("project_slug", {"project_slug": name})
+        ), name
 
 
 def test_on_a_terminal_a_bad_answer_is_asked_again_with_the_reason(template: Path, desk: Desk) -> None:

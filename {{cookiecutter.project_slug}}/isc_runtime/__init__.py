@@ -4,7 +4,7 @@ It is the template's, and moves on with it: update it, do not edit it.
 
 Floor by floor; a module imports only from floors below its own:
 
-    __main__                      python -m isc_runtime check | preflight
+    __main__                      python -m isc_runtime check | checkpoints | export | preflight
     preflight                     is this place fit to train in? two stages
     checkpoint                    what a training loop talks to: restore, save, poll
     loading  saving  logs         what a checkpoint puts back; one save on its way; log, progress bar, scalars
@@ -16,6 +16,7 @@ Floor by floor; a module imports only from floors below its own:
     entry                         how a program ends: a message, an exit code, all ranks
     watch                         one falls, all fall
     project  launch_file  launch_command  finding     is this project fit to submit?
+    export  listing  inventory      the weights alone; what a directory holds, read and not changed
     entries                       the checkpoints in a directory, found by name and manifest
     durable  interruption  options                    bytes on the disk; signals; command-line options
     environment                   what the environment variables say
