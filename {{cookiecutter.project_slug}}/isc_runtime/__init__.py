@@ -15,9 +15,12 @@ Floor by floor; a module imports only from floors below its own:
     snapshot  rng                 copies in reused memory; random numbers, as a checkpoint can hold them
     entry                         how a program ends: a message, an exit code, all ranks
     watch                         one falls, all fall
-    project  launch_file  launch_command  finding     is this project fit to submit?
-    export  listing  inventory      the weights alone; what a directory holds, read and not changed
+    export  listing  inventory    the weights alone; what a directory holds of checkpoints
     entries                       the checkpoints in a directory, found by name and manifest
+    project  launch_schema        is this project fit to submit? what editors are told of launch files
+    image  launch_file  lock  version_control         what the parts of a project must be like
+    dockerfile  credentials  launch_command           what the image copies; secrets; the command
+    lines  sizes  finding         lines of text, sizes in words, one thing that is wrong
     durable  interruption  options                    bytes on the disk; signals; command-line options
     environment                   what the environment variables say
     errors                        an error with its cure; exit codes

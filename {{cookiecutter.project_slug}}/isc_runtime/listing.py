@@ -10,6 +10,7 @@ from pathlib import Path
 from isc_runtime.entries import SET_ASIDE
 from isc_runtime.errors import ExitCode
 from isc_runtime.inventory import Checkpoint, Inventory
+from isc_runtime.sizes import readable_size
 
 
 def report(inventory: Inventory, as_json: bool) -> int:
@@ -49,18 +50,9 @@ def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
     return (
         *("-" if number is None else str(number) for number in numbers),
         (checkpoint.time or "-").replace("T", " ").removesuffix("+00:00"),
-        _readable(checkpoint.bytes),
+        readable_size(checkpoint.bytes),
         checkpoint.state,
         " ".join(
             [Path(checkpoint.path).name, *notes, *([f"({checkpoint.reason})"] if checkpoint.reason else [])]
         ),
     )
-
-
-def _readable(size: int) -> str:
-    """Bytes in units of a thousand, three digits."""
-    value, units = float(size), ["B", "kB", "MB", "GB"]
-    while value >= 1000 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{value:.3g} {units[0]}" if value < 1000 else f"{value:.0f} {units[0]}"
