@@ -1,7 +1,10 @@
 # `make` lists what there is. Needs git, make and Python 3.11; everything else goes into .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := $(CURDIR)/.venv/bin
+BIN = $(CURDIR)/$(VENV)/bin
+VENV ?= .venv
+CONSTRAINTS ?= --constraint constraints-dev.txt
+REQUIREMENTS ?= requirements-dev.in
 PROJECT := {{cookiecutter.project_slug}}
 PROJECT_LEFTOVERS := .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints runs
 

@@ -12,7 +12,7 @@ import pytest
 import tomllib
 
 import isc_template_answers as answers
-from baking import IDENTITY, ROOT, Bake, git, run
+from baking import IDENTITY, ROOT, Bake, files, git, run
 
 NO_NETWORK = """
 import socket
@@ -20,12 +20,6 @@ def refuse(*arguments, **options):
     raise AssertionError("no network while baking")
 socket.socket.connect = socket.getaddrinfo = refuse
 """
-
-
-def files(project: Path) -> dict[str, Path]:
-    """The files of a project by their names in it, git's own aside."""
-    found = (path for path in project.rglob("*") if path.is_file())
-    return {str(path.relative_to(project)): path for path in found if ".git" not in path.parts}
 
 
 @pytest.fixture
@@ -133,7 +127,7 @@ def test_every_choice_passes_the_check(bake: Bake, mode: str, name: str) -> None
     result = run(sys.executable, "-m", "isc_runtime", "check", cwd=project)
     assert result.returncode == 0, result.stdout
     text = (project / "LICENSE").read_text()
-    assert text[0].strip(), "no blank line first"
+    assert text.splitlines()[0].strip(), "no blank line first"
     assert text.endswith(".\n")
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from baking import run
-
-BIN = Path(sys.executable).parent
+from baking import BIN, passes
 
 
 @pytest.fixture(params=["template", "project"])
@@ -17,11 +15,6 @@ def tree(request: pytest.FixtureRequest) -> Path:
     """The generated project's code, where it stands in the template and baked."""
     place: Path = request.getfixturevalue(request.param)
     return place / "{{cookiecutter.project_slug}}" if request.param == "template" else place
-
-
-def passes(*command: str | Path, cwd: Path) -> None:
-    result = run(*command, cwd=cwd)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_ruff(tree: Path) -> None:
