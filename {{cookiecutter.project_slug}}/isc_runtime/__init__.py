@@ -4,7 +4,7 @@ It is the template's, and moves on with it: update it, do not edit it.
 
 Floor by floor; a module imports only from floors below its own:
 
-    __main__                      python -m isc_runtime check | checkpoints | export | preflight
+    __main__                      python -m isc_runtime check | checkpoints | export | preflight | torchrun
     preflight                     is this place fit to train in? two stages
     checkpoint                    what a training loop talks to: restore, save, poll
     loading  saving  logs         what a checkpoint puts back; one save on its way; log, progress bar, scalars
@@ -14,8 +14,9 @@ Floor by floor; a module imports only from floors below its own:
     distributed                   process group, device, agreement between ranks
     snapshot  rng                 copies in reused memory; random numbers, as a checkpoint can hold them
     entry                         how a program ends: a message, an exit code, all ranks
-    watch                         one falls, all fall
-    export  listing  inventory    the weights alone; what a directory holds of checkpoints
+    watch  torchrun               one falls, all fall; torchrun with the exit code of the rank that failed
+    export  listing               the weights of a checkpoint alone; an inventory in words
+    inventory                     what a directory holds of checkpoints, and what a resume would take
     entries                       the checkpoints in a directory, found by name and manifest
     project  launch_schema        is this project fit to submit? what editors are told of launch files
     image  launch_file  lock  version_control         what the parts of a project must be like
