@@ -57,10 +57,14 @@ def main() -> None:
     memory = {name: peak_of(work) for name, work in (("ours", lambda: ours(0)), ("peer", lambda: peer(0)))}
     for name, peak in memory.items():
         report.figure(f"memory of {name}, MB", peak / 1e6)
-    report.ratio("start, against DistributedSampler", seconds["ours, start"] / seconds["peer, start"], most=1.0)
+    report.ratio(
+        "start, against DistributedSampler", seconds["ours, start"] / seconds["peer, start"], most=1.0
+    )
     at_90 = seconds["ours, at 90 %"] / seconds["peer, start"]
     report.ratio("resume at 90 %, against DistributedSampler's start", at_90, most=1.0)
-    report.ratio("memory, against 8 bytes for each of a rank's own samples", memory["ours"] / (8 * own), most=1.0)
+    report.ratio(
+        "memory, against 8 bytes for each of a rank's own samples", memory["ours"] / (8 * own), most=1.0
+    )
     report.write(arguments.json)
 
 

@@ -38,15 +38,13 @@ def idle() -> None:
 def busy_step() -> Callable[[], None]:
     """A step that keeps all cores busy, made as long as the other one."""
     left, right = torch.randn(512, 512), torch.randn(512, 512)
-    repeats = 1
-    while seconds_of(lambda: [left @ right for _ in range(repeats)]) < STEP:
-        repeats += 1
 
-    def busy() -> None:
-        for _ in range(repeats):
-            left @ right
+    def multiply(times: int) -> None:
+        for _ in range(times):
+            torch.mm(left, right)
 
-    return busy
+    multiply(100)  # warm
+    return partial(multiply, max(1, round(STEP / (seconds_of(partial(multiply, 100)) / 100))))
 
 
 def block(step: Callable[[], None], save: Callable[[], None], after_step: Callable[[], None]) -> float:

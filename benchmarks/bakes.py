@@ -1,8 +1,9 @@
 """What a bake costs, with all checks and hooks, against an empty template without any.
 
-    python benchmarks/baking.py [--rounds 15] [--json FILE]
+    python benchmarks/bakes.py [--rounds 15] [--json FILE]
 
-Of what is committed. Wall time of the command `cookiecutter --no-input`, which takes turns with the same for a template of one file.
+Of what is committed. Wall time of the command `cookiecutter --no-input`; it takes turns with the same for a
+template of one file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=15)
     arguments = options.parse_args()
-    report = Report("baking")
+    report = Report("bakes")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         environment = {**os.environ, "HOME": name}  # no settings of a person
