@@ -23,7 +23,7 @@ from training import Training
 
 from isc_runtime.distributed import Group, process_group
 from isc_runtime.environment import Environment
-from isc_runtime.logs import Scalars
+from isc_runtime.logs import FORMAT, Scalars
 
 BLOCKS = 10  # of each kind
 LOG_STEPS = 20  # train.py's default
@@ -77,11 +77,11 @@ def main() -> None:
             environment |= {"PYTHONDONTWRITEBYTECODE": "1", "BENCHMARK_DIRECTORY": directory}
             launcher = [sys.executable, "-m", "isc_runtime", "torchrun", "--standalone", "--nproc-per-node=2"]
             sys.exit(subprocess.run([*launcher, *sys.argv], env=environment, check=False).returncode)
-    directory = Path(os.environ["BENCHMARK_DIRECTORY"])
-    with process_group(Environment.read(), 60, 60) as group, (directory / "log").open("a") as log:
+    place = Path(os.environ["BENCHMARK_DIRECTORY"])
+    with process_group(Environment.read(), 60, 60) as group, (place / "log").open("a") as log:
         level = logging.INFO if group.is_master else logging.CRITICAL
         logging.basicConfig(stream=log, format=FORMAT, level=level)
-        report = measure(group, directory, arguments.steps, arguments.step_seconds)
+        report = measure(group, place, arguments.steps, arguments.step_seconds)
         if group.is_master:
             report.write(arguments.json)
 
