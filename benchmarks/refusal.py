@@ -1,4 +1,4 @@
-"""How soon train.py refuses a place that is not fit, and shows its help, against Python's own start-up.
+"""How soon train.py refuses a place that is not fit, and a project is checked, against Python's start-up.
 
     python benchmarks/refusal.py [--rounds 15] [--json FILE]
 
@@ -22,6 +22,8 @@ COMMANDS = {
     "import torch": ["-c", "import torch"],
     "train.py refuses": [TRAIN],
     "train.py --help": [TRAIN, "--help"],
+    "isc_runtime check": ["-m", "isc_runtime", "check"],
+    "isc_runtime checkpoints": ["-m", "isc_runtime", "checkpoints", "."],
 }
 
 
@@ -34,6 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         # ISC mode without a checkpoint directory: what a first submission gets wrong
         environment = {**os.environ, "LOSSY_ARTIFACT_PATH": directory, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["PYTHONPATH"] = str(PROJECT)
         environment.pop("CHECKPOINT_ARTIFACT_PATH", None)
         environment.pop("OUTPUT_PATH", None)
 
@@ -51,6 +54,8 @@ def main() -> None:
     for name in ("train.py refuses", "train.py --help"):
         report.ratio(f"{name}, seconds", seconds[name], most=0.15)
         report.ratio(f"{name}, against import torch", seconds[name] / seconds["import torch"], most=0.125)
+    for name in ("isc_runtime check", "isc_runtime checkpoints"):
+        report.ratio(f"{name}, seconds", seconds[name], most=0.3)
     report.write(arguments.json)
 
 

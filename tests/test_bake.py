@@ -73,7 +73,11 @@ def test_the_next_steps_can_be_pasted_wherever_the_project_is(template: Path, tm
 def test_the_project_passes_its_own_check(project: Path) -> None:
     result = run(sys.executable, "-m", "isc_runtime", "check", "--json", cwd=project)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert [finding["severity"] for finding in json.loads(result.stdout)["findings"]] == ["warning"]
+    report = json.loads(result.stdout)
+    assert report["fit"]
+    said = [(finding["severity"], finding["where"].partition(":")[0]) for finding in report["findings"]]
+    assert said == [("warning", "experiment.isc"), ("warning", "git")], "an open id, and no commit yet"
+    assert report["image"]["bytes"] < 10**6
 
 
 def test_every_python_file_is_the_template_s_own(project: Path, source: Path) -> None:

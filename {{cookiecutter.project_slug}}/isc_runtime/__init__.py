@@ -12,7 +12,7 @@ Floor by floor; a module imports only from floors below its own:
     store                         what holds for both: heal, choose, set aside, save
     sampler                       the order of the data, as a function of the position
     distributed                   process group, device, agreement between ranks
-    snapshot  rng                 copies in reused memory; random numbers, as a checkpoint can hold them
+    snapshot  rng  state_size     copies in reused memory; random numbers, as a checkpoint can hold them
     entry                         how a program ends: a message, an exit code, all ranks
     watch  torchrun               one falls, all fall; torchrun with the exit code of the rank that failed
     export  listing               the weights of a checkpoint alone; an inventory in words
