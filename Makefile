@@ -15,7 +15,7 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-.PHONY: help venv real demo test lint combinations newest survival soak newcomer clean
+.PHONY: help venv real demo test lint combinations newest survival soak benchmarks newcomer clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -68,6 +68,9 @@ survival: venv ## kill a training at every system call, fail its disk, cut its p
 
 soak: venv ## the same, ten times as often: hours
 	SOAK=10 .venv/bin/python -m pytest -q -rs tests/survival
+
+benchmarks: venv ## measure all that is promised; on a machine that does nothing else, a quarter of an hour
+	.venv/bin/python benchmarks/run_all.py
 
 newcomer: venv ## follow both READMEs word for word, in an empty folder
 	$(BIN)/python -m pytest -q tests/newcomer
