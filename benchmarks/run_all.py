@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py [NAME ...]
 
-With names only those are run again. The figures of each are kept in benchmarks/results/, with the machine they
+With names only those are run again. The figures are kept in benchmarks/results/, with the machine that they
 were measured on. Let the machine do nothing else meanwhile.
 """
 
