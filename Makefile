@@ -7,7 +7,7 @@ REQUIREMENTS := requirements-dev.in
 CONSTRAINTS := constraints-dev.txt
 BIN = $(CURDIR)/$(VENV)/bin
 PROJECT := {{cookiecutter.project_slug}}
-PROJECT_LEFTOVERS := .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints runs
+PROJECT_LEFTOVERS := .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints rehearsals runs
 
 # Whatever lies in the folder of the generated project is copied into each new one: tools keep their caches in build/.
 export PYTHONDONTWRITEBYTECODE := 1
