@@ -1,4 +1,4 @@
-"""python -m isc_runtime check | checkpoints | export | preflight | rehearse | torchrun: see --help of each."""
+"""python -m isc_runtime check | checkpoints | export | preflight | rehearse | torchrun: see their --help."""
 
 from __future__ import annotations
 

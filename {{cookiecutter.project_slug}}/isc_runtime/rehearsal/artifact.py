@@ -44,8 +44,7 @@ def foresee(artifact: Path) -> Synced:
         if match is None or path.is_symlink() or not path.is_dir():
             continue
         (shipped if path.name in linked or match["force"] else deleted).append(path.name)
-    steps = [step for name in linked if (step := step_of(artifact / name)) is not None]
-    return Synced(tuple(shipped), tuple(deleted), max(steps, default=None))
+    return Synced(tuple(shipped), tuple(deleted), newest_step(artifact))
 
 
 def sync(artifact: Path) -> Synced:
@@ -74,6 +73,12 @@ def leave_only_what_was_shipped(artifact: Path, synced: Synced) -> None:
 def newest_link(artifact: Path) -> str | None:
     """The name that the saver's link points to: it changes when a checkpoint is complete."""
     return max(_linked(artifact), default=None)
+
+
+def newest_step(artifact: Path) -> int | None:
+    """The step of the newest checkpoint that a link points to; None without one."""
+    steps = [step for name in _linked(artifact) if (step := step_of(artifact / name)) is not None]
+    return max(steps, default=None)
 
 
 def complete_checkpoints(artifact: Path) -> dict[int, Path]:

@@ -18,6 +18,7 @@ from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.trace import Trace
 
 LOOK = 0.05  # seconds between two looks at what goes on
+ERROR_LINE = re.compile(r"^(?:ERROR: |\w+Error: |\S+: error: ).*", re.MULTILINE)  # ours, Python's, argparse's
 SETTLE = 20.0  # seconds for the other nodes to end after one has ended
 DUMP = 1.0  # seconds for the ranks to write where they stand
 
@@ -45,8 +46,8 @@ class Cycle:
         end: one of the constants above.
         codes: what the nodes' commands ended with; None for one that had to be killed.
         started_at: when, seconds since the epoch.
-        found: the step of the checkpoint that it found; None if there was none.
         saved: the complete checkpoints that were there at its end, by step.
+        has_saved: whether it completed one.
         stacks: where each rank stood when no step was done in time.
         synced: what the sync at its end did.
         syncs: how many syncs there were within it.
@@ -62,8 +63,8 @@ class Cycle:
     end: str = ""
     codes: list[int | None] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
-    found: int | None = None
     saved: dict[int, Path] = field(default_factory=dict)
+    has_saved: bool = False
     stacks: dict[int, str] = field(default_factory=dict)
     synced: Synced = field(default_factory=Synced)
     syncs: int = 0
@@ -86,11 +87,9 @@ class Cycle:
         return None if begun is None else begun - self.started_at
 
     def reason(self) -> str:
-        """What the logs give as the reason of a failure: the lines with ERROR, or else the last ones."""
+        """What the logs give as the reason of a failure: the lines with an error, or else the last ones."""
         texts = [log.read_text(errors="replace") for log in self.logs]
-        errors = [
-            line for text in texts for line in re.findall(r"^(?:ERROR|\w+Error): .*", text, re.MULTILINE)
-        ]
+        errors = [line for text in texts for line in ERROR_LINE.findall(text)]
         lines = errors or [line for text in texts for line in text.strip().splitlines()[-2:]]
         return " | ".join(dict.fromkeys(lines))[:1000]
 
@@ -142,7 +141,6 @@ class Stage:
         traces.mkdir(parents=True)
         logs = [folder / f"node_{number}.log" for number in range(nodes)]
         cycle = Cycle(name, nodes, procs, artifacts.checkpoints, Trace(traces), logs)
-        cycle.found = max(artifact.complete_checkpoints(artifacts.checkpoints), default=None)
         running: list[Node] = []
         try:
             port = free_port()
@@ -226,8 +224,12 @@ class Interruption:
         self._checkpoints = checkpoints
         self._link_before: str | None = None  # at the first step: restoring may mend the link
         self._has_begun = False
-        self._first_checkpoint: float | None = None
+        self._step: int | None = None
         self.deleted: tuple[str, ...] = ()
+
+    def has_saved(self) -> bool:
+        """Whether a checkpoint was completed since the first step: then the link points elsewhere."""
+        return self._has_begun and artifact.newest_link(self._checkpoints) != self._link_before
 
     def __call__(self, cycle: Cycle) -> str | None:
         if cycle.trace.begun_at is None:
@@ -235,16 +237,23 @@ class Interruption:
         if not self._has_begun:
             self._has_begun, self._link_before = True, artifact.newest_link(self._checkpoints)
         seconds = time.time() - cycle.trace.begun_at
-        if self._first_checkpoint is None and artifact.newest_link(self._checkpoints) != self._link_before:
-            self._first_checkpoint = seconds
         if self._plan.sync_seconds and seconds >= self._plan.sync_seconds * (cycle.syncs + 1):
             cycle.syncs += 1
             self.deleted += artifact.sync(self._checkpoints).deleted
-        if seconds < self._plan.seconds(self._planned, self._first_checkpoint):
+        if seconds < self._plan.seconds(self._planned) and not self._has_come_far_enough(cycle):
             return None
         if self._planned.is_last:  # something has to be there to compare, but nobody waits for ever
-            return ENOUGH if self._first_checkpoint is not None or seconds > CYCLE_SECONDS else None
+            return ENOUGH if self.has_saved() or seconds > CYCLE_SECONDS else None
         return TERMINATED if self._planned.how == "term" else KILLED
+
+    def _has_come_far_enough(self, cycle: Cycle) -> bool:
+        last, began = cycle.trace.last_step, cycle.trace.started_at_step
+        if last is None or began is None:
+            return False
+        if self._step is None and self.has_saved():
+            saved = artifact.newest_step(self._checkpoints)
+            self._step = None if saved is None else self._plan.step(self._planned, began, saved)
+        return self._step is not None and last >= self._step
 
 
 class Reached:

@@ -71,8 +71,8 @@ def _judge_hang(cycle: Cycle) -> Finding:
     return _finding(
         cycle,
         f"It hangs, no step was done in time: {', '.join(places) or 'no rank has started'}",
-        "A collective that only some ranks call looks like this: save(), poll() and all of group is called by "
-        f"every rank. All stacks: {cycle.logs[0].parent}. If a step may take so long, raise --hang-seconds.",
+        "A collective that only some ranks call looks like this: save(), poll() and all of group is called "
+        f"by every rank. All stacks: {cycle.logs[0].parent}. A step may take so long? --hang-seconds.",
     )
 
 
@@ -108,7 +108,7 @@ def _judge_saves(cycle: Cycle, plan: Plan) -> Iterator[Finding]:
         return
     if not cycle.synced.shipped:
         yield _judge_lost(cycle, trained)
-    elif cycle.end in INTERRUPTED and (cycle.synced.step or 0) <= (cycle.found or 0):
+    elif cycle.end in INTERRUPTED and not cycle.has_saved:
         limit = plan.cycle_seconds or CYCLE_SECONDS
         # Of a cycle that somebody made so short it is a warning; the ISC's own length is what counts.
         severity: Severity = "error" if plan.cycle_seconds is None else "warning"

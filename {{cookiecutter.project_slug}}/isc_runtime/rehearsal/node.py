@@ -58,11 +58,12 @@ class Machine:
     gpus: tuple[str, ...] = ()
 
     @classmethod
-    def here(cls, python_path: list[Path]) -> Machine:
+    def here(cls, python_path: list[Path], temporary: Path) -> Machine:
         """This machine, with the Python that runs this.
 
         Args:
             python_path: what comes first in PYTHONPATH.
+            temporary: for temporary files.
         """
         kept = {
             name: value
@@ -73,6 +74,7 @@ class Machine:
         path = [*map(str, python_path), *filter(None, [kept.get("PYTHONPATH")])]
         binaries = str(Path(sys.executable).parent)
         kept |= {
+            "TMPDIR": str(temporary),  # torchrun, when it is killed, leaves a directory behind
             warden.VARIABLE: token,
             "PATH": os.pathsep.join([binaries, kept.get("PATH", os.defpath)]),
             "PYTHONPATH": os.pathsep.join(path),

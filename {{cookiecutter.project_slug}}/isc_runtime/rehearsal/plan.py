@@ -10,7 +10,7 @@ How = Literal["kill", "term"]
 
 CYCLE_SECONDS = 90.0  # a cycle of the ISC in cycle mode: https://docs.strongcompute.com
 LAST_SECONDS = 30.0  # how long the last cycle may go on when nothing else is said
-LEAST_SECONDS = 1.0  # an interruption drawn from less than that would always hit the same batch
+LEAST_STEPS = 5  # drawn from fewer, an interruption would always fall close to a save
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
         cycles: how many cycles, the last one included.
         cycle_seconds: the longest time from the first step of a cycle to its interruption, which falls into
             the second half of it. None: it falls after the cycle's first checkpoint, within once more the
-            time that this took, and at the latest after CYCLE_SECONDS.
+            steps that this took, and at the latest after CYCLE_SECONDS.
         interrupt: how cycles are interrupted.
         seed: of all that is drawn.
         resize: whether the number of ranks changes from cycle to cycle.
@@ -91,17 +91,25 @@ class Plan:
         sizes = [(nodes, procs) for nodes in range(1, self.nodes + 1) for procs in range(1, self.procs + 1)]
         return [size for size in sizes if size[0] * size[1] != ranks] or [(2, 1)]
 
-    def seconds(self, cycle: CyclePlan, first_checkpoint: float | None) -> float:
-        """How long after its first step a cycle ends, unless its training is complete before.
+    def seconds(self, cycle: CyclePlan) -> float:
+        """How long after its first step a cycle ends, unless something else ends it before."""
+        if cycle.is_last:
+            return self.cycle_seconds or LAST_SECONDS
+        if self.cycle_seconds is None:
+            return CYCLE_SECONDS
+        return self.cycle_seconds * (1 + cycle.share) / 2
+
+    def step(self, cycle: CyclePlan, began: int, saved: int) -> int | None:
+        """The step at which a cycle is interrupted, counted in steps: how fast they are makes no difference.
 
         Args:
             cycle: one that `draw` gave.
-            first_checkpoint: after how many seconds it completed a checkpoint; None if it has not yet.
+            began: the step at which it began.
+            saved: the step of the first checkpoint that it completed.
+
+        Returns:
+            None if time alone ends it.
         """
-        if cycle.is_last:
-            return self.cycle_seconds or LAST_SECONDS
-        if self.cycle_seconds is not None:
-            return self.cycle_seconds * (1 + cycle.share) / 2
-        if first_checkpoint is None:
-            return CYCLE_SECONDS
-        return min(first_checkpoint + cycle.share * max(first_checkpoint, LEAST_SECONDS), CYCLE_SECONDS)
+        if cycle.is_last or self.cycle_seconds is not None:
+            return None
+        return saved + 1 + round(cycle.share * max(saved - began, LEAST_STEPS))

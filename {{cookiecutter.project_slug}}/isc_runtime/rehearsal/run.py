@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from isc_runtime.launch_file import load_toml
 from isc_runtime.project import check, homes
 from isc_runtime.rehearsal import artifact, judgement, trace, verdict
 from isc_runtime.rehearsal.command import LocalCommand, localize
-from isc_runtime.rehearsal.cycle import COMPLETE, Cycle, Interruption, Reached, Stage
+from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, Cycle, Interruption, Reached, Stage
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json
@@ -25,6 +26,7 @@ from isc_runtime.rehearsal.weights import differences
 LAUNCH_FILE = "experiment.isc"
 STAND_IN = Path("tests", "stand_in")
 TRIAL, REFERENCE = "trial start", "uninterrupted"
+ROOM = 3  # checkpoints: less is a full disk to a training, which keeps the old while it writes the new
 TRIAL_CODE = 7  # what the ranks end with in the trial start
 
 
@@ -90,7 +92,17 @@ class Rehearsal:
         result.findings += verdict.judge_gpus(self._read_launch_file().get("gpus"), self.plan)
 
     def _perform(self, result: Verdict) -> None:
-        machine = Machine.here([trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])])
+        # Not within the folder: sockets are made there, whose paths must not be long.
+        temporary = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+        try:
+            path = [trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])]
+            machine = Machine.here(path, temporary)
+            with machine.watched(self.artifacts, temporary):
+                self._cycles(self._stage(machine, result), result)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _stage(self, machine: Machine, result: Verdict) -> Stage:
         command = self._localize(str(self._read_launch_file()["command"]))
         ranks = self.plan.nodes * self.plan.procs
         device = "GPUs, by NCCL" if machine.has_gpus(ranks) else "the CPU, by gloo"
@@ -98,9 +110,7 @@ class Rehearsal:
         for note in result.notes:
             self.screen.say(note)
         traces = self.artifacts / "traces"
-        stage = Stage(machine, command.text, self.folder, traces, self.plan, self.screen.detail)
-        with machine.watched(self.artifacts):
-            self._cycles(stage, result)
+        return Stage(machine, command.text, self.folder, traces, self.plan, self.screen.detail)
 
     def _read_launch_file(self) -> dict[str, object]:
         try:
@@ -128,6 +138,8 @@ class Rehearsal:
             if not planned.is_last and cycle.end != COMPLETE:  # otherwise all that it saved can be compared
                 artifact.sync(artifacts.checkpoints)
                 artifact.leave_only_what_was_shipped(artifacts.checkpoints, cycle.synced)
+            if cycle.end == FAILED:
+                self._check_room()
             result.cycles.append(cycle)
             result.findings += judgement.judge_cycle(cycle, before, self.plan)
             if cycle.end == COMPLETE:
@@ -161,8 +173,20 @@ class Rehearsal:
         with self.screen.doing(what):
             name = f"cycle {planned.number}"
             cycle = stage.run(name, planned.nodes, planned.procs, artifacts, until)
-        cycle.deleted_within = until.deleted
+        cycle.has_saved, cycle.deleted_within = until.has_saved(), until.deleted
         return cycle
+
+    def _check_room(self) -> None:
+        """A training that fails on a full disk is not to blame."""
+        sizes = [file.stat().st_size for file in self.artifacts.rglob("*") if file.is_file()]
+        needed = ROOM * max(sizes, default=0)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise IscError(
+                f"The disk is full: a rehearsal needs room for {ROOM} checkpoints, and {free} bytes are free",
+                self.folder,
+                "Make room, or put its folder elsewhere with --output.",
+            )
 
     def _compare(self, stage: Stage, last: Cycle) -> Comparison:
         """Runs the same training without an interruption, as far as the other one has come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,12 @@ class Verdict:
         return not self.errors
 
     @property
+    def went_on(self) -> bool:
+        """Whether it was trained on after an interruption."""
+        pairs = itertools.pairwise(self.cycles)
+        return any(cycle.end in INTERRUPTED and after.trained for cycle, after in pairs)
+
+    @property
     def interruptions(self) -> int:
         """How often the training was interrupted."""
         return sum(cycle.end in INTERRUPTED for cycle in self.cycles)
@@ -83,7 +90,7 @@ def judge_gpus(gpus: object, plan: Plan) -> Iterator[Finding]:
 def judge_whole(verdict: Verdict) -> Iterator[Finding]:
     """Judges what only shows when all cycles are over."""
     comparison = verdict.comparison
-    if not verdict.interruptions and verdict.plan.cycles > 1:
+    if not verdict.went_on and verdict.plan.cycles > 1 and verdict.is_fit:
         yield Finding(
             verdict.cycles[-1].name,
             "The training was complete before it could be interrupted, so that nothing is proven",

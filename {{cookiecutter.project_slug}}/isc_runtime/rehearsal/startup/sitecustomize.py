@@ -136,16 +136,20 @@ class ImportHook(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        action = self._actions.pop(fullname, None)
-        spec = importlib.util.find_spec(fullname) if action is not None else None
-        if action is None or spec is None or spec.loader is None:
+        action = self._actions.pop(fullname, None)  # taken away while the others look
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        self._actions[fullname] = action  # many only look whether a module is there
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def execute_and_act(module: ModuleType) -> None:
             execute(module)
-            with contextlib.suppress(Exception):  # another version of torch may be made otherwise
-                action(module)
+            if self._actions.pop(fullname, None) is not None:
+                with contextlib.suppress(Exception):  # another version of torch may be made otherwise
+                    action(module)
 
         spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec
