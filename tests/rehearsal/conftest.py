@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -73,6 +74,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_interrupts,
         )
 
     def rehearse(self, *options: str) -> Rehearsed:
@@ -86,6 +88,11 @@ class Project:
     def folders(self) -> list[Path]:
         """Those of its rehearsals."""
         return sorted((self.path / "rehearsals").glob("*"))
+
+
+def _heed_interrupts() -> None:
+    """Of a shell's background jobs SIGINT is ignored, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def has_the_real_one() -> bool:

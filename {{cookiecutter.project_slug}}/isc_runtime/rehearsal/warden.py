@@ -19,7 +19,7 @@ from pathlib import Path
 
 VARIABLE = "ISC_REHEARSAL"
 PROCESSES = Path("/proc")
-PATIENCE = 10.0  # seconds for killed processes to vanish: one in an uninterruptible wait may take a while
+PATIENCE = 60.0  # seconds for killed processes to vanish: a machine that swaps is slow even at that
 
 
 def processes_of(token: str) -> list[int]:
