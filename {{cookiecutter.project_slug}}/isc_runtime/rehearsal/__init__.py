@@ -1,11 +1,13 @@
-"""The parts of `python -m isc_runtime rehearse`, floor by floor; a module imports only from floors below:
+"""The parts of `python -m isc_runtime rehearse`; a module imports only from floors below:
 
-report  plot                 table, JSON; the picture
-verdict                      what the cycles show: fit to submit, or not and why
-cycle  samples  weights      one cycle, run and watched; what was trained on; what came out
-node                         the processes of a node, and their sure end
-plan  command  artifact  trace
-                             what will happen; what is run; what a sync does; what the ranks tell
-startup/sitecustomize.py     in the ranks: tells what they train on
-warden.py                    beside them: ends them when the rehearsal itself is killed
+    run                             all of it: check, trial start, cycles, the uninterrupted run, comparison
+    report  plot                    table and JSON; the picture
+    verdict                         fit to submit, or not and why
+    judgement                       what a single cycle shows
+    cycle  samples  weights         a cycle, run and watched; what it was trained on; what came out
+    node  artifact  trace  plan  command    processes; syncs; what ranks tell; what will happen; what is run
+    warden                          finds and ends the processes, also when the rehearsal itself is killed
+
+In the ranks startup/sitecustomize.py tells what they train on. `weights` loads torch and `plot` matplotlib,
+not before they have to.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.rehearsal.cycle import INTERRUPTED, Cycle
 
 SUFFIXES = (".png", ".svg", ".pdf")
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and Ito: told apart by everybody
+INTERRUPTION = "#b3261e"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def draw(file: Path, title: str, cycles: list[Cycle], interrupted: Path, uninter
     import matplotlib
 
     matplotlib.use("Agg")
+    from cycler import cycler
     from matplotlib import pyplot
 
     name, curves = read_curves(interrupted)
@@ -95,8 +99,8 @@ def draw(file: Path, title: str, cycles: list[Cycle], interrupted: Path, uninter
             "Log it more often (--log-steps), under a name with 'loss' in it.",
             ExitCode.FAILED,
         )
-    with pyplot.style.context("tableau-colorblind10"):
-        figure, axes = pyplot.subplots(figsize=(9, 4), dpi=100, layout="constrained")
+    with pyplot.style.context({"axes.prop_cycle": cycler(color=COLORS)}):
+        figure, axes = pyplot.subplots(figsize=(9, 4), dpi=110, layout="constrained")
         if uninterrupted is not None:
             _, whole = read_curves(uninterrupted)
             for curve in whole:
@@ -107,7 +111,7 @@ def draw(file: Path, title: str, cycles: list[Cycle], interrupted: Path, uninter
             axes.plot(curve.steps, curve.values, linewidth=1.4, label=f"cycle {number}", zorder=2)
         for cycle in cycles:
             _mark(axes, cycle)
-        axes.set(xlabel="step", ylabel=name, title=title)
+        axes.set(xlabel="step", ylabel=name, title="\n".join(textwrap.wrap(title, 100)))
         axes.set_yscale("log" if min(value for c in curves for value in c.values) > 0 else "linear")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -125,17 +129,17 @@ def _mark(axes: Any, cycle: Cycle) -> None:
     last, shipped = cycle.trace.last_step, cycle.synced.step
     if cycle.end not in INTERRUPTED or last is None:
         return
-    axes.axvline(last, color="crimson", linewidth=1, linestyle="--", zorder=0)
+    axes.axvline(last, color=INTERRUPTION, linewidth=1, linestyle="--", zorder=0)
     lost = f", {last - shipped} lost" if shipped is not None and last > shipped else ""
     axes.annotate(
         f"{cycle.end} at {last}{lost}",
         (last, 0.02),
         xycoords=("data", "axes fraction"),
         rotation=90,
-        color="crimson",
+        color=INTERRUPTION,
         fontsize=8,
         ha="right",
         va="bottom",
     )
     if shipped is not None and last > shipped:
-        axes.axvspan(shipped, last, color="crimson", alpha=0.08, linewidth=0, zorder=0)
+        axes.axvspan(shipped, last, color=INTERRUPTION, alpha=0.08, linewidth=0, zorder=0)
