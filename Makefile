@@ -11,7 +11,7 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-.PHONY: help venv real demo test lint survival soak newcomer clean
+.PHONY: help venv real demo test lint survival soak newcomer image clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,7 +33,7 @@ demo: venv ## bake a project into build/, train it, kill it, and see it go on
 	.venv/bin/python tests/demo.py
 
 test: venv ## test the template, and a freshly generated project with its own tests
-	.venv/bin/python -m pytest -q --ignore=tests/survival --ignore=tests/newcomer tests
+	.venv/bin/python -m pytest -q --ignore=tests/survival --ignore=tests/newcomer --ignore=tests/image tests
 
 lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
 	$(BIN)/ruff check .
@@ -52,6 +52,9 @@ soak: venv ## the same, ten times as often: hours
 
 newcomer: venv ## follow both READMEs word for word, in an empty folder
 	.venv/bin/python -m pytest -q tests/newcomer
+
+image: venv ## build the generated image, train in it, look for secrets in it
+	.venv/bin/python -m pytest -q -rs tests/image
 
 clean: ## remove what the other targets leave, .venv excepted
 	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache
