@@ -18,6 +18,8 @@ from isc_runtime.store import Entry, Store, remove
 class LocalStore(Store):
     """A folder: `checkpoint_<YYYYmmdd-HHMMSS>_<step>.pth`, manifests, and `resume.pth`, a link to the newest.
 
+    A sharded checkpoint is a folder in it, `checkpoint_<YYYYmmdd-HHMMSS>_<step>`, with all its files.
+
     Args:
         directory: the folder.
         group: the ranks.
@@ -25,13 +27,15 @@ class LocalStore(Store):
     """
 
     link_name = "resume.pth"
-    _pattern = re.compile(r"(checkpoint_(\d{8})-(\d{6})_(\d+))\.(?:pth|manifest\.json)")
+    _pattern = re.compile(r"(checkpoint_(\d{8})-(\d{6})_(\d+))(\.pth|\.manifest\.json)?")
 
     def __init__(self, directory: Path, group: Group, keep: int = 0) -> None:
         super().__init__(directory, group)
         self.keep = keep
 
     def manifest_path(self, payload: Path) -> Path:
+        if payload.parent != self.directory:
+            return super().manifest_path(payload)
         return payload.with_suffix(".manifest.json")
 
     def prepare(self, step: int, force: bool) -> Path:
@@ -43,7 +47,11 @@ class LocalStore(Store):
         if same_step:  # two saves of one step in one second must not share a name, nor may the clock go back
             _, day, second = max(same_step)
             now = max(now, datetime.strptime(f"{day:08}{second:06}", "%Y%m%d%H%M%S") + timedelta(seconds=1))
-        return self.directory / f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}.pth"
+        name = f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}"
+        if not self.in_folders:
+            return self.directory / f"{name}.pth"
+        (self.directory / name).mkdir()
+        return self.directory / name / "checkpoint.pt"
 
     def write(self, state: dict[str, Any], payload: Path) -> None:
         temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)
@@ -51,7 +59,8 @@ class LocalStore(Store):
         temporary.replace(payload)
 
     def publish(self, payload: Path) -> None:
-        self.group.on_master(lambda: link_durably(self.directory / self.link_name, payload.name))
+        name = payload.name if payload.parent == self.directory else payload.parent.name
+        self.group.on_master(lambda: link_durably(self.directory / self.link_name, name))
 
     def tidy(self) -> None:
         """Deletes the oldest; a failure to delete is no failure to save."""
@@ -70,7 +79,7 @@ class LocalStore(Store):
     def _entry(self, path: Path) -> Entry | None:
         """The checkpoint that a payload or a manifest belongs to: if one is gone the other tells of it."""
         match = self._pattern.fullmatch(path.name)
-        if match is None or path.is_symlink():
+        if match is None or path.is_symlink() or (match[5] is None and not path.is_dir()):
             return None
-        payload = self.directory / f"{match[1]}.pth"
+        payload = path / "checkpoint.pt" if match[5] is None else self.directory / f"{match[1]}.pth"
         return Entry((int(match[4]), int(match[2]), int(match[3])), payload, self.manifest_path(payload))
