@@ -10,6 +10,7 @@ Floor by floor; a module imports only from floors below its own:
     loading  saving  logs         what a checkpoint puts back; one save on its way; log, progress bar, scalars
     artifact_store  local_store   where checkpoints live
     store                         what holds for both: heal, choose, set aside, save
+    parallel  shards              replicas or shards of a model; what is sharded, on the disk
     sampler                       the order of the data, as a function of the position
     distributed                   process group, device, agreement between ranks
     snapshot  rng                 copies in reused memory; random numbers, as a checkpoint can hold them
