@@ -1,7 +1,7 @@
 """A sharded training (--parallelism fsdp) survives what a replicated one does.
 
 Kills, errors of the disk, damage, preemption: on two ranks and more, whose shards make one checkpoint. And it
-goes on from a checkpoint of the other kind, and of another number of ranks. (The kills at every system call are
+goes on from a checkpoint of the other kind, and of another number of ranks. (Kills at every system call are
 in test_kill_every_call.py.)
 """
 
