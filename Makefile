@@ -1,7 +1,11 @@
 # `make` lists what there is. Needs git, make and Python 3.11; everything else goes into .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := $(CURDIR)/.venv/bin
+# Where everything is installed, and from what: `make newest` puts others in their place.
+VENV := .venv
+REQUIREMENTS := requirements-dev.in
+CONSTRAINTS := constraints-dev.txt
+BIN = $(CURDIR)/$(VENV)/bin
 PROJECT := {{cookiecutter.project_slug}}
 PROJECT_LEFTOVERS := .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints runs
 
@@ -11,29 +15,29 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-.PHONY: help venv real demo test lint survival soak newcomer image clean
+.PHONY: help venv real demo test lint combinations newest survival soak benchmarks newcomer image clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-venv: .venv/installed ## set up .venv with everything below
+venv: $(VENV)/installed ## set up .venv with everything below
 
-.venv/installed: requirements-dev.in constraints-dev.txt
-	@echo 'Setting up .venv; the first time this downloads torch.'
-	test -x .venv/bin/python || '$(PYTHON)' -m venv .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints-dev.txt --requirement requirements-dev.in
+$(VENV)/installed: $(REQUIREMENTS) $(CONSTRAINTS)
+	@echo 'Setting up $(VENV); the first time this downloads torch.'
+	test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --requirement $(REQUIREMENTS)
 	touch $@
 
 real: venv ## install the real cycling_utils, which CYCLING_UTILS=real demands, from its repository
-	.venv/bin/python -m pip install --quiet torch==2.13.0 "$$(grep -o '^torchvision==[0-9.]*' '$(PROJECT)/requirements.in')"
-	.venv/bin/python -m pip install --quiet --no-deps --requirement '$(PROJECT)/requirements-cycling-utils.txt'
+	$(BIN)/python -m pip install --quiet torch==2.13.0 "$$(grep -o '^torchvision==[0-9.]*' '$(PROJECT)/requirements.in')"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement '$(PROJECT)/requirements-cycling-utils.txt'
 
 demo: venv ## bake a project into build/, train it, kill it, and see it go on
-	.venv/bin/python tests/demo.py
+	$(BIN)/python tests/demo.py
 
 test: venv ## test the template, and a freshly generated project with its own tests
-	.venv/bin/python -m pytest -q --ignore=tests/survival --ignore=tests/newcomer --ignore=tests/image tests
+	$(BIN)/python -m pytest -q --ignore=tests/survival --ignore=tests/newcomer --ignore=tests/combinations --ignore=tests/image tests
 
 lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
 	$(BIN)/ruff check .
@@ -43,15 +47,33 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	cd '$(PROJECT)' && $(BIN)/mypy --strict .
 	$(BIN)/shellcheck .ci/run '$(PROJECT)/launch.sh'
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
+	$(BIN)/zizmor --offline --quiet .github '$(PROJECT)/.github'
+
+combinations: venv ## bake and check all combinations of the choices; update a project that was changed
+	$(BIN)/python -m pytest -q tests/combinations
+
+# Exact versions taken away, and the lock renewed: what a project gets that is generated and upgraded today.
+newest: ## lint and test with the newest release of everything, in build/newest
+	rm -rf build/newest && mkdir -p build/newest
+	sed -E 's/==[^ ;#]+//' requirements-dev.in > build/newest/requirements.in
+	$(MAKE) venv $(NEWEST)
+	build/newest/venv/bin/python -m cookiecutter . --no-input --output-dir build/newest
+	$(MAKE) -C build/newest/isc-experiment lock check UPGRADE=1 PYTHON='$(CURDIR)/build/newest/venv/bin/python'
+	$(MAKE) lint test $(NEWEST)
+
+NEWEST := VENV=build/newest/venv REQUIREMENTS=build/newest/requirements.in CONSTRAINTS=
 
 survival: venv ## kill a training at every system call, fail its disk, cut its power
-	.venv/bin/python -m pytest -q -rs tests/survival
+	$(BIN)/python -m pytest -q -rs tests/survival
 
 soak: venv ## the same, ten times as often: hours
 	SOAK=10 .venv/bin/python -m pytest -q -rs tests/survival
 
+benchmarks: venv ## measure all that is promised; on a machine that does nothing else, a quarter of an hour
+	.venv/bin/python benchmarks/run_all.py
+
 newcomer: venv ## follow both READMEs word for word, in an empty folder
-	.venv/bin/python -m pytest -q tests/newcomer
+	$(BIN)/python -m pytest -q tests/newcomer
 
 image: venv ## build the generated image, train in it, look for secrets in it
 	.venv/bin/python -m pytest -q -rs tests/image

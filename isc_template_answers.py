@@ -27,8 +27,9 @@ LONGEST_AUTHOR = 200
 # that depends on itself.
 DEPENDENCIES = frozenset(
     {
-        *("cycling_utils", "hypothesis", "mypy", "numpy", "pip", "pytest", "rich", "ruff", "scikit_learn"),
-        *("sklearn", "tensorboard", "tomli", "torch", "torchvision", "uv", "xxhash"),
+        *("cycling_utils", "hypothesis", "jsonschema", "mypy", "numpy", "pip", "pre_commit", "pytest"),
+        *("pytest_xdist", "rich", "ruff", "safetensors", "scikit_learn", "sklearn", "tensorboard"),
+        *("tomli", "torch", "torchvision", "uv", "xdist", "xxhash"),
     }
 )
 OWN_MODULES = frozenset({"data", "isc_runtime", "model", "tests", "train"})

@@ -1,60 +1,62 @@
-"""How soon train.py refuses a place that is not fit, and shows its help, against Python's own start-up.
+"""How soon train.py refuses a place that is not fit, and a project is checked, against Python's start-up.
 
-    python benchmarks/refusal.py [--runs 15] [--json FILE]
+    python benchmarks/refusal.py [--rounds 15] [--json FILE]
 
-The commands alternate; figures are medians of wall time.
+Wall time of whole processes, which take turns.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
-TRAIN = str(Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}" / "train.py")
+from report import PROJECT, Report, parser, seconds_of, take_turns
+
+TRAIN = str(PROJECT / "train.py")
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import torch": ["-c", "import torch"],
     "train.py refuses": [TRAIN],
     "train.py --help": [TRAIN, "--help"],
+    "isc_runtime check": ["-m", "isc_runtime", "check"],
+    "isc_runtime checkpoints": ["-m", "isc_runtime", "checkpoints", "."],
 }
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=15)
+    arguments = options.parse_args()
+    report = Report("refusal")
     with tempfile.TemporaryDirectory() as directory:
         # ISC mode without a checkpoint directory: what a first submission gets wrong
         environment = {**os.environ, "LOSSY_ARTIFACT_PATH": directory, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["PYTHONPATH"] = str(PROJECT)
         environment.pop("CHECKPOINT_ARTIFACT_PATH", None)
         environment.pop("OUTPUT_PATH", None)
-        for _ in range(arguments.runs):
-            for name, command in COMMANDS.items():
-                begun = time.perf_counter()
-                subprocess.run(
-                    [sys.executable, *command],
-                    cwd=directory,
-                    env=environment,
-                    capture_output=True,
-                    check=False,
-                )
-                seconds[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, median in medians.items():
-        share = median / medians["import torch"]
-        print(f"{name:18} {median:.3f} s   {share:.3f} of importing torch")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(medians, indent=1))
+
+        def run(command: list[str]) -> None:
+            subprocess.run(
+                [sys.executable, *command], cwd=directory, env=environment, capture_output=True, check=False
+            )
+
+        peers: dict[str, Callable[[], float]] = {
+            name: partial(seconds_of, partial(run, command)) for name, command in COMMANDS.items()
+        }
+        seconds = take_turns(peers, arguments.rounds)
+    for name in ("python -c pass", "import torch"):
+        report.figure(f"{name}, s", seconds[name])
+    for name in ("train.py refuses", "train.py --help"):
+        report.ratio(f"{name}, seconds", seconds[name], most=0.15)
+        report.ratio(f"{name}, against import torch", seconds[name] / seconds["import torch"], most=0.125)
+    for name in ("isc_runtime check", "isc_runtime checkpoints"):
+        report.ratio(f"{name}, seconds", seconds[name], most=0.3)
+    report.write(arguments.json)
 
 
 if __name__ == "__main__":

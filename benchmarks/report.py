@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ROOT / "{{cookiecutter.project_slug}}"
+sys.dont_write_bytecode = True  # what lies in PROJECT is copied into new projects
 
 
 @dataclass
@@ -33,22 +34,33 @@ class Report:
     ratios: dict[str, dict[str, float | bool | None]] = field(default_factory=dict)
 
     def figure(self, name: str, value: float) -> None:
-        """Notes and prints a figure."""
+        """Notes a figure."""
         self.figures[name] = value
-        print(f"{name:64} {value:12.4f}", flush=True)
 
     def ratio(self, name: str, value: float, most: float | None = None, least: float | None = None) -> None:
-        """Notes and prints a ratio and, where there is one, its target: at most, or at least, so much."""
-        met = (
-            None if most is None and least is None else value <= (most or value) and value >= (least or value)
-        )
-        self.ratios[name] = {"ratio": value, "at_most": most, "at_least": least, "met": met}
-        target = f"<= {most}" if most is not None else f">= {least}" if least is not None else ""
-        verdict = {True: "met", False: "NOT MET", None: ""}[met]
-        print(f"{name:64} {value:12.4f}  {target:9} {verdict}", flush=True)
+        """Notes a ratio and, where there is one, its target: at most, or at least, so much."""
+        has_target = most is not None or least is not None
+        met = value <= (value if most is None else most) and value >= (value if least is None else least)
+        self.ratios[name] = {
+            "ratio": value,
+            "at_most": most,
+            "at_least": least,
+            "met": met if has_target else None,
+        }
+
+    def show(self) -> None:
+        """Prints it for people."""
+        for name, value in self.figures.items():
+            print(f"{name:64} {value:12.4f}")
+        for name, ratio in self.ratios.items():
+            most, least = ratio["at_most"], ratio["at_least"]
+            target = f"<= {most}" if most is not None else f">= {least}" if least is not None else ""
+            verdict = {True: "met", False: "NOT MET"}.get(bool(ratio["met"]), "") if target else ""
+            print(f"{name:64} {ratio['ratio']:12.4f}  {target:9} {verdict}")
 
     def write(self, file: Path | None) -> None:
-        """Writes it for machines, if asked to."""
+        """Prints it for people, and writes it for machines if asked to."""
+        self.show()
         if file is not None:
             content = {"benchmark": self.name, "machine": machine(), **vars(self)}
             file.write_text(json.dumps(content, indent=1) + "\n")

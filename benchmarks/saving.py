@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -25,71 +24,34 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from report import PROJECT, Report, parser, seconds_of, take_turns
-from torch import nn
+from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint.state_dict_saver import async_save
+from training import Training
 
-sys.path.insert(0, str(PROJECT))
-
-from isc_runtime.checkpoint import Checkpointer
-from isc_runtime.distributed import Group
 from isc_runtime.durable import sync_directory, sync_file
-from isc_runtime.environment import Environment
-from isc_runtime.interruption import StopRequest
-from isc_runtime.local_store import LocalStore
-from isc_runtime.logs import Scalars
-from isc_runtime.options import CheckpointOptions
-from isc_runtime.sampler import ElasticSampler
 from isc_runtime.state_size import size_of
 
 BATCH = 0.05  # seconds in which the CPU does nothing, as a GPU's does
-WIDTH = 1024  # of a layer: 4 MB of weights, 12 MB of state
 
 
-class Training:
-    """A model, its optimizer and a Checkpointer, after one step."""
+def save(training: Training, until_step: float = BATCH) -> tuple[float, float]:
+    """Saves as a training does, which goes on meanwhile: seconds held up, and seconds until published.
 
-    def __init__(self, directory: Path, megabytes: int) -> None:
-        layers = max(1, round(megabytes * 1e6 / (3 * 4 * WIDTH * (WIDTH + 1))))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers))).to(device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters())
-        for parameter in self.model.parameters():
-            parameter.grad = torch.full_like(parameter, 1e-3)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        group = Group(Environment(), device)
-        self.sampler = ElasticSampler(10**6, 1)
-        self.checkpointer = Checkpointer(
-            LocalStore(directory, group, keep=1),
-            group,
-            self.sampler,
-            {"model": self.model, "optimizer": self.optimizer},
-            CheckpointOptions(),
-            StopRequest(),
-            Scalars(None),
-        )
-
-    def state(self) -> dict[str, Any]:
-        """What all of the peers save."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def save(self, until_step: float = BATCH) -> tuple[float, float]:
-        """Saves as a training does, which goes on meanwhile: seconds held up, and seconds until published.
-
-        Args:
-            until_step: seconds from the save to the next step of the optimizer.
-        """
-        self.sampler.advance()
-        self.checkpointer._writer.submit(int).result()  # the last save's old files are deleted by now
-        begun = time.perf_counter()
-        held_up = seconds_of(self.checkpointer.save)
-        while self.checkpointer._saving is not None:
-            time.sleep(until_step)
-            held_up += seconds_of(self.checkpointer._snapshot.hold)  # the optimizer's step calls it
-            held_up += seconds_of(self.checkpointer.poll)
-            until_step = 0.01  # so that what is written is published soon
-        return held_up, time.perf_counter() - begun
+    Args:
+        training: what is saved.
+        until_step: seconds from the save to the next step of the optimizer.
+    """
+    checkpointer = training.checkpointer
+    training.sampler.advance()
+    checkpointer._writer.submit(int).result()  # the last save's old files are deleted by now
+    begun = time.perf_counter()
+    held_up = seconds_of(checkpointer.save)
+    while checkpointer._saving is not None:
+        time.sleep(until_step)
+        held_up += seconds_of(checkpointer._snapshot.hold)  # the optimizer's step calls it
+        held_up += seconds_of(checkpointer.poll)
+        until_step = 0.01  # so that what is written is published soon
+    return held_up, time.perf_counter() - begun
 
 
 def tensors(state: Any) -> list[torch.Tensor]:
@@ -106,10 +68,10 @@ def measure_saves(training: Training, directory: Path, rounds: int, report: Repo
     buffers = [torch.empty_like(tensor, device="cpu") for tensor in tensors(state)]
 
     def ours() -> float:
-        return training.save()[0]
+        return save(training)[0]
 
     def ours_without_a_batch() -> float:
-        held_up, until_published = training.save(until_step=0.0)
+        held_up, until_published = save(training, until_step=0.0)
         published.append(until_published)
         return held_up
 
@@ -180,7 +142,7 @@ def measure_memory(training: Training, report: Report) -> None:
     size = size_of(training.state())
     training.checkpointer._snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
     before = resident()
-    peaks = [peak_of(training.save) - before for _ in range(3)]
+    peaks = [peak_of(lambda: save(training)) - before for _ in range(3)]
     for number, peak in zip(("first", "second", "third"), peaks, strict=True):
         report.figure(f"extra memory in the {number} save, MB", peak / 1e6)
     report.ratio("extra memory, against the state", max(peaks) / size, most=1.1)
@@ -209,7 +171,7 @@ def peak_of(work: Any) -> int:
 
 
 def measure_restore(training: Training, rounds: int, report: Report) -> None:
-    training.save()
+    save(training)
     payload = training.checkpointer.store.entries()[-1].payload
 
     def load() -> float:

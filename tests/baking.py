@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Protocol
 
 ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
 IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
 
 
@@ -31,3 +33,15 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 def git(*arguments: str, cwd: Path) -> str:
     """What git says; it has to succeed."""
     return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+def passes(*command: str | Path, cwd: Path) -> None:
+    """Runs a command that has to succeed, and shows what it said if it does not."""
+    result = run(*command, cwd=cwd)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def files(project: Path) -> dict[str, Path]:
+    """The files of a project by their names in it, git's own aside."""
+    found = (path for path in project.rglob("*") if path.is_file())
+    return {str(path.relative_to(project)): path for path in found if ".git" not in path.parts}

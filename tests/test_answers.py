@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -184,6 +185,39 @@ def test_good_answers_are_replayed(template: Path, desk: Desk) -> None:
     assert list((desk.parent / "tmp").iterdir()) == []
 
 
+def test_a_team_s_defaults_come_from_a_config_file_and_answers_from_the_last_bake(
+    template: Path, desk: Desk
+) -> None:
+    """As the README has it: --config-file, then --replay, which asks nothing."""
+    config = desk.parent / "team.yaml"
+    team = {"author": "Vision group", "compute_mode": "interruptible", "license": "Proprietary"}
+    config.write_text(json.dumps({"default_context": team, "replay_dir": str(desk.parent / "home")}))
+    first = desk.cookiecutter("--no-input", "--config-file", str(config), str(template), "gpus=16")
+    assert first.returncode == 0, first.stderr
+    project = desk.cwd / "isc-experiment"
+    launch = (project / "experiment.isc").read_text()
+    assert 'compute_mode = "interruptible"' in launch
+    assert "gpus = 16" in launch
+    assert "Vision group. All rights reserved." in (project / "LICENSE").read_text()
+
+    second = desk.cookiecutter(
+        "--replay", "--config-file", str(config), "-o", str(desk.parent), str(template)
+    )
+    assert second.returncode == 0, second.stderr
+    assert (desk.parent / "isc-experiment" / "experiment.isc").read_text() == launch
+
+
+def test_a_team_s_bad_default_is_refused_like_any_answer(template: Path, desk: Desk) -> None:
+    config = desk.parent / "team.yaml"
+    config.write_text(json.dumps({"default_context": {"compute_mode": "fast"}}))
+    before = desk.files()
+    result = desk.cookiecutter("--no-input", "--config-file", str(config), str(template))
+    assert result.returncode == 1
+    assert result.stdout.startswith('compute_mode: "fast" is not one of the choices')
+    assert len(result.stdout.splitlines()) == 1
+    assert desk.files() == before
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
@@ -201,6 +235,17 @@ def test_good_answers_are_replayed(template: Path, desk: Desk) -> None:
 )
 def test_a_good_answer_is_accepted(question: str, answer: str) -> None:
     assert answers.problem(question, {question: answer}) is None
+
+
+def test_no_project_can_have_the_name_of_a_package_that_it_installs(template: Path) -> None:
+    project = template / "{{cookiecutter.project_slug}}"
+    lines = [line for file in project.glob("requirements*.in") for line in file.read_text().splitlines()]
+    names = {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line))}
+    assert {"torch", "pytest", "scikit-learn"} <= names
+    for name in names:
+        assert "a package that the project uses" in str(
+            answers.problem("project_slug", {"project_slug": name})
+        ), name
 
 
 def test_on_a_terminal_a_bad_answer_is_asked_again_with_the_reason(template: Path, desk: Desk) -> None:

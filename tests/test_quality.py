@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from baking import run
-
-BIN = Path(sys.executable).parent
+from baking import BIN, IDENTITY, ROOT, Bake, passes, run
 
 
 @pytest.fixture(params=["template", "project"])
@@ -17,11 +18,6 @@ def tree(request: pytest.FixtureRequest) -> Path:
     """The generated project's code, where it stands in the template and baked."""
     place: Path = request.getfixturevalue(request.param)
     return place / "{{cookiecutter.project_slug}}" if request.param == "template" else place
-
-
-def passes(*command: str | Path, cwd: Path) -> None:
-    result = run(*command, cwd=cwd)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_ruff(tree: Path) -> None:
@@ -45,3 +41,61 @@ def test_hadolint(tree: Path) -> None:
 def test_its_own_tests_pass(project: Path, tmp_path: Path) -> None:
     options = ["-q", "-p", "no:cacheprovider", "--numprocesses=auto", f"--basetemp={tmp_path / 'pytest'}"]
     passes(sys.executable, "-m", "pytest", *options, cwd=project)
+
+
+def floors(table: str) -> list[list[str]]:
+    """The names of the modules, floor by floor from the top: what stands before three blanks in each line."""
+    lines = [re.split(" {3,}", line.strip())[0] for line in table.splitlines()]
+    return [line.split() for line in lines]
+
+
+def test_a_module_of_the_runtime_imports_only_from_floors_below() -> None:
+    runtime = ROOT / "{{cookiecutter.project_slug}}" / "isc_runtime"
+    table = re.search(r"below its own:\n\n(.*?)\n\n", (runtime / "__init__.py").read_text(), re.DOTALL)
+    assert table is not None
+    level = {name: number for number, names in enumerate(floors(table[1])) for name in names}
+    assert level.keys() == {path.stem for path in runtime.glob("*.py")} - {"__init__"}
+    for module in level:
+        tree = ast.parse((runtime / f"{module}.py").read_text())
+        for node in [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]:
+            package, _, name = (node.module or "").partition(".")
+            for imported in [name] if name else [alias.name for alias in node.names]:
+                assert package != "isc_runtime" or level[imported] > level[module], f"{module}: {imported}"
+
+
+def test_contributing_has_the_same_floors() -> None:
+    runtime = ROOT / "{{cookiecutter.project_slug}}" / "isc_runtime"
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    code = re.search(r"below its own:\n\n(.*?)\n\n", (runtime / "__init__.py").read_text(), re.DOTALL)
+    text = re.search(r"floors below it.\n\n```text\n(.*?)\n```", contributing, re.DOTALL)
+    assert code is not None
+    assert text is not None
+    assert floors(text[1]) == floors(code[1])
+
+
+def test_an_editor_reads_the_launch_file_with_its_schema(bake: Bake) -> None:
+    project = bake()
+    passes(BIN / "taplo", "lint", cwd=project)
+    file = project / "experiment.isc"
+    file.write_text(file.read_text().replace("gpus = 8", "gpus = 17"))
+    result = run(BIN / "taplo", "lint", cwd=project)
+    assert result.returncode == 1
+    assert "17 is greater than the maximum of 16" in result.stderr
+
+
+def test_pre_commit_runs_the_check_and_the_linters_before_a_commit(bake: Bake) -> None:
+    """Installed as `make hooks` does it: no network, and the tools are those of the environment."""
+    project = bake()
+    commit = ("git", *IDENTITY, "commit", "--all", "-m", "x")
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    passes("make", "hooks", f"PYTHON={sys.executable}", cwd=project)
+    result = run(*commit, cwd=project, PATH=path)
+    assert result.returncode == 0, result.stderr
+    file = project / "experiment.isc"
+    file.write_text(file.read_text().replace("gpus = 8", "gpus = 99"))
+    model = project / "model.py"
+    model.write_text(model.read_text() + "import   os\n")
+    result = run(*commit, cwd=project, PATH=path)
+    assert result.returncode == 1
+    for what in ("99 is no possible number of GPUs", "Module level import", "would be reformatted", "Passed"):
+        assert what in result.stderr + result.stdout

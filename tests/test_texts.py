@@ -99,5 +99,7 @@ def assert_intact(project: Path, text: str) -> None:
     assert metadata["description"] == text
     assert metadata["authors"] == [{"name": text}]
     assert tomllib.loads((project / "experiment.isc").read_text())["experiment_name"] == text
+    citation = yaml.safe_load((project / "CITATION.cff").read_text())
+    assert (citation["title"], citation["authors"]) == (text, [{"name": text}])
     assert answers.one_line(text) in (project / "LICENSE").read_text()
     assert visible((project / "README.md").read_text())[0] == answers.one_line(text)

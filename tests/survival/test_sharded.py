@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 import ranks
 from conftest import SOAK
 from isc_runtime.distributed import process_group
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
+from isc_runtime.export import export
 from strace import attach, mutating_calls, needs_strace
 from test_faults import ERRORS, published
 from tests.processes import differences
@@ -112,6 +114,13 @@ def test_checkpoints_of_both_kinds_and_any_number_of_ranks_are_resumed(tmp_path:
         ended = final_state(tmp_path)["sampler"]["step"]
     accuracies = [float(text) for text in re.findall(r"held-out accuracy ([\d.]+)", training.log)]
     assert accuracies[-1] > max(accuracies[0], 0.5)
+
+
+def test_its_weights_are_exported_whole(whole: Path, tmp_path: Path) -> None:
+    exported = export(whole / "checkpoints", tmp_path / "weights.safetensors")
+    weights = load_file(exported.file)
+    assert exported.step == 30
+    assert differences(weights, dict(final_state(whole)["model"])) == []
 
 
 def test_another_model_is_refused(whole: Path, tmp_path: Path) -> None:

@@ -1,43 +1,90 @@
-"""python -m isc_runtime check | preflight | torchrun: see --help of each."""
+"""python -m isc_runtime check | checkpoints | export | preflight | torchrun: see --help of each."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
 from isc_runtime.entry import reported
-from isc_runtime.environment import Environment
+from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 def main(command_line: list[str] | None = None) -> int:
     """Runs one command and returns its exit code (see isc_runtime.errors.ExitCode)."""
+    command_line = sys.argv[1:] if command_line is None else command_line
+    if command_line[:1] == ["torchrun"]:  # all the rest is torchrun's, and train.py's
+        return _torchrun(command_line[1:])
+    parser = _parser()
+    arguments, others = parser.parse_known_args(command_line)
+    if others and arguments.command != "preflight":
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show every name
+    with reported():
+        return RUN[arguments.command](arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m isc_runtime", description="Tools of an ISC project.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="is this project fit to submit?")
     check.add_argument("--json", action="store_true", help="findings for machines")
+    checkpoints = commands.add_parser("checkpoints", help="what is there, and which one would a resume take?")
+    checkpoints.add_argument("directory", nargs="?", type=Path, help="default: where a training here saves")
+    checkpoints.add_argument("--verify", action="store_true", help="read every byte")
+    checkpoints.add_argument("--json", action="store_true", help="the list for machines")
+    export = commands.add_parser("export", help="write the weights of a checkpoint alone, as safetensors")
+    export.add_argument("checkpoint", type=Path, help="one, or a directory: what a resume would take")
+    export.add_argument("file", type=Path, help="what to write: NAME.safetensors")
+    export.add_argument("--force", action="store_true", help="replace the file if it exists")
     preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
     commands.add_parser("torchrun", help="torchrun, with the exit code of the rank that failed")
-    command_line = sys.argv[1:] if command_line is None else command_line
-    if command_line[:1] == ["torchrun"]:  # all the rest is torchrun's, and train.py's
-        return _torchrun(command_line[1:])
-    arguments, others = parser.parse_known_args(command_line)
-    if arguments.command == "check":
-        if others:
-            parser.error(f"unrecognized arguments: {' '.join(others)}")
-        return _check(arguments.json)
-    return _preflight(arguments.dataset_id, arguments.data_root)
+    return parser
 
 
-def _check(as_json: bool) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     from isc_runtime.project import run_check
 
-    code: int = run_check(PROJECT, as_json)
-    return code
+    return run_check(PROJECT, arguments.json)
+
+
+def _checkpoints(arguments: argparse.Namespace) -> int:
+    from isc_runtime.inventory import take_inventory
+    from isc_runtime.listing import report
+
+    environment = Environment.read()
+    usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
+    return report(take_inventory(arguments.directory or usual, arguments.verify), arguments.json)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from isc_runtime.export import export
+
+    done = export(arguments.checkpoint, arguments.file, arguments.force)
+    print(
+        f"{done.file}: {done.tensors} tensors, {done.bytes} bytes, of step {done.step} in {done.checkpoint}"
+    )
+    if done.left_out:
+        print(f"Left out, because they are no tensors: {', '.join(done.left_out)}")
+    return 0
+
+
+def _preflight(arguments: argparse.Namespace) -> int:
+    from isc_runtime.preflight import validate_and_setup_checkpoint_directory
+
+    sys.path.insert(0, str(PROJECT))
+    from data import check_data
+
+    environment = Environment.read()
+    validate_and_setup_checkpoint_directory(environment.isc_mode, defer_atomic_directory=True)
+    check_data(arguments.dataset_id, arguments.data_root)
+    return 0
 
 
 def _torchrun(arguments: list[str]) -> int:
@@ -46,18 +93,7 @@ def _torchrun(arguments: list[str]) -> int:
     return torchrun(arguments)
 
 
-def _preflight(dataset_id: str | None, data_root: Path) -> int:
-    from isc_runtime.preflight import validate_and_setup_checkpoint_directory
-
-    sys.path.insert(0, str(PROJECT))
-    from data import check_data
-
-    with reported():
-        environment = Environment.read()
-        validate_and_setup_checkpoint_directory(environment.isc_mode, defer_atomic_directory=True)
-        check_data(dataset_id, data_root)
-    return 0
-
+RUN = {"check": _check, "checkpoints": _checkpoints, "export": _export, "preflight": _preflight}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from isc_runtime.distributed import Group
 from isc_runtime.durable import sync_directory
-from isc_runtime.store import Entry, Store
+from isc_runtime.entries import SAVER, Entry, artifact_entries, artifact_link
+from isc_runtime.store import Store
 
 
 class ArtifactStore(Store):
@@ -18,9 +18,7 @@ class ArtifactStore(Store):
     platform sees, that is the same, and its own collectives, which can hang, are not used.
     """
 
-    NAME = "AtomicDirectory"
-    link_name = f"{NAME}.latest_checkpoint"
-    _pattern = re.compile(rf"{NAME}_checkpoint_(\d+)(_force)?")
+    link_name = artifact_link(SAVER)
 
     def __init__(self, directory: Path, group: Group) -> None:
         import cycling_utils  # the ISC has it; local mode does not need it
@@ -30,7 +28,7 @@ class ArtifactStore(Store):
         self._saver = cycling_utils.AtomicDirectory(
             str(self.directory),
             is_master=group.is_master,
-            name=self.NAME,
+            name=SAVER,
             keep_last=-1,
             strategy="mono",
             device="cpu",
@@ -74,9 +72,4 @@ class ArtifactStore(Store):
         return str(entry.path)  # absolute, as AtomicDirectory itself writes it for the platform to read
 
     def entries(self) -> list[Entry]:
-        found = []
-        for path in self.directory.iterdir():
-            match = self._pattern.fullmatch(path.name)
-            if match and path.is_dir() and not path.is_symlink():
-                found.append(Entry((int(match[1]),), path / "checkpoint.pt", path / "manifest.json"))
-        return sorted(found)
+        return artifact_entries(self.directory).get(SAVER, [])

@@ -26,6 +26,7 @@ import torch
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
+from isc_runtime.durable import SHARDED, WHOLE
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.interruption import Stopped, StopRequest
 from isc_runtime.loading import Stateful, load
@@ -33,7 +34,8 @@ from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.saving import Saving, best_interval, write, write_rest, write_shards
-from isc_runtime.shards import SHARDED, WHOLE, Counterparts, ShardedSave, separate
+from isc_runtime.sharded_save import ShardedSave
+from isc_runtime.shards import Counterparts, separate
 from isc_runtime.snapshot import Snapshot, owned_by
 from isc_runtime.state_size import expected_size
 from isc_runtime.store import Store

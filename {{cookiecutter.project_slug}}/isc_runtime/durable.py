@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from isc_runtime.errors import ExitCode, IscError
 
 FORMAT_VERSION = 1
 PROBE_PREFIX = ".isc-probe-"
+WHOLE, SHARDED = "whole", "sharded"  # the formats of a checkpoint, as a manifest's details name them
 TEMPORARY_SUFFIX = ".temp"  # cycling_utils' too
 
 
@@ -104,14 +105,21 @@ class Manifest:
         Raises:
             Damaged: one of them differs.
         """
-        for check in (self._verify_size, self._verify_content):
-            for name in self.files:
-                try:
-                    check(directory / name)
-                except FileNotFoundError:
-                    raise Damaged(f"{name} is missing") from None
-                except OSError as error:
-                    raise Damaged(f"{name} cannot be read ({error.strerror})") from None
+        self.verify_sizes(directory)
+        self._verify_each(directory, self._verify_content)
+
+    def verify_sizes(self, directory: Path) -> None:
+        """Compares the sizes alone: quick, and blind to flipped bits. Raises Damaged."""
+        self._verify_each(directory, self._verify_size)
+
+    def _verify_each(self, directory: Path, check: Callable[[Path], None]) -> None:
+        for name in self.files:
+            try:
+                check(directory / name)
+            except FileNotFoundError:
+                raise Damaged(f"{name} is missing") from None
+            except OSError as error:
+                raise Damaged(f"{name} cannot be read ({error.strerror})") from None
 
     def _verify_size(self, file: Path) -> None:
         size, expected = file.stat().st_size, self.files[file.name]["size"]

@@ -12,11 +12,11 @@ from torch import nn
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
-from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.durable import SHARDED, Damaged, Manifest
+from isc_runtime.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.shards import SHARDED, Counterparts, distribute, read
-from isc_runtime.store import Entry
+from isc_runtime.shards import Counterparts, distribute, read
 
 
 class Stateful(Protocol):

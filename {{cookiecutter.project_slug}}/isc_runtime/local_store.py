@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import torch
 
 from isc_runtime.distributed import Group
 from isc_runtime.durable import TEMPORARY_SUFFIX, Damaged, link_durably
-from isc_runtime.store import Entry, Store, remove
+from isc_runtime.entries import LOCAL_LINK, SHARDED_PAYLOAD, Entry, local_entries, local_manifest
+from isc_runtime.store import Store, remove
 
 
 class LocalStore(Store):
@@ -26,17 +26,14 @@ class LocalStore(Store):
         keep: how many checkpoints to keep, forced ones not counted; 0 keeps all.
     """
 
-    link_name = "resume.pth"
-    _pattern = re.compile(r"(checkpoint_(\d{8})-(\d{6})_(\d+))(\.pth|\.manifest\.json)?")
+    link_name = LOCAL_LINK
 
     def __init__(self, directory: Path, group: Group, keep: int = 0) -> None:
         super().__init__(directory, group)
         self.keep = keep
 
     def manifest_path(self, payload: Path) -> Path:
-        if payload.parent != self.directory:
-            return super().manifest_path(payload)
-        return payload.with_suffix(".manifest.json")
+        return local_manifest(payload)
 
     def prepare(self, step: int, force: bool) -> Path:
         return self.group.on_master(lambda: self._next_payload(step))
@@ -51,7 +48,7 @@ class LocalStore(Store):
         if not self.in_folders:
             return self.directory / f"{name}.pth"
         (self.directory / name).mkdir()
-        return self.directory / name / "checkpoint.pt"
+        return self.directory / name / SHARDED_PAYLOAD
 
     def write(self, state: dict[str, Any], payload: Path) -> None:
         temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)
@@ -74,12 +71,4 @@ class LocalStore(Store):
                 remove(path)
 
     def entries(self) -> list[Entry]:
-        return sorted(set(filter(None, map(self._entry, self.directory.iterdir()))))
-
-    def _entry(self, path: Path) -> Entry | None:
-        """The checkpoint that a payload or a manifest belongs to: if one is gone the other tells of it."""
-        match = self._pattern.fullmatch(path.name)
-        if match is None or path.is_symlink() or (match[5] is None and not path.is_dir()):
-            return None
-        payload = path / "checkpoint.pt" if match[5] is None else self.directory / f"{match[1]}.pth"
-        return Entry((int(match[4]), int(match[2]), int(match[3])), payload, self.manifest_path(payload))
+        return local_entries(self.directory)

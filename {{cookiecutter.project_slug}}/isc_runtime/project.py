@@ -1,6 +1,6 @@
-"""Is this project fit to submit? Structure, launch file, lock and Dockerfile, from their text alone.
+"""Is this project fit to submit? Structure, launch file, lock, image, from the files alone; and git's word.
 
-Standard library only, and nothing is run or imported: it answers in a blink, also right after generation.
+Standard library only, and nothing of the project is run or imported: it answers in a blink.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import ast
 import contextlib
 import json
 import os
-import re
-import shlex
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from isc_runtime import credentials
 from isc_runtime.finding import Finding as Finding
+from isc_runtime.image import Content, check_image, image_content
 from isc_runtime.launch_file import check_launch_file, load_toml
+from isc_runtime.lock import check_cycling_utils, check_lock
+from isc_runtime.sizes import readable_size
+from isc_runtime.version_control import check_committed
 
 EXPECTED = {
     "experiment.isc": "what `isc train` submits",
@@ -35,10 +37,24 @@ EXPECTED = {
     "README.md": "what people read first",
     "pyproject.toml": "the project's name, and the settings of its tools",
 }
-CREDENTIALS = "credentials.isc"  # of the `isc` command: TOML in a file of the same suffix, but no launch file
 
-_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*(?:==\s*([^\s;,\\]+))?")
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-([^}]*))?\})")
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        findings: errors and warnings, in the order of the files in `EXPECTED`.
+        image: what the image would take from the project.
+    """
+
+    findings: list[Finding]
+    image: Content
+
+    @property
+    def errors(self) -> int:
+        """How many findings make a submission fail or go wrong."""
+        return sum(finding.severity == "error" for finding in self.findings)
 
 
 def check(root: Path) -> list[Finding]:
@@ -46,28 +62,38 @@ def check(root: Path) -> list[Finding]:
 
     Args:
         root: its directory.
-
-    Returns:
-        Errors and warnings, in the order of the files in `EXPECTED`.
     """
-    return list(_check(root.resolve()))
+    return examine(root).findings
+
+
+def examine(root: Path) -> Report:
+    """Looks at everything that is in a project's files.
+
+    Args:
+        root: its directory.
+    """
+    root = root.resolve()
+    image = image_content(root)
+    return Report([*_check(root), *check_image(root, image)], image)
 
 
 def run_check(root: Path, as_json: bool) -> int:
-    """Prints what `check` finds, a line each, or as one JSON object. Returns the exit code: 1 on errors."""
-    findings = check(root)
-    errors = sum(finding.severity == "error" for finding in findings)
+    """Checks a project, and whether it is committed, and prints a line a finding, or one JSON object.
+
+    Returns:
+        The exit code: 1 on errors.
+    """
+    report = examine(root)
+    report = replace(report, findings=[*report.findings, *check_committed(root)])
+    image = {"files": len(report.image.files), "bytes": report.image.size}
     if as_json:
-        print(
-            json.dumps({"fit": not errors, "findings": [asdict(finding) for finding in findings]}, indent=2)
-        )
+        findings = [asdict(finding) for finding in report.findings]
+        print(json.dumps({"fit": not report.errors, "findings": findings, "image": image}, indent=2))
     else:
-        lines = [f"{finding.severity.upper()}: {finding}" for finding in findings]
-        for line in [*lines, _verdict(errors, len(findings) - errors)]:
-            # A finding may quote anything, and not every terminal can show it.
-            encoding = sys.stdout.encoding or "ascii"
-            print(line.encode(encoding, "backslashreplace").decode(encoding))
-    return 1 if errors else 0
+        lines = [f"{finding.severity.upper()}: {finding}" for finding in report.findings]
+        takes = f"The image takes {image['files']} files of it, {readable_size(image['bytes'])}."
+        print("\n".join([*lines, f"{_verdict(report.errors, len(lines) - report.errors)} {takes}"]))
+    return 1 if report.errors else 0
 
 
 def _verdict(errors: int, warnings: int) -> str:
@@ -84,14 +110,13 @@ def _check(root: Path) -> Iterator[Finding]:
             hint = f"Bring it back, from git or a newly generated project: it is {purpose}."
             yield Finding(name, "It is missing", hint)
     for file in sorted(root.glob("*.isc")):
-        if file.name != CREDENTIALS:
+        if file.name != credentials.ISC:
             yield from check_launch_file(file, root, _homes(root))
     for name in ("train.py", "model.py", "data.py"):
         yield from _check_syntax(root / name)
     yield from _check_launch_script(root / "launch.sh")
-    yield from _check_dockerfile(root)
-    yield from _check_lock(root)
-    yield from _check_cycling_utils(root / "requirements-cycling-utils.txt")
+    yield from check_lock(root)
+    yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
 
 
 def _homes(root: Path) -> list[str]:
@@ -124,94 +149,3 @@ def _check_launch_script(file: Path) -> Iterator[Finding]:
     if b"\r" in file.read_bytes():
         hint = "Save it with Unix line ends; in git: git config core.autocrlf input"
         yield Finding(file.name, "It has Windows line ends, which bash takes for a part of the words", hint)
-
-
-def _check_lock(root: Path) -> Iterator[Finding]:
-    locked: dict[str, str] = {}
-    for number, line in _logical_lines(root / "requirements.lock"):
-        match = _REQUIREMENT.match(line)
-        if match is None:
-            continue  # an option of pip
-        where = f"requirements.lock:{number}"
-        locked[_normalized(match[1])] = match[2] or ""
-        if not match[2] or "--hash=sha256:" not in line:
-            yield Finding(where, f"{match[1]} has no exact version or no hash", "Run: make lock")
-    for number, line in _logical_lines(root / "requirements.in"):
-        match = _REQUIREMENT.match(line)
-        if match is None or not locked:
-            continue
-        where, version = f"requirements.in:{number}", locked.get(_normalized(match[1]))
-        if version is None and ";" not in line:  # with a condition: it may not hold where the lock is for
-            yield Finding(where, f"{match[1]} is not in requirements.lock", "Run: make lock")
-        elif version is not None and match[2] not in (None, version):
-            what = f"{match[1]} is {match[2]} here, but {version or 'unpinned'} in requirements.lock"
-            yield Finding(where, what, "Run: make lock")
-
-
-def _check_cycling_utils(file: Path) -> Iterator[Finding]:
-    for number, line in _logical_lines(file):
-        if "git+" in line and not re.search(r"@[0-9a-f]{40}\b", line):
-            hint = (
-                "Write @ and the 40 digits of a commit after the address: a branch moves, a commit does not."
-            )
-            yield Finding(f"{file.name}:{number}", "It does not name a full commit", hint)
-
-
-def _check_dockerfile(root: Path) -> Iterator[Finding]:
-    variables: dict[str, str] = {}
-    for number, line in _logical_lines(root / "Dockerfile"):
-        instruction, _, rest = line.partition(" ")
-        if instruction.upper() == "ARG":
-            name, _, default = rest.strip().partition("=")
-            variables[name] = default.strip("\"'")
-        elif instruction.upper() in ("COPY", "ADD"):
-            for source in _copied(rest, variables):
-                pattern = source.strip("/") or "."
-                if not (root / pattern).exists() and not (_is_glob(pattern) and any(root.glob(pattern))):
-                    hint = "Make it, or take it out of the line: docker build fails without it."
-                    yield Finding(f"Dockerfile:{number}", f"There is no {source} to copy", hint)
-
-
-def _copied(rest: str, variables: dict[str, str]) -> list[str]:
-    """The sources of a COPY or ADD, as far as they are in this project and known before the build."""
-    try:
-        words = json.loads(rest) if rest.lstrip().startswith("[") else shlex.split(rest)
-    except ValueError:
-        return []  # docker will say it better
-    if any(word.startswith(("--from", "<<")) for word in words):
-        return []
-    sources = [word for word in words if not word.startswith("--")][:-1]
-    known = [_VARIABLE.sub(lambda match: _expand(match, variables), source) for source in sources]
-    return [source for source in known if source and "$" not in source and "://" not in source]
-
-
-def _expand(match: re.Match[str], variables: dict[str, str]) -> str:
-    return variables.get(match[1] or match[2]) or match[3] or match[0]
-
-
-def _is_glob(pattern: str) -> bool:
-    return any(character in pattern for character in "*?[")
-
-
-def _logical_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """The lines without comments and blank ones, joined where they end in a backslash, and their numbers."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return  # missing: it is said already
-    start, joined = 0, ""
-    for number, line in enumerate(lines, 1):
-        text = re.sub(r"(^|\s)#.*", "", line).strip()
-        if not text:
-            continue
-        start = start if joined else number
-        joined += text.removesuffix("\\") + " "
-        if not text.endswith("\\"):
-            yield start, joined.strip()
-            joined = ""
-    if joined:
-        yield start, joined.strip()
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -14,7 +14,7 @@ from torch import Tensor
 from isc_runtime.distributed import Group
 from isc_runtime.durable import Manifest
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.shards import ShardedSave, Written
+from isc_runtime.sharded_save import ShardedSave, Written
 from isc_runtime.snapshot import Snapshot
 from isc_runtime.store import Store, written_by_torch
 from isc_runtime.watch import RankError

@@ -15,7 +15,6 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,61 +25,16 @@ from isc_runtime.distributed import Group
 from isc_runtime.durable import (
     PROBE_PREFIX,
     TEMPORARY_SUFFIX,
-    Damaged,
     Described,
     Manifest,
     link_durably,
     sync_directory,
     sync_file,
 )
+from isc_runtime.entries import SET_ASIDE, Entry, first_save_was_cut_short, linked, newest_good
 from isc_runtime.errors import ExitCode, IscError
 
-SET_ASIDE = (
-    "set-aside"  # a folder, not a name: AtomicDirectory takes what begins like a checkpoint for its own
-)
-
 logger = logging.getLogger("checkpoint")
-
-
-@dataclass(frozen=True, order=True)
-class Entry:
-    """A checkpoint in a store, whole or not; of two the larger is the newer.
-
-    Attributes:
-        order: what the name says of its age.
-        payload: the file with the state.
-        manifest: the file that makes it a checkpoint.
-    """
-
-    order: tuple[int, ...]
-    payload: Path
-    manifest: Path
-
-    @property
-    def name(self) -> str:
-        """The name that a person sees in the directory."""
-        return self.path.name
-
-    @property
-    def path(self) -> Path:
-        """The directory, or in local mode the file, that the store's link points to."""
-        return self.payload.parent if self.manifest.name == "manifest.json" else self.payload
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether its save came to its end. What it holds may have been damaged since."""
-        return self.manifest.is_file()
-
-    def read_manifest(self) -> Manifest:
-        """Its manifest, the payload named in it. Raises Damaged."""
-        manifest = Manifest.read(self.manifest)
-        if self.payload.name not in manifest.files:
-            raise Damaged(f"{self.manifest.name} does not name {self.payload.name}")
-        return manifest
-
-    def parts(self) -> list[Path]:
-        """The paths to move or delete, in this order: without its manifest the rest counts for nothing."""
-        return [self.path] if self.path != self.payload else [self.manifest, self.payload]
 
 
 class Store(ABC):
@@ -202,9 +156,7 @@ class Store(ABC):
 
     def latest(self) -> Entry | None:
         """What the link points to, looked up by name: the directory may have been moved. The master's."""
-        link = self.directory / self.link_name
-        name = link.readlink().name if link.is_symlink() else ""
-        return next((entry for entry in self.entries() if entry.name == name), None)
+        return linked(self.directory / self.link_name, self.entries())
 
     def heal(self) -> None:
         """Repairs what a kill at any instant can leave, before anything else looks here. The master's.
@@ -234,7 +186,7 @@ class Store(ABC):
         if latest is None and not complete:
             # The very first save leaves one entry and no link. Anything else without a manifest was damaged
             # later or comes from another program: restoring reports it.
-            if len(entries) == 1 and not os.path.lexists(self.directory / self.link_name):
+            if first_save_was_cut_short(self.directory / self.link_name, entries):
                 self.set_aside(entries[0], "it has no manifest: the first save was cut short")
             return
         newest = latest or complete[-1]
@@ -256,20 +208,15 @@ class Store(ABC):
         Raises:
             IscError: there are checkpoints, and none of them is good.
         """
-        damaged: list[tuple[Entry, str]] = []
-        for entry in reversed(self.entries()):
-            try:
-                manifest = entry.read_manifest()
-                manifest.verify(entry.payload.parent)
-            except Damaged as reason:
-                logger.error("[DAMAGED] %s: %s", entry.path, reason)
-                damaged.append((entry, str(reason)))
-                continue
-            for newer, why in damaged:
-                self.set_aside(newer, why)
-            if self.latest() != entry:
-                self.make_latest(entry)
-            return entry, manifest
+        chosen, damaged = newest_good(self.entries())
+        for entry, reason in damaged:
+            logger.error("[DAMAGED] %s: %s", entry.path, reason)
+        if chosen is not None:
+            for entry, reason in damaged:
+                self.set_aside(entry, reason)
+            if self.latest() != chosen[0]:
+                self.make_latest(chosen[0])
+            return chosen
         link = self.directory / self.link_name
         if damaged or os.path.lexists(link):
             reasons = [f"{entry.name}: {reason}" for entry, reason in damaged]

@@ -18,7 +18,7 @@ import os, sys, time
 from torch.utils.data import DataLoader
 from isc_runtime.interruption import prepare_worker
 iterator = iter(DataLoader(range(10**6), num_workers=2, worker_init_fn=prepare_worker))
-next(iterator)
+next(iterator), next(iterator)  # one from each: both have begun
 print(*[worker.pid for worker in iterator._workers], flush=True)
 time.sleep(600)
 """

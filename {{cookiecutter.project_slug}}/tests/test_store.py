@@ -13,9 +13,10 @@ import torch
 
 from isc_runtime.artifact_store import ArtifactStore
 from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.entries import SET_ASIDE
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.local_store import LocalStore
-from isc_runtime.store import SET_ASIDE, Store
+from isc_runtime.store import Store
 
 
 def save(store: Store, step: int, force: bool = False) -> Path:
@@ -217,6 +218,7 @@ def test_local_mode_keeps_so_many_and_all_forced_ones(tmp_path: Path, store: Sto
     store.keep = 2
     for step in range(10, 60, 10):
         save(store, step, force=step == 10)
+        store.tidy()
     assert [entry.order[0] for entry in store.entries()] == [10, 40, 50]
     assert len(list(store.directory.glob("*.manifest.json"))) == 3
 

@@ -1,0 +1,134 @@
+"""How much of its speed a training keeps while it saves every 20 steps, against the same without saving.
+
+    python benchmarks/throughput.py [--megabytes 500] [--rounds 5] [--directory DIR] [--json FILE]
+
+One process, steps of 50 ms. Either the CPU is idle in them, as while a GPU computes, or both its cores are
+busy. Peers, in turns: no saves; ours; `async_save` of torch.distributed.checkpoint, each save waiting for the
+one before. The optimizer's own step is left out: what it costs on a CPU has nothing to do with saving.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from report import Report, parser, seconds_of, take_turns
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from training import Training
+
+STEP = 0.05  # seconds
+STEPS = 60  # of a block
+EVERY = 20  # steps
+
+
+def idle() -> None:
+    """A step in which the CPU does nothing."""
+    time.sleep(STEP)
+
+
+def busy_step() -> Callable[[], None]:
+    """A step that keeps all cores busy, made as long as the other one."""
+    left, right = torch.randn(512, 512), torch.randn(512, 512)
+
+    def multiply(times: int) -> None:
+        for _ in range(times):
+            torch.mm(left, right)
+
+    multiply(100)  # warm
+    return partial(multiply, max(1, round(STEP / (seconds_of(partial(multiply, 100)) / 100))))
+
+
+def block(step: Callable[[], None], save: Callable[[], None], after_step: Callable[[], None]) -> float:
+    """Seconds of some steps and the saves among them; what is still being written at the end is left out."""
+    os.sync()
+
+    def work() -> None:
+        for number in range(STEPS):
+            if number % EVERY == EVERY // 2:
+                save()
+            step()
+            after_step()
+
+    return seconds_of(work)
+
+
+def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int, rounds: int) -> Report:
+    """Measures one kind of step."""
+    training = Training(directory / f"checkpoints-{name}", megabytes)
+    checkpointer = training.checkpointer
+    running: list[Any] = []
+
+    def ours_save() -> None:
+        training.sampler.advance()
+        checkpointer.save()
+
+    def after_step() -> None:
+        checkpointer._snapshot.hold()  # the optimizer's step calls it
+        checkpointer.poll()
+
+    def ours() -> float:
+        seconds = block(step, ours_save, after_step)
+        checkpointer.settle()
+        checkpointer._writer.submit(int).result()
+        return seconds
+
+    def wait() -> None:
+        while running:
+            future = running.pop()
+            getattr(future, "upload_completion", future).result()
+
+    def async_saves() -> None:
+        wait()
+        running.append(async_save(training.state(), checkpoint_id=directory / "dcp"))
+
+    def asynchronous() -> float:
+        seconds = block(step, async_saves, lambda: None)
+        wait()
+        return seconds
+
+    bare = partial(block, step, lambda: None, lambda: None)
+    seconds = take_turns({"bare": bare, "ours": ours, "async_save": asynchronous}, rounds)
+    report = Report("throughput")
+    for peer, median in seconds.items():
+        report.figure(f"{name}: a step, {peer}, ms", 1e3 * median / STEPS)
+    least = 0.97 if name == "idle" else None
+    report.ratio(f"{name}: throughput with ours", seconds["bare"] / seconds["ours"], least=least)
+    report.ratio(f"{name}: throughput with async_save", seconds["bare"] / seconds["async_save"])
+    return report
+
+
+def main() -> None:
+    """Measures and prints."""
+    warnings.filterwarnings("ignore")
+    options = parser(__doc__)
+    options.add_argument("--megabytes", type=int, default=500, help="of the state")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--directory", type=Path, help="where to save; default: a temporary one")
+    arguments = options.parse_args()
+    report = Report("throughput")
+    directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.directory))
+    # async_save wants a process group
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=0, world_size=1)
+    try:
+        for name, step in {"idle": idle, "busy": busy_step()}.items():
+            (directory / f"checkpoints-{name}").mkdir()
+            part = measure(name, step, directory, arguments.megabytes, arguments.rounds)
+            report.figures |= part.figures
+            report.ratios |= part.ratios
+    finally:
+        dist.destroy_process_group()
+        shutil.rmtree(directory)
+    report.write(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

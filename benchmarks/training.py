@@ -1,0 +1,60 @@
+"""A training for benchmarks: a model with AdamW and a Checkpointer, and the state that it saves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import PROJECT
+from torch import nn
+
+sys.path.insert(0, str(PROJECT))
+
+from isc_runtime.checkpoint import Checkpointer
+from isc_runtime.distributed import Group
+from isc_runtime.environment import Environment
+from isc_runtime.interruption import StopRequest
+from isc_runtime.local_store import LocalStore
+from isc_runtime.logs import Scalars
+from isc_runtime.options import CheckpointOptions
+from isc_runtime.sampler import ElasticSampler
+
+WIDTH = 1024  # of a layer: 4 MB of weights, 12 MB of state
+
+
+class Training:
+    """A model, its optimizer and a Checkpointer, after one step.
+
+    Args:
+        directory: of the checkpoints.
+        megabytes: of the state.
+        group: the ranks; by default this process alone.
+        options: of the Checkpointer.
+    """
+
+    def __init__(self, directory: Path, megabytes: int, group: Group | None = None, **options: Any) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.group = group or Group(Environment(), device)
+        layers = max(1, round(megabytes * 1e6 / (3 * 4 * WIDTH * (WIDTH + 1))))
+        self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers))).to(self.group.device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        for parameter in self.model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sampler = ElasticSampler(10**9, 1, 0, self.group.rank, self.group.world_size)
+        self.checkpointer = Checkpointer(
+            LocalStore(directory, self.group, keep=1),
+            self.group,
+            self.sampler,
+            {"model": self.model, "optimizer": self.optimizer},
+            CheckpointOptions(**options),
+            StopRequest(),
+            Scalars(None),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What all of the peers save."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
