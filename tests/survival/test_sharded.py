@@ -95,7 +95,7 @@ def test_it_is_the_training_that_it_is_without_shards(tmp_path: Path) -> None:
         directory.mkdir()
         training = ranks.run(directory, *TRAINING, "--epochs", "1", "--parallelism", parallelism, ranks=2)
         lines = losses(training.log).values()
-        seen.append([float(number) for line in lines for number in re.findall(r"[\d.]+(?:e-\d+)?", line)])
+        seen.append([float(number) for line in lines for number in re.findall(r"[\d.]+(?:e[-+]\d+)?", line)])
     assert len(seen[0]) == 3 * 15
     assert seen[0] == pytest.approx(seen[1], rel=2e-3)
 
