@@ -15,7 +15,10 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak benchmarks newcomer clean
+# Slow tests, each with a target of its own.
+LANES := combinations image newcomer rehearsal survival
+
+.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak benchmarks newcomer image clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,7 +40,7 @@ demo: venv ## bake a project into build/, train it, kill it, see it go on, rehea
 	$(BIN)/python tests/demo.py
 
 test: venv ## test the template, and a freshly generated project with its own tests
-	$(BIN)/python -m pytest -q --ignore=tests/survival --ignore=tests/newcomer --ignore=tests/combinations --ignore=tests/rehearsal tests
+	$(BIN)/python -m pytest -q $(addprefix --ignore=tests/,$(LANES)) tests
 
 lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
 	$(BIN)/ruff check .
@@ -84,6 +87,9 @@ benchmarks: venv ## measure all that is promised; on a machine that does nothing
 
 newcomer: venv ## follow both READMEs word for word, in an empty folder
 	$(BIN)/python -m pytest -q tests/newcomer
+
+image: venv ## build the generated image, train in it, look for secrets in it
+	.venv/bin/python -m pytest -q -rs tests/image
 
 clean: ## remove what the other targets leave, .venv excepted
 	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache

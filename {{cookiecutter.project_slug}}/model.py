@@ -1,19 +1,37 @@
-"""The model. Yours to change: train.py needs `build_model`, and nothing else from here."""
+"""The models. Yours to change: train.py needs `build_model`, and nothing else from here.
 
+A model of your own: write its class, give it a name in MODELS, and train it with `--model NAME`. What it
+keeps in an `nn.ModuleList` are its blocks, which `--parallelism fsdp`, `--checkpoint-activations` and
+`--compile` treat one by one.
+"""
+
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from isc_runtime.errors import ExitCode, IscError
 
 
-def build_model(channels: int = 1, classes: int = 10) -> nn.Module:
-    """Builds the model, with weights from torch's default random number generator.
+def build_model(name: str = "convnet", channels: int = 1, classes: int = 10) -> nn.Module:
+    """Builds a model, with weights from torch's default random number generator.
 
     Args:
+        name: in MODELS.
         channels: of the images.
         classes: how many there are.
+
+    Raises:
+        IscError: there is no model of this name.
     """
-    return Classifier(channels, classes)
+    if name not in MODELS:
+        hint = f"Choose one of {', '.join(MODELS)}, or add yours to MODELS in model.py."
+        raise IscError("There is no such model", f"--model {name}", hint, ExitCode.USAGE)
+    return MODELS[name](channels, classes)
 
 
-class Classifier(nn.Module):
+class ConvNet(nn.Module):
     """A small convolutional network for images of any size: 8 x 8, 28 x 28 or other.
 
     Args:
@@ -48,3 +66,87 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
         nn.GroupNorm(8, outputs),
         nn.ReLU(),
     )
+
+
+class Transformer(nn.Module):
+    """A small vision transformer (https://arxiv.org/abs/2010.11929) for images of any size.
+
+    Args:
+        channels: of the images.
+        classes: how many there are.
+        width: of a token; a multiple of 4 and of the heads.
+        depth: how many blocks.
+        heads: of the attention.
+        patch: side of the square of pixels that makes a token.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, width: int = 64, depth: int = 4, heads: int = 4, patch: int = 2
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+        self.patch = patch
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.scores = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores every class.
+
+        Args:
+            images: float (batch, channels, height, width); edges that make no whole patch are padded.
+
+        Returns:
+            The scores, not yet probabilities: float (batch, classes).
+        """
+        height, width = images.shape[2:]
+        images = nn.functional.pad(images, (0, -width % self.patch, 0, -height % self.patch))
+        grid: Tensor = self.tokens(images)
+        grid = grid + _positions(grid)
+        tokens = grid.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens)
+        scores: Tensor = self.scores(self.norm(tokens).mean(dim=1))
+        return scores
+
+
+class TransformerBlock(nn.Module):
+    """Attention between the tokens, then a network for each of them.
+
+    Args:
+        width: of a token.
+        heads: of the attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.network = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Float (batch, tokens, width), and the same again."""
+        split = self.queries_keys_values(self.attention_norm(tokens)).unflatten(2, (3, self.heads, -1))
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, width / heads)
+        attended = scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
+        tokens = tokens + self.mix(attended)
+        result: Tensor = tokens + self.network(self.network_norm(tokens))
+        return result
+
+
+def _positions(grid: Tensor) -> Tensor:
+    """Where each token is: sines and cosines of row and column, (width, rows, columns) as in `grid`."""
+    width, rows, columns = grid.shape[1:]
+    frequencies = 100 ** -torch.linspace(0, 1, width // 4, device=grid.device)
+    down = torch.arange(rows, device=grid.device)[None, :, None] * frequencies[:, None, None]
+    along = torch.arange(columns, device=grid.device)[None, None, :] * frequencies[:, None, None]
+    waves = [down.sin(), down.cos(), along.sin(), along.cos()]
+    return torch.cat([wave.expand(-1, rows, columns) for wave in waves]).to(grid.dtype)
+
+
+# What --model chooses from: takes the channels of the images and the number of classes, returns scores.
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {"convnet": ConvNet, "transformer": Transformer}

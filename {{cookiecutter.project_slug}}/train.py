@@ -12,9 +12,9 @@ import argparse
 import logging
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from data import check_data, load_data
 from isc_runtime import options
@@ -34,6 +34,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--workers", type=options.not_negative, default=0, help="processes that load data")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=options.positive, default=15, help="how often all samples are seen")
+    add("--model", default="convnet", help="a name in MODELS in model.py")
     add("--batch-size", type=options.positive, default=32, help="samples of a step on each rank")
     add(
         "--accumulate", type=options.positive, default=1, help="parts that a batch is split in, to fit memory"
@@ -46,6 +47,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--seed", type=options.seed, default=0, help="of weights, dropout and the order of the data")
     add("--no-amp", action="store_true", help="compute in float32 where bf16 would do")
     add("--log-steps", type=options.positive, default=20, help="batches between two log lines")
+    options.add_parallel_options(parser)
     options.add_checkpoint_options(parser)
     options.add_distributed_options(parser)
     return parser.parse_args(command_line)
@@ -63,18 +65,18 @@ if __name__ == "__main__":
 
 with reported():  # what cannot be imported on one rank ends them all
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.nn.functional import cross_entropy
-    from torch.nn.parallel import DistributedDataParallel
     from torch.utils.data import DataLoader, Subset
 
     from isc_runtime import rng
     from isc_runtime.checkpoint import Checkpointer
-    from isc_runtime.distributed import Group, process_group, replicate
+    from isc_runtime.distributed import Group, process_group
     from isc_runtime.interruption import StopRequest, prepare_worker
     from isc_runtime.local_store import LocalStore
     from isc_runtime.logs import Scalars, configure_logging, progress_bar
-    from isc_runtime.sampler import ElasticSampler, ReplayableDataset
+    from isc_runtime.parallel import clip_gradients, parallelize, part_of_batch
+    from isc_runtime.sampler import ElasticSampler, ReplayableDataset, even_share
     from model import build_model
 
 Show = Callable[[int, str], None]
@@ -91,9 +93,11 @@ class Trainer:
         with group.agreement():
             self.training_data, self.held_out = load_data(arguments.dataset_id, arguments.data_root)
         rng.seed_everything(arguments.seed)
-        self.model = build_model().to(group.device)
+        with group.agreement():
+            self.model = build_model(arguments.model)
         example = torch.stack([self.training_data[0][0]] * 2).to(group.device)
-        self.replica = replicate(self.model, group, example)  # DistributedDataParallel, if there are others
+        how = options.ParallelOptions.of(arguments)
+        self.replica = parallelize(self.model, group, example, how)  # what is trained: on all ranks alike
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
@@ -160,21 +164,15 @@ class Trainer:
         image_parts = images.chunk(self.arguments.accumulate)
         label_parts = labels.chunk(self.arguments.accumulate)
         for number, (part, part_labels) in enumerate(zip(image_parts, label_parts, strict=True), start=1):
-            with self.gradients_stay_here(number < len(image_parts)), self.autocast():
+            with part_of_batch(self.replica, is_last=number == len(image_parts)), self.autocast():
                 loss = cross_entropy(self.replica(part), part_labels) * len(part_labels) / len(labels)
             # A loss that is not finite, on whatever rank, makes the gradients NaN on all of them.
             torch.autograd.backward(loss, 1 + (loss - loss).detach())
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.arguments.clip_norm)
+        norm = clip_gradients(self.model, self.arguments.clip_norm)
         self.step_if_finite(norm)
         self.optimizer.zero_grad()
         return total, norm
-
-    def gradients_stay_here(self, is_early: bool) -> AbstractContextManager[None]:
-        """Lets the ranks exchange their gradients only once, with the last part of a batch."""
-        if is_early and isinstance(self.replica, DistributedDataParallel):
-            return cast(AbstractContextManager[None], self.replica.no_sync())
-        return nullcontext()
 
     def autocast(self) -> torch.autocast:
         """bf16 where the device has it."""
@@ -202,16 +200,17 @@ class Trainer:
     def evaluate(self, checkpointer: Checkpointer) -> float:
         """The share of held-out samples that are classified right; each rank looks at its part of them."""
         self.replica.eval()
-        world_size = self.group.world_size
-        own = Subset(self.held_out, range(self.group.rank, len(self.held_out), world_size))
-        loader = DataLoader(own, EVALUATION_BATCH_SIZE, generator=torch.Generator())
+        # All ranks call the model equally often: in each call the shards of a sharded one come together.
+        own, counted = even_share(len(self.held_out), self.group.rank, self.group.world_size)
+        loader = DataLoader(Subset(self.held_out, own), EVALUATION_BATCH_SIZE, generator=torch.Generator())
         right = torch.zeros((), device=self.group.device)
-        for number, (images, labels) in enumerate(loader, start=1):
+        for images, labels in loader:
             with self.autocast():
                 scores = self.model(images.to(self.group.device))
-            right += (scores.argmax(dim=1) == labels.to(self.group.device)).sum()
-            if number * EVALUATION_BATCH_SIZE * world_size <= len(self.held_out):  # on all ranks alike
-                checkpointer.poll()
+            hits = scores.argmax(dim=1) == labels.to(self.group.device)
+            right += hits[:counted].sum()
+            counted -= len(hits)
+            checkpointer.poll()
         return float(self.group.sum(right)) / len(self.held_out)
 
     def log(self, loss: Tensor, norm: Tensor, scalars: Scalars, show: Show) -> None:

@@ -16,6 +16,7 @@ import torch.utils.tensorboard
 import train
 from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
+from isc_runtime.shards import Counterparts, read
 from trainee import Child, fork
 
 torch.set_num_threads(1)
@@ -98,6 +99,10 @@ def free_port() -> str:
 
 
 def final_state(directory: Path) -> dict[str, Any]:
-    """What the newest checkpoint in `directory` holds."""
-    state: dict[str, Any] = torch.load(directory / "checkpoints" / "resume.pth", weights_only=True)
+    """What the newest checkpoint in `directory` holds, whole even if it is sharded."""
+    newest = (directory / "checkpoints" / "resume.pth").resolve()
+    if newest.is_dir():
+        sharded = torch.load(newest / "checkpoint.pt", weights_only=True)
+        return dict(read(sharded, newest, Counterparts({})))
+    state: dict[str, Any] = torch.load(newest, weights_only=True)
     return state

@@ -19,17 +19,24 @@ from trainee import Trainee, fork, uninterrupted, writer_thread
 THREADS = {
     "main": {"unlink", "mkdir", "symlink", "rename", "fsync"},
     "writer": {"openat", "write", "fsync", "rename"},
+    "other writer": {"openat", "write", "fsync"},  # of the rank that is not the master
 }
+RUNS = [  # the thread, how many ranks, whether they share one sharded model
+    *(("main", 1, False), ("writer", 1, False), ("main", 2, False), ("writer", 2, False)),
+    *(("main", 2, True), ("writer", 2, True), ("other writer", 2, True)),
+]
 Tell = Callable[[str], None]
 
 
-def resume_and_save(kind: str, directory: Path, traced: str, go: int, tell: Tell, group: Group) -> None:
+def resume_and_save(
+    kind: str, directory: Path, traced: str, sharded: bool, go: int, tell: Tell, group: Group
+) -> None:
     """What one run does: heal, resume, one step, save. It waits until its parent has attached strace."""
     if traced == "main":
         tell(str(os.getpid()))
         os.read(go, 1)
-    trainee = Trainee(kind, directory, group)
-    if traced == "writer":
+    trainee = Trainee(kind, directory, group, sharded)
+    if traced.endswith("writer"):
         tell(str(writer_thread()))
         os.read(go, 1)
     trainee.checkpointer.restore()
@@ -65,9 +72,11 @@ def left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 def trial(
-    kind: str, original: Path, place: Path, traced: str, ranks: int, inject: str = ""
+    kind: str, original: Path, place: Path, run: tuple[str, int, bool], inject: str = ""
 ) -> tuple[list[str], int, Path]:
-    """One run, its master under strace, in a copy of `original`: what it said, its exit code, the trace."""
+    """One run in a copy of `original`: what the rank under strace said, its exit code, the trace."""
+    traced, ranks, sharded = run
+    struck = 1 if traced == "other writer" else 0
     directory = place / "checkpoints"
     shutil.copytree(original, directory, symlinks=True)
     reading, writing = os.pipe()
@@ -77,10 +86,10 @@ def trial(
         variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
         os.environ.update(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         with process_group(Environment.read(), 60, 60) as group:
-            resume_and_save(kind, directory, thread, reading, tell, group)
+            resume_and_save(kind, directory, thread, sharded, reading, tell, group)
 
-    others = [fork(lambda tell: work(tell, 1, "none"), place / "log1")] if ranks == 2 else []
-    child = fork(lambda tell: work(tell, 0, traced), place / "log")
+    others = [fork(lambda tell: work(tell, 1 - struck, "none"), place / "log1")] if ranks == 2 else []
+    child = fork(lambda tell: work(tell, struck, traced), place / "log")
     os.close(reading)
     with os.fdopen(child.says) as says:
         strace = attach(int(says.readline()), place / "trace", inject)
@@ -90,7 +99,7 @@ def trial(
     code = child.wait()
     strace.wait()
     for other in others:
-        assert (other.wait() == 0) == (code == 0)  # it falls with the master, and ends with it
+        assert (other.wait() == 0) == (code == 0)  # one falls, all fall
         os.close(other.says)
     return said, code, place / "trace"
 
@@ -131,27 +140,30 @@ def goes_on(kind: str, directory: Path, at_least: int, third: str, log: Path) ->
 
 
 @needs_strace
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("traced", THREADS)
-def test_a_kill_at_every_call(left_behind: tuple[str, Path], tmp_path: Path, traced: str, ranks: int) -> None:
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_a_kill_at_every_call(
+    left_behind: tuple[str, Path], tmp_path: Path, run: tuple[str, int, bool]
+) -> None:
     kind, original = left_behind
-    said, code, trace = trial(kind, original, make(tmp_path / "whole"), traced, ranks)
+    traced, ranks, sharded = run
+    said, code, trace = trial(kind, original, make(tmp_path / "whole"), run)
     assert code == 0
     assert said[0::2] == ["resumed 2", "acknowledged 3"]
     calls = mutating_calls(trace, tmp_path / "whole" / "checkpoints")
-    expected = THREADS[traced] - ({"mkdir"} if kind == "local" else set())
+    expected = THREADS[traced] - ({"mkdir"} if kind == "local" and not sharded else set())
     assert expected <= {call.name for call in calls}
     for number, call in enumerate(calls):
-        killed_at(call, kind, original, make(tmp_path / str(number)), traced, ranks, third=said[1])
+        killed_at(call, kind, original, make(tmp_path / str(number)), run, third=said[1])
         shutil.rmtree(tmp_path / str(number))
-    print(f"{kind}, {ranks} ranks, {traced} thread: killed at {len(calls)} calls")
+    model = ", sharded" if sharded else ""
+    print(f"{kind}, {ranks} ranks{model}, {traced} thread: killed at {len(calls)} calls")
 
 
 def killed_at(
-    call: Call, kind: str, original: Path, place: Path, traced: str, ranks: int, third: str
+    call: Call, kind: str, original: Path, place: Path, run: tuple[str, int, bool], third: str
 ) -> None:
     inject = f"{call.name}:signal=KILL:when={call.number}"
-    said, code, _ = trial(kind, original, place, traced, ranks, inject)
+    said, code, _ = trial(kind, original, place, run, inject)
     assert code == 137, f"not killed at {call}"
     try:
         goes_on(kind, place / "checkpoints", last_step(said, default=2), third, place / "log")

@@ -49,9 +49,12 @@ def note_samples(file: Path, stop_after: int) -> None:
     setattr(ElasticSampler, "advance", counted)  # noqa: B010  # mypy knows no other way
 
 
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(rank: int, tmp_path: Path) -> None:
-    arguments = (*ARGUMENTS, "--epochs", "1")
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(
+    rank: int, parallelism: str, tmp_path: Path
+) -> None:
+    arguments = (*ARGUMENTS, "--epochs", "1", "--parallelism", parallelism)
     training = ranks.start(
         tmp_path, *arguments, ranks=2, before=lambda own: spoil(7, 1) if own == rank else None
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from isc_runtime import rng
 from isc_runtime.artifact_store import ArtifactStore
@@ -30,7 +31,8 @@ from isc_runtime.interruption import StopRequest
 from isc_runtime.loading import Stateful
 from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import FORMAT, Scalars
-from isc_runtime.options import CheckpointOptions
+from isc_runtime.options import CheckpointOptions, ParallelOptions
+from isc_runtime.parallel import parallelize
 from isc_runtime.sampler import ElasticSampler
 
 torch.set_num_threads(1)  # a forked child has none of its parent's threads
@@ -51,12 +53,18 @@ class Trainee:
         kind: of the store: "artifact" or "local".
         directory: of the store.
         group: the ranks.
+        sharded: whether the ranks share one model.
         options: of the Checkpointer.
     """
 
-    def __init__(self, kind: str, directory: Path, group: Group = ALONE, **options: Any) -> None:
+    def __init__(
+        self, kind: str, directory: Path, group: Group = ALONE, sharded: bool = False, **options: Any
+    ) -> None:
         rng.seed_everything(0)
         self.model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 1))
+        self.sharded = sharded and group.world_size > 1
+        if self.sharded:
+            parallelize(self.model, group, torch.zeros(1, 16), ParallelOptions("fsdp"))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-2)
         self.sampler = ElasticSampler(100_000, 4, 0, group.rank, group.world_size)
         self.metrics: dict[str, Any] = {"loss": 0.0}
@@ -93,7 +101,7 @@ class Trainee:
         loss = self.model(torch.randn(4, 16)).square().mean()
         torch.autograd.backward(loss)
         for parameter in self.model.parameters():
-            if parameter.grad is not None:
+            if parameter.grad is not None and not self.sharded:  # then it is exchanged already
                 self.group.sum(parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -101,15 +109,20 @@ class Trainee:
         self.metrics["loss"] = loss.item()
 
     def fingerprint(self) -> tuple[float, ...]:
-        """Numbers that differ when any weight, moment or draw to come differs."""
-        weights = [parameter.detach().double().sum().item() for parameter in self.model.parameters()]
-        moments = [
-            value.double().sum().item() for state in self.optimizer.state.values() for value in state.values()
-        ]
+        """Numbers that differ when any weight, moment or draw to come differs. All ranks call it."""
+        states = self.optimizer.state.values()
+        weights = [total(parameter.detach()) for parameter in self.model.parameters()]
+        moments = [total(value) for state in states for value in state.values()]
         state = torch.get_rng_state()
         draw = torch.rand(1).item()
         torch.set_rng_state(state)
         return (*weights, *moments, draw)
+
+
+def total(tensor: torch.Tensor) -> float:
+    """The sum of all values, on all ranks the same even if each holds a shard of them."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return float(whole.double().sum())
 
 
 @functools.cache

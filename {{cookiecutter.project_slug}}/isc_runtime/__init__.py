@@ -12,6 +12,7 @@ Floor by floor; a module imports only from floors below its own:
     loading  saving  logs         what a checkpoint puts back; one save on its way; log, progress bar, scalars
     artifact_store  local_store   where checkpoints live
     store                         what holds for both: heal, choose, set aside, save
+    parallel  sharded_save        replicas or shards of a model; how all ranks write it
     sampler                       the order of the data, as a function of the position
     distributed                   process group, device, agreement between ranks
     snapshot  rng  state_size     copies in reused memory; random numbers, as a checkpoint can hold them
@@ -19,6 +20,7 @@ Floor by floor; a module imports only from floors below its own:
     watch  torchrun               one falls, all fall; torchrun with the exit code of the rank that failed
     export  listing               the weights of a checkpoint alone; an inventory in words
     inventory                     what a directory holds of checkpoints, and what a resume would take
+    shards                        tensors in shards: marked, read, distributed (imports torch)
     entries                       the checkpoints in a directory, found by name and manifest
     project  launch_schema        is this project fit to submit? what editors are told of launch files
     image  launch_file  lock  version_control         what the parts of a project must be like

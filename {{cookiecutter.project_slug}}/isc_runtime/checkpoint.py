@@ -17,6 +17,7 @@ import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -25,13 +26,16 @@ import torch
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
+from isc_runtime.durable import SHARDED, WHOLE
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.interruption import Stopped, StopRequest
 from isc_runtime.loading import Stateful, load
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.saving import Saving, best_interval, write
+from isc_runtime.saving import Saving, best_interval, write, write_rest, write_shards
+from isc_runtime.sharded_save import ShardedSave
+from isc_runtime.shards import Counterparts, separate
 from isc_runtime.snapshot import Snapshot, owned_by
 from isc_runtime.state_size import expected_size
 from isc_runtime.store import Store
@@ -65,6 +69,7 @@ class Checkpointer:
         scalars: Scalars,
     ) -> None:
         self.store = store
+        self.store.in_folders = bool(Counterparts(state))
         self.group = group
         self.sampler = sampler
         self.state = {**state, "sampler": sampler}
@@ -155,8 +160,13 @@ class Checkpointer:
             payload = self.store.prepare(step, force)
             logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
             details = {**vars(self.sampler.progress), "force": force, "world_size": self.group.world_size}
+            details["format"] = SHARDED if self.store.in_folders else WHOLE
             saving = Saving(payload, step, begun, details)
-            self.group.on_master(lambda: self._begin_write(saving, [state for state, _ in said]))
+            rng_states = [state for state, _ in said]
+            if self.store.in_folders:
+                self._begin_sharded_write(saving, rng_states)
+            else:
+                self.group.on_master(lambda: self._begin_write(saving, rng_states))
         except RankError as error:
             self._failed(error, step)
             return
@@ -168,13 +178,33 @@ class Checkpointer:
 
     def _begin_write(self, saving: Saving, rng_states: list[dict[str, Any]]) -> None:
         """The master's: copies the state, and hands the copy to the background."""
-        put_off = frozenset() if self.options.sync_save else owned_by(self._optimizers)
         try:
-            state = self._snapshot.take(self._collect(rng_states), put_off)
+            state = self._snapshot.take(self._collect(rng_states), self._put_off())
         except BaseException:
             self.store.discard(saving.payload)
             raise
         saving.written = self._writer.submit(write, self.store, self._snapshot, state, saving)
+
+    def _begin_sharded_write(self, saving: Saving, rng_states: list[dict[str, Any]]) -> None:
+        """Each rank copies its shards, and the master the rest; then all hand them to the background."""
+        rest, tensors = separate(self._collect(rng_states))
+        try:
+            shards = ShardedSave(tensors, saving.payload.parent, self.group)
+            with self.group.agreement():
+                state = {"rest": rest if self.group.is_master else None, "shards": shards.parts}
+                state = self._snapshot.take(state, self._put_off())
+        except RankError:
+            if self.group.is_master:
+                self.store.discard(saving.payload)
+            raise
+        self._writer.submit(write_shards, self.group, self._snapshot, shards, state["shards"], saving)
+        if self.group.is_master:
+            saving.written = self._writer.submit(
+                write_rest, self.store, self._snapshot, shards, state["rest"], saving
+            )
+
+    def _put_off(self) -> Set[int]:
+        return frozenset() if self.options.sync_save else owned_by(self._optimizers)
 
     def _collect(self, rng_states: list[dict[str, Any]]) -> dict[str, Any]:
         parts = {

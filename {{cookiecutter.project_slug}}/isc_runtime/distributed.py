@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,15 +19,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-from torch.nn.parallel import DistributedDataParallel
 
-from isc_runtime import rng
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.interruption import end_with_launcher
 from isc_runtime.watch import RankError, Watch, connect
+from isc_runtime.watch import Store as RendezvousStore
 
 T = TypeVar("T")
 
@@ -44,6 +43,7 @@ class Group:
     device: torch.device
     _control: dist.ProcessGroup | None = None
     _watch: Watch | None = None
+    _reports: RendezvousStore | None = None  # a connection of its own: a thread waits there
     _pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)
 
     @property
@@ -70,6 +70,22 @@ class Group:
     def any(self, flag: bool) -> bool:
         """Whether any rank says so. A collective."""
         return any(self.gather(flag))
+
+    def on_each(self, function: Callable[[], T]) -> list[T]:
+        """Calls `function` on each rank and returns what all returned, in the order of ranks. A collective.
+
+        Raises:
+            RankError: it raised; the first failing rank's error.
+        """
+        try:
+            outcome: T | RankError = function()
+        except Exception as error:
+            outcome = RankError.of(error, self.environment)
+        outcomes = self.gather(outcome)
+        for failed in outcomes:
+            if isinstance(failed, RankError):
+                raise failed
+        return outcomes  # type: ignore[return-value]  # none of them is an error
 
     @contextlib.contextmanager
     def agreement(self) -> Iterator[None]:
@@ -110,6 +126,21 @@ class Group:
     def _wait_on(self) -> None:
         if self._watch is not None:
             self._watch.wait_on()
+
+    def report(self, subject: str, value: object) -> None:
+        """Tells the master something, from a background thread: no collective."""
+        assert self._reports is not None
+        self._reports.set(f"{subject}/{self.rank}", pickle.dumps(value).hex())
+
+    def reports(self, subject: str) -> list[Any]:
+        """Waits for what each rank has to tell of a subject. The master's, from a background thread."""
+        assert self._reports is not None
+        keys = [f"{subject}/{rank}" for rank in range(self.world_size)]
+        self._reports.wait(keys, timedelta(days=1))  # whoever has an eye on the save gives up earlier
+        values = [pickle.loads(bytes.fromhex(self._reports.get(key).decode())) for key in keys]
+        for key in keys:
+            self._reports.delete_key(key)
+        return values
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place, of a tensor on this rank's device. A collective."""
@@ -164,41 +195,6 @@ def choose_device(environment: Environment) -> torch.device:
     return torch.device("cuda", environment.local_rank)
 
 
-def replicate(model: nn.Module, group: Group, example: torch.Tensor) -> nn.Module:
-    """DistributedDataParallel, with its buckets already in the order that they will keep.
-
-    DDP rearranges its buckets after the first backward pass. With more than two ranks that changes the order
-    in which gradients are added, and so their last bits: the first step after a resume would not be the step
-    that the uninterrupted run took. So the first backward pass is one that does not count.
-
-    Args:
-        model: on this rank's device.
-        group: the ranks; a group of one needs no replica.
-        example: a small batch of inputs, on the same device.
-    """
-    if group.world_size == 1:
-        return model
-    generators = rng.capture(group.device)
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    replica = DistributedDataParallel(model)
-    torch.autograd.backward([tensor.sum() for tensor in _results(replica(example))])
-    replica.zero_grad()
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    rng.restore(generators, group.device)
-    return replica
-
-
-def _results(output: Any) -> Iterator[torch.Tensor]:
-    """The tensors in what a model returns that depend on its parameters."""
-    if isinstance(output, torch.Tensor):
-        if output.requires_grad:
-            yield output
-    elif isinstance(output, dict | list | tuple):
-        for part in output.values() if isinstance(output, dict) else output:
-            yield from _results(part)
-
-
 @contextlib.contextmanager
 def process_group(environment: Environment, first_timeout: float, timeout: float) -> Iterator[Group]:
     """The group of all ranks that torchrun started. One falls, all fall.
@@ -231,7 +227,7 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         )
         # A group of its own for agreements: they are about files and signals, and never wait for a GPU.
         control = dist.new_group(backend="gloo", timeout=limit)
-        _current = Group(environment, device, control, watch)
+        _current = Group(environment, device, control, watch, store.clone())
         yield _current
         _current.gather(None)  # nobody leaves while another may still need it
     except SystemExit as stop:

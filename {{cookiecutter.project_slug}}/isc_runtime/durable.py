@@ -20,7 +20,11 @@ from isc_runtime.errors import ExitCode, IscError
 
 FORMAT_VERSION = 1
 PROBE_PREFIX = ".isc-probe-"
+WHOLE, SHARDED = "whole", "sharded"  # the formats of a checkpoint, as a manifest's details name them
 TEMPORARY_SUFFIX = ".temp"  # cycling_utils' too
+
+
+Described = dict[str, dict[str, int | str]]  # for each file its size in bytes and its xxh3-128 checksum
 
 
 class Damaged(Exception):
@@ -41,16 +45,20 @@ class Manifest:
     step: int
     time: str
     details: dict[str, Any]
-    files: dict[str, dict[str, int | str]]
+    files: Described
     format_version: int = FORMAT_VERSION
 
     @classmethod
-    def of(cls, files: Sequence[Path], step: int, time: str, details: dict[str, Any]) -> Manifest:
-        """Describes `files` as they are on the disk now."""
-        described: dict[str, dict[str, int | str]] = {
-            file.name: {"size": file.stat().st_size, "xxh3_128": checksum(file)} for file in files
-        }
-        return cls(step, time, details, described)
+    def of(
+        cls,
+        files: Sequence[Path],
+        step: int,
+        time: str,
+        details: dict[str, Any],
+        others: Described | None = None,
+    ) -> Manifest:
+        """Describes `files` as they are on the disk now, and takes over what `others` says of more files."""
+        return cls(step, time, details, {**describe(files), **(others or {})})
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -128,6 +136,11 @@ def _checksum_of(content: dict[str, Any]) -> str:
     import xxhash  # not at module level: preflight says so in words when it is not installed
 
     return str(xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode()))
+
+
+def describe(files: Sequence[Path]) -> Described:
+    """What a manifest says of `files`, as they are on the disk now."""
+    return {file.name: {"size": file.stat().st_size, "xxh3_128": checksum(file)} for file in files}
 
 
 def checksum(file: Path) -> str:

@@ -16,10 +16,13 @@ from isc_runtime.durable import Damaged, Manifest
 
 SAVER = "AtomicDirectory"  # the name of the saver that a training of this project uses on the ISC
 LOCAL_LINK = "resume.pth"
+SHARDED_PAYLOAD = "checkpoint.pt"  # in local mode only a sharded checkpoint has one, in a folder of its own
 # A folder, not a name: AtomicDirectory takes what begins like a checkpoint for its own.
 SET_ASIDE = "set-aside"
 
-_LOCAL = re.compile(r"(checkpoint_(\d{8})-(\d{6})_(\d+))\.(?:pth|manifest\.json)")
+_LOCAL = re.compile(
+    r"(checkpoint_(\d{8})-(\d{6})_(\d+))(\.pth|\.manifest\.json)?"
+)  # without an ending a folder
 _ARTIFACT = re.compile(r"(.+?)_checkpoint_(\d+)(_force)?")
 
 
@@ -99,14 +102,16 @@ def local_entries(directory: Path) -> list[Entry]:
 def _local_entry(path: Path) -> Entry | None:
     """The checkpoint that a payload or a manifest belongs to: if one is gone the other tells of it."""
     match = _LOCAL.fullmatch(path.name)
-    if match is None or path.is_symlink():
+    if match is None or path.is_symlink() or (match[5] is None and not path.is_dir()):
         return None
-    payload = path.with_name(f"{match[1]}.pth")
+    payload = path / SHARDED_PAYLOAD if match[5] is None else path.with_name(f"{match[1]}.pth")
     return Entry((int(match[4]), int(match[2]), int(match[3])), payload, local_manifest(payload))
 
 
 def local_manifest(payload: Path) -> Path:
     """Where the manifest of a payload of local mode is."""
+    if payload.name == SHARDED_PAYLOAD:
+        return payload.with_name("manifest.json")
     return payload.with_suffix(".manifest.json")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.durable import TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
+from isc_runtime.durable import SHARDED, TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
 from isc_runtime.entries import Entry, artifact_entries, local_entries, newest_good
 from isc_runtime.errors import ExitCode, IscError
 
@@ -55,7 +55,7 @@ def export(source: Path, target: Path, force: bool = False) -> Exported:
     """
     _check_target(target, force)
     entry, manifest = find(source)
-    tensors, left_out = _tensors(_load(entry), entry)
+    tensors, left_out = _tensors(_load(entry, manifest), entry)
     details = {"format": "pt", "step": str(manifest.step), "saved": manifest.time, "checkpoint": entry.name}
     _write(tensors, details, target)
     return Exported(target, entry.path, manifest.step, len(tensors), target.stat().st_size, left_out)
@@ -111,14 +111,18 @@ def _check_target(target: Path, force: bool) -> None:
         )
 
 
-def _load(entry: Entry) -> dict[str, Any]:
+def _load(entry: Entry, manifest: Manifest) -> dict[str, Any]:
     """The model's part of a checkpoint, on the CPU, without running any code that it may hold."""
     import pickle
 
     import torch
 
+    from isc_runtime.shards import Counterparts, read
+
     try:
         state = torch.load(entry.payload, map_location="cpu", weights_only=True, mmap=True)[PART]
+        if manifest.details.get("format") == SHARDED:
+            state = read({PART: state}, entry.path, Counterparts({}))[PART]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         hint = f"Another program wrote it: a checkpoint of this project holds the weights as {PART!r}."

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
-from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.durable import SHARDED, Damaged, Manifest
 from isc_runtime.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.sampler import ElasticSampler
+from isc_runtime.shards import Counterparts, distribute, read
 
 
 class Stateful(Protocol):
@@ -60,6 +61,7 @@ def load(
             "Another program wrote it. Start over with --fresh (it is kept aside).",
             ExitCode.CHECKPOINT,
         ) from None
+    loaded = _bring_shards(loaded, entry, manifest, state)
     for name, part in state.items():
         try:
             _put_back(part, loaded[name])
@@ -76,6 +78,16 @@ def load(
     else:  # another number of ranks: no generator goes on, but all are as good as new
         rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
     return int(loaded["saves"])
+
+
+def _bring_shards(
+    loaded: dict[str, Any], entry: Entry, manifest: Manifest, state: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A state in which what this training has sharded is sharded, and nothing else, whatever wrote it."""
+    counterparts = Counterparts(state)
+    if manifest.details.get("format") == SHARDED:
+        loaded = read(loaded, entry.payload.parent, counterparts)
+    return cast(dict[str, Any], distribute(loaded, counterparts))
 
 
 def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any]) -> None:

@@ -11,12 +11,14 @@ import torch
 
 from isc_runtime.distributed import Group
 from isc_runtime.durable import TEMPORARY_SUFFIX, Damaged, link_durably
-from isc_runtime.entries import LOCAL_LINK, Entry, local_entries, local_manifest
+from isc_runtime.entries import LOCAL_LINK, SHARDED_PAYLOAD, Entry, local_entries, local_manifest
 from isc_runtime.store import Store, remove
 
 
 class LocalStore(Store):
     """A folder: `checkpoint_<YYYYmmdd-HHMMSS>_<step>.pth`, manifests, and `resume.pth`, a link to the newest.
+
+    A sharded checkpoint is a folder in it, `checkpoint_<YYYYmmdd-HHMMSS>_<step>`, with all its files.
 
     Args:
         directory: the folder.
@@ -42,7 +44,11 @@ class LocalStore(Store):
         if same_step:  # two saves of one step in one second must not share a name, nor may the clock go back
             _, day, second = max(same_step)
             now = max(now, datetime.strptime(f"{day:08}{second:06}", "%Y%m%d%H%M%S") + timedelta(seconds=1))
-        return self.directory / f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}.pth"
+        name = f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}"
+        if not self.in_folders:
+            return self.directory / f"{name}.pth"
+        (self.directory / name).mkdir()
+        return self.directory / name / SHARDED_PAYLOAD
 
     def write(self, state: dict[str, Any], payload: Path) -> None:
         temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)
@@ -50,7 +56,8 @@ class LocalStore(Store):
         temporary.replace(payload)
 
     def publish(self, payload: Path) -> None:
-        self.group.on_master(lambda: link_durably(self.directory / self.link_name, payload.name))
+        name = payload.name if payload.parent == self.directory else payload.parent.name
+        self.group.on_master(lambda: link_durably(self.directory / self.link_name, name))
 
     def tidy(self) -> None:
         """Deletes the oldest; a failure to delete is no failure to save."""

@@ -38,6 +38,26 @@ class CheckpointOptions:
         return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
 
 
+@dataclass(frozen=True)
+class ParallelOptions:
+    """How a model is spread over the ranks.
+
+    Attributes:
+        parallelism: "ddp", every rank holds all of the model, or "fsdp", every rank holds a shard of it.
+        checkpoint_activations: blocks are computed again in the backward pass, to save memory.
+        compile: blocks are compiled by torch.compile.
+    """
+
+    parallelism: str = "ddp"
+    checkpoint_activations: bool = False
+    compile: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> ParallelOptions:
+        """Picks them from the parsed arguments."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
+
+
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Adds a group with what `CheckpointOptions` holds."""
     default = CheckpointOptions()
@@ -94,6 +114,24 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fresh", action="store_true", help="start over; checkpoints that exist are moved aside, not deleted"
     )
+
+
+def add_parallel_options(parser: argparse.ArgumentParser) -> None:
+    """Adds a group with what `ParallelOptions` holds."""
+    group = parser.add_argument_group("model on many GPUs")
+    group.add_argument(
+        "--parallelism",
+        choices=("ddp", "fsdp"),
+        default="ddp",
+        help="ddp: every rank holds the whole model; fsdp: a shard of it, for models that outgrow a GPU. "
+        "A run goes on from a checkpoint of either (default: %(default)s)",
+    )
+    group.add_argument(
+        "--checkpoint-activations",
+        action="store_true",
+        help="keep less memory for the backward pass, and compute it again: slower",
+    )
+    group.add_argument("--compile", action="store_true", help="compile the model; needs a C++ compiler")
 
 
 def add_distributed_options(parser: argparse.ArgumentParser) -> None:

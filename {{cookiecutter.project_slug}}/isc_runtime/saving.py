@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from isc_runtime.distributed import Group
 from isc_runtime.durable import Manifest
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.sharded_save import ShardedSave, Written
 from isc_runtime.snapshot import Snapshot
-from isc_runtime.store import Store
+from isc_runtime.store import Store, written_by_torch
+from isc_runtime.watch import RankError
 
 PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 
@@ -58,22 +62,72 @@ def write(store: Store, snapshot: Snapshot, state: dict[str, Any], saving: Savin
             snapshot was disturbed while it was taken.
         OSError: it could not be written.
     """
-
-    def check() -> None:
-        if snapshot.is_torn():
-            raise IscError(
-                "Something else than the optimizer's step changed the weights while they were copied",
-                saving.payload,
-                "From now on the training waits until all is copied.",
-                ExitCode.SAVE,
-            )
-
-    snapshot.complete()
-    name = first_not_finite(state.get("model"), "model")
-    if name:
+    try:
+        snapshot.complete()
+        _check_finite(state.get("model"), "model")
+    except BaseException:
         store.discard(saving.payload)
-        raise IscError("The model holds NaN or infinite values", name, "It is not saved.", ExitCode.DIVERGED)
-    return store.save(state, saving.payload, saving.step, saving.details, check)
+        raise
+    return store.save(
+        state, saving.payload, saving.step, saving.details, lambda: _check_whole(snapshot, saving)
+    )
+
+
+def write_shards(
+    group: Group, snapshot: Snapshot, shards: ShardedSave, copies: dict[str, Tensor], saving: Saving
+) -> None:
+    """Writes this rank's part of a snapshot, in the background, and reports to the master how it went."""
+    outcome: Written | RankError
+    try:
+        snapshot.complete()
+        for key, copy in copies.items():
+            if key.startswith("model."):
+                _check_finite(copy, key)
+        with written_by_torch(saving.payload.parent):
+            outcome = shards.write(copies)
+        _check_whole(snapshot, saving)
+    except Exception as error:
+        outcome = RankError.of(error, group.environment)
+    group.report(shards.subject, outcome)
+
+
+def write_rest(
+    store: Store, snapshot: Snapshot, shards: ShardedSave, state: dict[str, Any], saving: Saving
+) -> Manifest:
+    """Waits for the shards of all ranks and writes what is not sharded, in the background, on the master.
+    Of a save that fails nothing is left.
+
+    Raises:
+        RankError: a rank could not write its shards, for one of the reasons of `write`.
+        IscError, OSError: as for `write`.
+    """
+    outcomes = store.group.reports(shards.subject)
+    try:
+        for outcome in outcomes:
+            if isinstance(outcome, RankError):
+                raise outcome
+        _check_finite(state.get("model"), "model")
+        others = shards.seal(outcomes)
+    except BaseException:  # no rank writes any more
+        store.discard(saving.payload)
+        raise
+    return store.save(state, saving.payload, saving.step, saving.details, others=others)
+
+
+def _check_whole(snapshot: Snapshot, saving: Saving) -> None:
+    if snapshot.is_torn():
+        raise IscError(
+            "Something else than the optimizer's step changed the weights while they were copied",
+            saving.payload,
+            "From now on the training waits until all is copied.",
+            ExitCode.SAVE,
+        )
+
+
+def _check_finite(state: Any, name: str) -> None:
+    found = first_not_finite(state, name)
+    if found:
+        raise IscError("The model holds NaN or infinite values", found, "It is not saved.", ExitCode.DIVERGED)
 
 
 def first_not_finite(state: Any, name: str = "") -> str | None:

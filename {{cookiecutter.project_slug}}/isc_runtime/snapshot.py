@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from isc_runtime.errors import ExitCode, IscError
 
@@ -154,4 +155,5 @@ def owned_by(optimizers: list[torch.optim.Optimizer]) -> Set[int]:
     owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
     tensors = [tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)]
-    return frozenset(tensor.data_ptr() for tensor in tensors) - {0}  # empty ones have no address
+    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return frozenset(tensor.data_ptr() for tensor in own) - {0}  # empty ones have no address

@@ -25,6 +25,7 @@ from isc_runtime.distributed import Group
 from isc_runtime.durable import (
     PROBE_PREFIX,
     TEMPORARY_SUFFIX,
+    Described,
     Manifest,
     link_durably,
     sync_directory,
@@ -45,6 +46,7 @@ class Store(ABC):
     """
 
     link_name: str
+    in_folders = False  # whether a checkpoint needs room for more than one file; a Checkpointer says so
 
     def __init__(self, directory: Path, group: Group) -> None:
         self.directory = directory.absolute()
@@ -86,6 +88,7 @@ class Store(ABC):
         step: int,
         details: dict[str, Any],
         check: Callable[[], None] = lambda: None,
+        others: Described | None = None,
     ) -> Manifest:
         """Writes a checkpoint so that it is durable as a whole before its manifest says so. The master's.
 
@@ -95,15 +98,17 @@ class Store(ABC):
             step: the training's step.
             details: what the manifest says of it besides.
             check: called when the bytes are durable; what it raises undoes the save.
+            others: files that belong to it too, and are durable already.
 
         Raises:
             OSError, IscError: it could not be written; what was there of it is gone.
         """
         saved_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         try:
-            self._write(state, payload)
+            with written_by_torch(payload):
+                self.write(state, payload)
             with ThreadPoolExecutor(1) as reader:  # the checksum costs no time while the disk is waited for
-                described = reader.submit(Manifest.of, [payload], step, saved_at, details)
+                described = reader.submit(Manifest.of, [payload], step, saved_at, details, others)
                 sync_file(payload)
             manifest = described.result()
             sync_directory(payload.parent)
@@ -114,18 +119,6 @@ class Store(ABC):
             self.discard(payload)
             raise
         return manifest
-
-    def _write(self, state: dict[str, Any], payload: Path) -> None:
-        try:
-            with _without_crc():
-                self.write(state, payload)
-        except RuntimeError as error:  # torch writes in C++, and the system's error number is lost there
-            raise IscError(
-                f"torch could not write the file ({' '.join(str(error).split())[:200]})",
-                payload,
-                "The disk is full, over quota or failing.",
-                ExitCode.SAVE,
-            ) from error
 
     def discard(self, payload: Path) -> None:
         """Removes what a failed save left. The master's; never raises."""
@@ -245,13 +238,23 @@ class Store(ABC):
 
 
 @contextlib.contextmanager
-def _without_crc() -> Iterator[None]:
-    """Spares the CRC of `torch.save`: it takes longer than all the rest of it, and `torch.load` never
-    looks at: the manifest has a better checksum."""
+def written_by_torch(path: Path) -> Iterator[None]:
+    """Around whatever torch writes to `path`: says in words what went wrong, and spares the CRC.
+
+    The CRC of `torch.save` takes longer than all the rest of it, and `torch.load` never looks at it: the
+    manifest has a better checksum.
+    """
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
         yield
+    except RuntimeError as error:  # torch writes in C++, and the system's error number is lost there
+        raise IscError(
+            f"torch could not write the file ({' '.join(str(error).split())[:200]})",
+            path,
+            "The disk is full, over quota or failing.",
+            ExitCode.SAVE,
+        ) from error
     finally:
         torch.serialization.set_crc32_options(before)
 

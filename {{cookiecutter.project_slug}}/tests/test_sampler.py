@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import IscError
-from isc_runtime.sampler import ElasticSampler, ReplayableDataset, permute
+from isc_runtime.sampler import ElasticSampler, ReplayableDataset, even_share, permute
 
 
 def everything(length: int, seed: int, epoch: int) -> list[int]:
@@ -142,3 +142,11 @@ def test_augmentation_is_new_each_epoch_and_the_same_after_a_resume(workers: int
     assert load(0, 1) != whole
     assert load(0, 0, rank=1) != whole
     assert len({value for batch in whole for value in batch}) == 20
+
+
+@pytest.mark.parametrize(("length", "world_size"), [(10, 3), (9, 3), (2, 4), (1, 1)])
+def test_even_shares_are_equal_and_count_each_sample_once(length: int, world_size: int) -> None:
+    shares = [even_share(length, rank, world_size) for rank in range(world_size)]
+    assert len({len(indices) for indices, _ in shares}) == 1
+    counted = [index for indices, count in shares for index in indices[:count]]
+    assert sorted(counted) == list(range(length))
