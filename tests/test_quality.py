@@ -69,7 +69,7 @@ def imports_from(package: str, file: Path) -> set[str]:
         module = f"{node.module or ''}." if isinstance(node, ast.ImportFrom) else ""
         if module.startswith(f"{package}."):
             inner = module.removeprefix(f"{package}.").strip(".")
-            found |= {inner.partition(".")[0]} if inner else {alias.name for alias in node.names}  # type: ignore[union-attr]
+            found |= {inner.partition(".")[0]} if inner else {alias.name for alias in node.names}  # type: ignore[attr-defined]
     return found
 
 
