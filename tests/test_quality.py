@@ -65,11 +65,13 @@ def test_a_module_of_the_runtime_imports_only_from_floors_below() -> None:
 def imports_from(package: str, file: Path) -> set[str]:
     """The modules directly in a package that a file imports."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        module = f"{node.module or ''}." if isinstance(node, ast.ImportFrom) else ""
-        if module.startswith(f"{package}."):
-            inner = module.removeprefix(f"{package}.").strip(".")
-            found |= {inner.partition(".")[0]} if inner else {alias.name for alias in node.names}  # type: ignore[attr-defined]
+    nodes = ast.walk(ast.parse(file.read_text()))
+    for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+        outer, _, inner = f"{node.module}.".partition(f"{package}.")
+        if not outer and inner:
+            found.add(inner.partition(".")[0])
+        elif not outer and node.module == package:
+            found |= {alias.name for alias in node.names}
     return found
 
 

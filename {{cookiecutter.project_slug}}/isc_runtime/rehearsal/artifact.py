@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isc_runtime.durable import Damaged, Manifest
@@ -50,12 +50,16 @@ def foresee(artifact: Path) -> Synced:
 def sync(artifact: Path) -> Synced:
     """Syncs the artifact, in place: what is not shipped and is a checkpoint directory is deleted.
 
-    A training may be writing there at the same time, as on the ISC.
+    A training may be writing there meanwhile, as on the ISC. A save on its way is deleted then, but not
+    one that has become the latest since: that would be lost together with all that it replaces.
     """
     synced = foresee(artifact)
+    deleted = []
     for name in synced.deleted:
-        shutil.rmtree(artifact / name, ignore_errors=True)
-    return synced
+        if name not in _linked(artifact):
+            shutil.rmtree(artifact / name, ignore_errors=True)
+            deleted.append(name)
+    return replace(synced, deleted=tuple(deleted))
 
 
 def leave_only_what_was_shipped(artifact: Path, synced: Synced) -> None:

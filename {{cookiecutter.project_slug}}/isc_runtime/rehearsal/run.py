@@ -16,7 +16,7 @@ from isc_runtime.launch_file import load_toml
 from isc_runtime.project import check, homes
 from isc_runtime.rehearsal import artifact, judgement, trace, verdict
 from isc_runtime.rehearsal.command import LocalCommand, localize
-from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, Cycle, Interruption, Reached, Stage
+from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, INTERRUPTED, Cycle, Interruption, Reached, Stage
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json
@@ -134,12 +134,14 @@ class Rehearsal:
             before = result.cycles[-1] if result.cycles else None
             artifacts = self._moved(artifacts, planned)
             cycle = self._cycle(stage, planned, artifacts)
-            cycle.synced = artifact.foresee(artifacts.checkpoints)
-            if not planned.is_last and cycle.end != COMPLETE:  # otherwise all that it saved can be compared
-                artifact.sync(artifacts.checkpoints)
-                artifact.leave_only_what_was_shipped(artifacts.checkpoints, cycle.synced)
             if cycle.end == FAILED:
                 self._check_room()
+            cycle.synced = artifact.foresee(artifacts.checkpoints)
+            if (
+                cycle.end in INTERRUPTED and not planned.is_last
+            ):  # otherwise all that it saved can be compared
+                artifact.sync(artifacts.checkpoints)
+                artifact.leave_only_what_was_shipped(artifacts.checkpoints, cycle.synced)
             result.cycles.append(cycle)
             result.findings += judgement.judge_cycle(cycle, before, self.plan)
             if cycle.end == COMPLETE:
