@@ -65,7 +65,7 @@ MASTER_CASES = {
     "prepare": (local_store.LocalStore, "_next_payload"),
     "write": (local_store.LocalStore, "write"),
     "sync": (store, "sync_file"),
-    "commit": (local_store.LocalStore, "_publish"),
+    "commit": (local_store, "link_durably"),
 }
 
 
