@@ -234,7 +234,7 @@ def test_local_names_are_as_the_team_knows_them(store: Store) -> None:
 def test_a_checkpoint_that_a_sync_has_deleted_does_not_become_the_latest(
     tmp_path: Path, group: Group
 ) -> None:
-    """Between its last byte and its link a save is nothing to the ISC, which deletes what no link points to."""
+    """Between its last byte and its link a save is nothing to the ISC: it deletes what no link points to."""
     store = ArtifactStore(tmp_path, group)
     kept = save(store, 1)
     payload = store.prepare(2, force=False)
