@@ -110,7 +110,7 @@ def step_of(checkpoint: Path) -> int | None:
 
 
 def _linked(artifact: Path) -> list[str]:
-    """The directories that the links point to, looked up beside the link: the artifact may have been moved."""
+    """What the links point to, by name: the artifact may have been moved, and the target may be gone."""
     return [name for name in _link_targets(artifact) if (artifact / name).is_dir()]
 
 
