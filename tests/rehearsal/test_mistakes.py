@@ -25,7 +25,7 @@ def test_a_collective_called_by_the_master_alone(project: Project) -> None:
     assert f"rank 0 is in train.py:{line}, run(), in " in error
     assert re.search(r"rank 1 is in train.py:\d+, \w+\(\)", error)
     assert "A collective that only some ranks call looks like this" in error
-    (stacks,) = re.findall(r"All stacks: (.*?)\. If", error)
+    (stacks,) = re.findall(r"All stacks: (.*?)\. A step", error)
     assert "most recent call first" in (project.path / stacks / "stacks_of_rank_1.txt").read_text()
 
 

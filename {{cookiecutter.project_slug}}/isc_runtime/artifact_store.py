@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isc_runtime.distributed import Group
-from isc_runtime.durable import sync_directory
+from isc_runtime.durable import link_durably, sync_directory
 from isc_runtime.entries import SAVER, Entry, artifact_entries, artifact_link
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.store import Store
@@ -56,16 +56,19 @@ class ArtifactStore(Store):
         self.group.on_master(lambda: self._symlink_latest(checkpoint_directory))
 
     def _symlink_latest(self, checkpoint_directory: str) -> None:
+        link = self.directory / self.link_name
+        before = str(link.readlink()) if link.is_symlink() else None
+        (self.directory / f"{self.link_name}_temp").unlink(missing_ok=True)  # left by a failed attempt
+        self._saver.symlink_latest(checkpoint_directory)
         if not Path(checkpoint_directory).is_dir():
-            # A link to nowhere would make every later save fail, too.
+            # With a link to nowhere every later save would fail, too.
+            link.unlink() if before is None else link_durably(link, before)
             raise IscError(
                 "The checkpoint was deleted before it became the latest",
                 checkpoint_directory,
                 "A sync of the ISC deletes what no link points to; the next save makes a new one.",
                 ExitCode.SAVE,
             )
-        (self.directory / f"{self.link_name}_temp").unlink(missing_ok=True)  # left by a failed attempt
-        self._saver.symlink_latest(checkpoint_directory)
         sync_directory(self.directory)
 
     def prepare(self, step: int, force: bool) -> Path:

@@ -219,7 +219,6 @@ def test_local_mode_keeps_so_many_and_all_forced_ones(tmp_path: Path, store: Sto
     store.keep = 2
     for step in range(10, 60, 10):
         save(store, step, force=step == 10)
-        store.tidy()
     assert [entry.order[0] for entry in store.entries()] == [10, 40, 50]
     assert len(list(store.directory.glob("*.manifest.json"))) == 3
 
@@ -241,9 +240,7 @@ def test_a_checkpoint_that_a_sync_has_deleted_does_not_become_the_latest(
     payload = store.prepare(2, force=False)
     store.save({"step": 2}, payload, 2, {})
     shutil.rmtree(payload.parent)
-    with pytest.raises(
-        IscError, match=r"was deleted before it became the latest.*the next save makes a new one"
-    ):
+    with pytest.raises(IscError, match=r"was deleted before it became the latest.*the next save"):
         store.publish(payload)
     assert (tmp_path / store.link_name).resolve() == kept.parent
     save(store, 3)

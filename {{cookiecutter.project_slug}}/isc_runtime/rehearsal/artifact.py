@@ -16,6 +16,7 @@ from pathlib import Path
 from isc_runtime.durable import Damaged, Manifest
 
 LINK_SUFFIX = ".latest_checkpoint"
+ASIDE = ".deleted-"
 _CHECKPOINT = re.compile(r".+_checkpoint_\d+(_rank_\d+)?(?P<force>_force)?")
 
 
@@ -50,15 +51,20 @@ def foresee(artifact: Path) -> Synced:
 def sync(artifact: Path) -> Synced:
     """Syncs the artifact, in place: what is not shipped and is a checkpoint directory is deleted.
 
-    A training may be writing there meanwhile, as on the ISC. A save on its way is deleted then, but not
-    one that has become the latest since: that would be lost together with all that it replaces.
+    A training may be writing there meanwhile, as on the ISC. A save on its way is deleted then, but not one
+    that has become the latest since: that would be lost together with all that it replaces.
     """
     synced = foresee(artifact)
     deleted = []
     for name in synced.deleted:
-        if name not in _linked(artifact):
-            shutil.rmtree(artifact / name, ignore_errors=True)
-            deleted.append(name)
+        aside = artifact / f"{ASIDE}{name}"
+        with contextlib.suppress(FileNotFoundError):  # the training has deleted it itself
+            (artifact / name).rename(aside)  # at once, which deleting is not
+            if name in _link_targets(artifact):
+                aside.rename(artifact / name)
+            else:
+                shutil.rmtree(aside, ignore_errors=True)
+                deleted.append(name)
     return replace(synced, deleted=tuple(deleted))
 
 
@@ -104,9 +110,13 @@ def step_of(checkpoint: Path) -> int | None:
 
 
 def _linked(artifact: Path) -> list[str]:
-    """The names that the links point to, looked up beside the link: the artifact may have been moved."""
+    """What the links point to, by name: the artifact may have been moved, and the target may be gone."""
+    return [name for name in _link_targets(artifact) if (artifact / name).is_dir()]
+
+
+def _link_targets(artifact: Path) -> list[str]:
     names = []
     for link in artifact.glob(f"*{LINK_SUFFIX}"):
         with contextlib.suppress(OSError):  # replaced at this instant
             names.append(link.readlink().name)
-    return [name for name in names if (artifact / name).is_dir()]
+    return names
