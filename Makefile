@@ -7,7 +7,7 @@ REQUIREMENTS := requirements-dev.in
 CONSTRAINTS := constraints-dev.txt
 BIN = $(CURDIR)/$(VENV)/bin
 PROJECT := {{cookiecutter.project_slug}}
-PROJECT_LEFTOVERS := .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints runs
+PROJECT_LEFTOVERS := .hypothesis .mypy_cache .pytest_cache .ruff_cache .venv build checkpoints rehearsals runs
 
 # Whatever lies in the folder of the generated project is copied into each new one: tools keep their caches in build/.
 export PYTHONDONTWRITEBYTECODE := 1
@@ -15,7 +15,10 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-.PHONY: help venv real demo test lint combinations newest survival soak benchmarks newcomer image clean
+# Slow tests, each with a target of its own.
+LANES := combinations image newcomer rehearsal survival
+
+.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak benchmarks newcomer image clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,17 +36,18 @@ real: venv ## install the real cycling_utils, which CYCLING_UTILS=real demands, 
 	$(BIN)/python -m pip install --quiet torch==2.13.0 "$$(grep -o '^torchvision==[0-9.]*' '$(PROJECT)/requirements.in')"
 	$(BIN)/python -m pip install --quiet --no-deps --requirement '$(PROJECT)/requirements-cycling-utils.txt'
 
-demo: venv ## bake a project into build/, train it, kill it, and see it go on
+demo: venv ## bake a project into build/, train it, kill it, see it go on, rehearse it
 	$(BIN)/python tests/demo.py
 
 test: venv ## test the template, and a freshly generated project with its own tests
-	$(BIN)/python -m pytest -q --ignore=tests/survival --ignore=tests/newcomer --ignore=tests/combinations --ignore=tests/image tests
+	$(BIN)/python -m pytest -q $(addprefix --ignore=tests/,$(LANES)) tests
 
 lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	test ! -d tests/survival || (cd tests/survival && $(BIN)/mypy --config-file ../../pyproject.toml .)
+	cd tests/rehearsal && $(BIN)/mypy --config-file ../../pyproject.toml .
 	cd '$(PROJECT)' && $(BIN)/mypy --strict .
 	$(BIN)/shellcheck .ci/run '$(PROJECT)/launch.sh'
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
@@ -62,6 +66,15 @@ newest: ## lint and test with the newest release of everything, in build/newest
 	$(MAKE) lint test $(NEWEST)
 
 NEWEST := VENV=build/newest/venv REQUIREMENTS=build/newest/requirements.in CONSTRAINTS=
+
+rehearsal: venv ## rehearse a project as it is, and with mistakes planted in it
+	$(BIN)/python -m pytest -q -rs tests/rehearsal
+
+picture: venv ## draw docs/rehearsal.png anew
+	rm -rf build/picture && mkdir -p docs
+	$(BIN)/python -m cookiecutter . --no-input --output-dir build/picture
+	cd build/picture/isc-experiment && $(BIN)/python -m isc_runtime rehearse --stand-in --procs-per-node 2 \
+		--plot '$(CURDIR)/docs/rehearsal.png' -- --save-steps 20
 
 survival: venv ## kill a training at every system call, fail its disk, cut its power
 	$(BIN)/python -m pytest -q -rs tests/survival

@@ -27,9 +27,9 @@ LONGEST_AUTHOR = 200
 # that depends on itself.
 DEPENDENCIES = frozenset(
     {
-        *("cycling_utils", "hypothesis", "jsonschema", "mypy", "numpy", "pip", "pre_commit", "pytest"),
-        *("pytest_xdist", "rich", "ruff", "safetensors", "scikit_learn", "sklearn", "tensorboard"),
-        *("tomli", "torch", "torchvision", "uv", "xdist", "xxhash"),
+        *("cycling_utils", "hypothesis", "jsonschema", "matplotlib", "mypy", "numpy", "pip"),
+        *("pre_commit", "pytest", "pytest_xdist", "rich", "ruff", "safetensors", "scikit_learn"),
+        *("sklearn", "tensorboard", "tomli", "torch", "torchvision", "uv", "xdist", "xxhash"),
     }
 )
 OWN_MODULES = frozenset({"data", "isc_runtime", "model", "tests", "train"})
@@ -37,7 +37,7 @@ WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 )
 CACHES = frozenset({"__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"})
-LEFTOVERS = CACHES | {".venv", "build", "checkpoints", "runs"}
+LEFTOVERS = CACHES | {".venv", "build", "checkpoints", "rehearsals", "runs"}
 
 _SLUG = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"

@@ -164,9 +164,11 @@ def peak_of(work: Any) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    work()
-    ended.set()
-    watcher.join()
+    try:
+        work()
+    finally:
+        ended.set()
+        watcher.join()
     return max(peaks)
 
 

@@ -1,11 +1,12 @@
-"""`make demo`: bakes a project into build/, trains it, kills it half-way, and runs it again.
+"""`make demo`: bakes a project into build/, trains it, kills it half-way, runs it again, and rehearses it.
 
 It is the real thing: cookiecutter, the generated train.py on real data, SIGKILL. Exit code 0 only if the
-second run resumed from the first one's checkpoint and ended.
+second run resumed from the first one's checkpoint and ended, and if the rehearsal found the project fit.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -56,6 +57,16 @@ def train(kill_at: str | None = None) -> tuple[int, str]:
     return process.wait(), said
 
 
+def rehearse() -> None:
+    """Shows a short rehearsal of the project."""
+    options = [] if importlib.util.find_spec("cycling_utils") else ["--stand-in"]
+    options += ["--cycles", "2", "--", "--epochs", "4"]
+    print(f"\n$ cd build/isc-experiment && python -m isc_runtime rehearse {shlex.join(options)}", flush=True)
+    command = [sys.executable, "-m", "isc_runtime", "rehearse", *options]
+    if subprocess.run(command, cwd=PROJECT, check=False).returncode:
+        sys.exit("The project is not fit: above is why.")
+
+
 def main() -> None:
     """The demonstration, and whether it showed what it should."""
     bake()
@@ -68,6 +79,7 @@ def main() -> None:
     if code != 0 or resumed is None or int(resumed[1]) < saved:
         sys.exit(f"The second run did not go on at step {saved}; exit code {code}:\n{second[-2000:]}")
     print(f"\nKilled after the checkpoint of step {saved}, resumed at step {resumed[1]}: no saved step lost.")
+    rehearse()
     print(f"The project is yours to look at: cd {shlex.quote(os.path.relpath(PROJECT))}")
 
 

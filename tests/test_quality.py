@@ -54,13 +54,36 @@ def test_a_module_of_the_runtime_imports_only_from_floors_below() -> None:
     table = re.search(r"below its own:\n\n(.*?)\n\n", (runtime / "__init__.py").read_text(), re.DOTALL)
     assert table is not None
     level = {name: number for number, names in enumerate(floors(table[1])) for name in names}
-    assert level.keys() == {path.stem for path in runtime.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in runtime.glob("*/__init__.py")}
+    assert level.keys() == {path.stem for path in runtime.glob("*.py")} - {"__init__"} | packages
+    for file in runtime.rglob("*.py"):
+        module = file.relative_to(runtime).parts[0].removesuffix(".py")
+        for imported in imports_from("isc_runtime", file) - ({module} & packages):
+            assert level[imported] > level.get(module, 0), f"{file.name}: {imported}"
+
+
+def imports_from(package: str, file: Path) -> set[str]:
+    """The modules directly in a package that a file imports."""
+    found = set()
+    nodes = ast.walk(ast.parse(file.read_text()))
+    for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+        outer, _, inner = f"{node.module}.".partition(f"{package}.")
+        if not outer and inner:
+            found.add(inner.partition(".")[0])
+        elif not outer and node.module == package:
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_a_module_of_the_rehearsal_imports_only_from_floors_below() -> None:
+    rehearsal = ROOT / "{{cookiecutter.project_slug}}" / "isc_runtime" / "rehearsal"
+    table = re.search(r"from floors below:\n\n(.*?)\n\n", (rehearsal / "__init__.py").read_text(), re.DOTALL)
+    assert table is not None
+    level = {name: number for number, names in enumerate(floors(table[1])) for name in names}
+    assert level.keys() == {path.stem for path in rehearsal.glob("*.py")} - {"__init__"}
     for module in level:
-        tree = ast.parse((runtime / f"{module}.py").read_text())
-        for node in [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]:
-            package, _, name = (node.module or "").partition(".")
-            for imported in [name] if name else [alias.name for alias in node.names]:
-                assert package != "isc_runtime" or level[imported] > level[module], f"{module}: {imported}"
+        for imported in imports_from("isc_runtime.rehearsal", rehearsal / f"{module}.py"):
+            assert level[imported] > level[module], f"{module}: {imported}"
 
 
 def test_contributing_has_the_same_floors() -> None:

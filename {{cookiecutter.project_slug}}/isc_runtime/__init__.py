@@ -4,7 +4,9 @@ It is the template's, and moves on with it: update it, do not edit it.
 
 Floor by floor; a module imports only from floors below its own:
 
-    __main__                      python -m isc_runtime check | checkpoints | export | preflight | torchrun
+    __main__                      python -m isc_runtime check | checkpoints | export | rehearse | ...
+    rehearse                      experiment.isc, run here as the ISC would
+    rehearsal                     its parts, a package with floors of its own
     preflight                     is this place fit to train in? two stages
     checkpoint                    what a training loop talks to: restore, save, poll
     loading  saving  logs         what a checkpoint puts back; one save on its way; log, progress bar, scalars
@@ -28,7 +30,8 @@ Floor by floor; a module imports only from floors below its own:
     environment                   what the environment variables say
     errors                        an error with its cure; exit codes
 
-`__main__`, `preflight`, `entry`, `project` and what is below `watch` import no torch when they are imported.
+`__main__`, `rehearse`, `preflight`, `entry`, `project` and what is below `watch` import no torch when they
+are imported.
 """
 
 __version__ = "0.1.0"

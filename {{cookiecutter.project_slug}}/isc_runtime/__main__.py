@@ -1,4 +1,4 @@
-"""python -m isc_runtime check | checkpoints | export | preflight | torchrun: see --help of each."""
+"""python -m isc_runtime check | checkpoints | export | preflight | rehearse | torchrun: see their --help."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def main(command_line: list[str] | None = None) -> int:
     command_line = sys.argv[1:] if command_line is None else command_line
     if command_line[:1] == ["torchrun"]:  # all the rest is torchrun's, and train.py's
         return _torchrun(command_line[1:])
+    if command_line[:1] == ["rehearse"]:  # it has a parser of its own, made only when it is asked for
+        return _rehearse(command_line[1:])
     parser = _parser()
     arguments, others = parser.parse_known_args(command_line)
     if others and arguments.command != "preflight":
@@ -44,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
+    commands.add_parser("rehearse", help="run experiment.isc here as the ISC would, interruptions and all")
     commands.add_parser("torchrun", help="torchrun, with the exit code of the rank that failed")
     return parser
 
@@ -85,6 +88,12 @@ def _preflight(arguments: argparse.Namespace) -> int:
     validate_and_setup_checkpoint_directory(environment.isc_mode, defer_atomic_directory=True)
     check_data(arguments.dataset_id, arguments.data_root)
     return 0
+
+
+def _rehearse(command_line: list[str]) -> int:
+    from isc_runtime.rehearse import main as rehearse
+
+    return rehearse(command_line, PROJECT)
 
 
 def _torchrun(arguments: list[str]) -> int:

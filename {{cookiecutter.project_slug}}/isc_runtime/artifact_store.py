@@ -8,6 +8,7 @@ from typing import Any
 from isc_runtime.distributed import Group
 from isc_runtime.durable import sync_directory
 from isc_runtime.entries import SAVER, Entry, artifact_entries, artifact_link
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.store import Store
 
 
@@ -55,6 +56,14 @@ class ArtifactStore(Store):
         self.group.on_master(lambda: self._symlink_latest(checkpoint_directory))
 
     def _symlink_latest(self, checkpoint_directory: str) -> None:
+        if not Path(checkpoint_directory).is_dir():
+            # A link to nowhere would make every later save fail, too.
+            raise IscError(
+                "The checkpoint was deleted before it became the latest",
+                checkpoint_directory,
+                "A sync of the ISC deletes what no link points to; the next save makes a new one.",
+                ExitCode.SAVE,
+            )
         (self.directory / f"{self.link_name}_temp").unlink(missing_ok=True)  # left by a failed attempt
         self._saver.symlink_latest(checkpoint_directory)
         sync_directory(self.directory)

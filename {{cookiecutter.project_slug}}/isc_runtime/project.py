@@ -111,7 +111,7 @@ def _check(root: Path) -> Iterator[Finding]:
             yield Finding(name, "It is missing", hint)
     for file in sorted(root.glob("*.isc")):
         if file.name != credentials.ISC:
-            yield from check_launch_file(file, root, _homes(root))
+            yield from check_launch_file(file, root, homes(root))
     for name in ("train.py", "model.py", "data.py"):
         yield from _check_syntax(root / name)
     yield from _check_launch_script(root / "launch.sh")
@@ -119,8 +119,8 @@ def _check(root: Path) -> Iterator[Finding]:
     yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
 
 
-def _homes(root: Path) -> list[str]:
-    """Where the project is on the ISC: the image puts it under its name, people clone it anywhere."""
+def homes(root: Path) -> list[str]:
+    """Where the project may be on the ISC: the image puts it under its name, people clone it anywhere."""
     names = [root.name]
     # Without a readable pyproject.toml the folder's name will do.
     with contextlib.suppress(OSError, ValueError, ImportError, KeyError, TypeError):

@@ -116,6 +116,9 @@ class ReplayableDataset(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length
+
     def __getitems__(self, batch: Batch) -> list[Any]:
         """The samples of a batch; a DataLoader's loaders call it."""
         with rng.seeded(batch.seed):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from isc_runtime.artifact_store import ArtifactStore
+from isc_runtime.distributed import Group
 from isc_runtime.durable import Damaged, Manifest
 from isc_runtime.entries import SET_ASIDE
 from isc_runtime.errors import ExitCode, IscError
@@ -229,3 +230,21 @@ def test_local_names_are_as_the_team_knows_them(store: Store) -> None:
     payload = save(store, 2000)
     assert payload.match("checkpoint_[0-9]*-[0-9]*_2000.pth")
     assert link(store).readlink() == Path(payload.name)
+
+
+def test_a_checkpoint_that_a_sync_has_deleted_does_not_become_the_latest(
+    tmp_path: Path, group: Group
+) -> None:
+    """Between its last byte and its link a save is nothing to the ISC: it deletes what no link points to."""
+    store = ArtifactStore(tmp_path, group)
+    kept = save(store, 1)
+    payload = store.prepare(2, force=False)
+    store.save({"step": 2}, payload, 2, {})
+    shutil.rmtree(payload.parent)
+    with pytest.raises(
+        IscError, match=r"was deleted before it became the latest.*the next save makes a new one"
+    ):
+        store.publish(payload)
+    assert (tmp_path / store.link_name).resolve() == kept.parent
+    save(store, 3)
+    assert resumed_step(store) == 3

@@ -1,0 +1,147 @@
+"""The project as it is generated is fit; and a rehearsal leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import HAS_THE_REAL_ONE, Project, Rehearsed, processes_in
+
+ONE_RANK = ("--nodes", "1")
+
+
+def test_two_nodes_of_two_ranks_killed_twice(project: Project) -> None:
+    """The whole of it, with the default options but for the ranks: how long it takes is in the output."""
+    begun = time.monotonic()
+    ended = project.rehearse("--procs-per-node", "2")
+    print(f"2 nodes x 2 ranks, 3 cycles: {time.monotonic() - begun:.0f} s")
+    check_is_fit(ended)
+    verdict = ended.verdict
+    first, second, last = verdict["cycles"]
+    assert [cycle["ranks"] for cycle in verdict["cycles"]] == [4, 4, 4]
+    assert [cycle["ended"] for cycle in verdict["cycles"]] == ["SIGKILL", "SIGKILL", "complete, exit 0"]
+    assert 0 < second["resumed_from"] <= first["last_step"]
+    assert second["resumed_from"] <= last["resumed_from"] <= second["last_step"]
+    assert first["steps_lost"] == first["last_step"] - second["resumed_from"]
+    assert last["last_step"] == verdict["reference"]["last_step"] == verdict["compared"]["step"]
+    assert verdict["compared"] == {
+        "step": last["last_step"],
+        "final": True,
+        "identical": True,
+        "differences": [],
+    }
+    assert all(cycle["shipped"] for cycle in verdict["cycles"])
+    assert "final weights are bit for bit those of an uninterrupted run" in verdict["conclusion"]
+    (folder,) = project.folders
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("cycle-1", "cycle-2", "cycle-3", "tensorboard", "trial-start", "uninterrupted", "verdict.json")
+    ]
+    assert "Resumed from" in (folder / "cycle-2" / "node_0.log").read_text()
+    assert (folder / "cycle-2" / "node_1.log").exists()
+
+
+def test_asked_to_stop(project: Project) -> None:
+    """After SIGTERM no step is lost, and the command ends with an error, so that the ISC resumes it."""
+    ended = project.rehearse(*ONE_RANK, "--interrupt", "term", "--cycles", "2", "--", "--epochs", "6")
+    check_is_fit(ended)
+    first, last = ended.verdict["cycles"]
+    assert first["ended"].startswith("SIGTERM, exit ")
+    assert first["ended"] != "SIGTERM, exit 0"
+    assert first["steps_lost"] == 0
+    assert last["resumed_from"] == first["last_step"]
+
+
+def test_other_ranks_in_another_place_with_syncs_within(project: Project) -> None:
+    options = ("--resize", "--move", "--sync-seconds", "0.3", "--interrupt", "mixed", "--seed", "2")
+    ended = project.rehearse(*options, "--", "--epochs", "8", "--save-steps", "5")
+    check_is_fit(ended)
+    cycles = ended.verdict["cycles"]
+    ranks = [cycle["ranks"] for cycle in cycles]
+    assert all(one != other for one, other in itertools.pairwise(ranks)), ranks
+    assert {cycle["ended"].partition(",")[0] for cycle in cycles[:-1]} == {"SIGKILL", "SIGTERM"}
+    assert sum(cycle["syncs_within"] for cycle in cycles) > 0
+    assert sum(len(cycle["deleted"]) for cycle in cycles) > 0
+    assert ended.verdict["reference"] is None
+    assert "every sample of an epoch was seen" in ended.verdict["conclusion"]
+    (folder,) = project.folders
+    assert "artifacts/checkpoints-2: " in (folder / "cycle-2" / "node_0.log").read_text().replace(
+        "/Atomic", ": "
+    )
+
+
+def check_is_fit(ended: Rehearsed) -> None:
+    assert ended.code == 0, ended.said[-5000:]
+    assert ended.errors == []
+    assert ended.verdict["fit"] is True
+    assert ended.verdict["stand_in"] is not HAS_THE_REAL_ONE
+    if not HAS_THE_REAL_ONE:
+        assert ended.verdict["conclusion"].endswith(
+            "With the stand-in for cycling_utils, not with the real one."
+        )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_rehearsal_that_is_ended_takes_everything_with_it(project: Project, number: signal.Signals) -> None:
+    """torchrun's ranks and the workers that load their data, too; of its folder the logs are left."""
+    process = project.start(
+        "--procs-per-node", "2", "--nodes", "1", "--", "--epochs", "1000", "--workers", "1"
+    )
+    wait_until(
+        lambda: list(project.path.glob("rehearsals/*/artifacts/checkpoints/*.latest_checkpoint")), process
+    )
+    assert len(processes_in(project.path)) >= 6  # the warden, torchrun, two ranks, two workers
+    process.send_signal(number)
+    out, said = process.communicate(timeout=30)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), said
+    assert out == ""
+    assert "Traceback" not in said
+    wait_until(lambda: not processes_in(project.path))  # after SIGKILL the warden does it
+    (folder,) = project.folders
+    wait_until(lambda: not (folder / "artifacts").exists())
+    assert (folder / "cycle-1" / "node_0.log").is_file()
+
+
+def wait_until(condition: object, process: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for a few checkpoints."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6M", "none", str(directory)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_full_disk(project: Project, small_disk: Path) -> None:
+    """It is not the project that is unfit, but this place; what took the room is gone."""
+    output = small_disk / "out"
+    ended = project.rehearse(
+        *ONE_RANK, "--cycle-seconds", "60", "--output", str(output), "--", "--save-steps", "1"
+    )
+    assert ended.code == 3, ended.said[-5000:]
+    assert ended.verdict == {}
+    assert "Traceback" not in ended.said
+    assert "ERROR: The disk is full: a rehearsal needs room for 3 checkpoints, and " in ended.said
+    assert "--output" in ended.said
+    assert not (output / "artifacts").exists()
+    assert (output / "cycle-1" / "node_0.log").is_file()

@@ -1,0 +1,13 @@
+"""The parts of `python -m isc_runtime rehearse`; a module imports only from floors below:
+
+    run                             all of it: check, trial start, cycles, the uninterrupted run, comparison
+    report  plot                    table and JSON; the picture
+    verdict                         fit to submit, or not and why
+    judgement                       what a single cycle shows
+    cycle  samples  weights         a cycle, run and watched; what it was trained on; what came out
+    node  artifact  trace  plan  command    processes; syncs; what ranks tell; what will happen; what is run
+    warden                          finds and ends the processes, also when the rehearsal itself is killed
+
+In the ranks startup/sitecustomize.py tells what they train on. `weights` loads torch and `plot` matplotlib,
+not before they have to.
+"""

@@ -1,0 +1,112 @@
+"""What a sync of the ISC does to the checkpoint artifact.
+
+It ships the directory that each saver's link points to, and every directory whose name ends with `_force`;
+all other checkpoint directories are deleted. That a plain file is shipped is not promised. Sources:
+https://docs.strongcompute.com and the README of https://github.com/StrongResearch/cycling_utils
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from isc_runtime.durable import Damaged, Manifest
+
+LINK_SUFFIX = ".latest_checkpoint"
+_CHECKPOINT = re.compile(r".+_checkpoint_\d+(_rank_\d+)?(?P<force>_force)?")
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did.
+
+    Attributes:
+        shipped: names of the directories that were shipped.
+        deleted: names of the directories that were deleted.
+        step: the training's step in the newest shipped checkpoint that a link points to; None without one.
+    """
+
+    shipped: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    step: int | None = None
+
+
+def foresee(artifact: Path) -> Synced:
+    """What a sync would do now."""
+    linked = set(_linked(artifact))
+    shipped: list[str] = []
+    deleted: list[str] = []
+    for path in sorted(artifact.iterdir()):
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match is None or path.is_symlink() or not path.is_dir():
+            continue
+        (shipped if path.name in linked or match["force"] else deleted).append(path.name)
+    return Synced(tuple(shipped), tuple(deleted), newest_step(artifact))
+
+
+def sync(artifact: Path) -> Synced:
+    """Syncs the artifact, in place: what is not shipped and is a checkpoint directory is deleted.
+
+    A training may be writing there meanwhile, as on the ISC. A save on its way is deleted then, but not
+    one that has become the latest since: that would be lost together with all that it replaces.
+    """
+    synced = foresee(artifact)
+    deleted = []
+    for name in synced.deleted:
+        if name not in _linked(artifact):
+            shutil.rmtree(artifact / name, ignore_errors=True)
+            deleted.append(name)
+    return replace(synced, deleted=tuple(deleted))
+
+
+def leave_only_what_was_shipped(artifact: Path, synced: Synced) -> None:
+    """Makes of the artifact what the next cycle finds: shipped directories, and the links."""
+    for path in artifact.iterdir():
+        is_link = path.is_symlink() and path.name.endswith(LINK_SUFFIX)
+        if is_link or path.name in synced.shipped:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def newest_link(artifact: Path) -> str | None:
+    """The name that the saver's link points to: it changes when a checkpoint is complete."""
+    return max(_linked(artifact), default=None)
+
+
+def newest_step(artifact: Path) -> int | None:
+    """The step of the newest checkpoint that a link points to; None without one."""
+    steps = [step for name in _linked(artifact) if (step := step_of(artifact / name)) is not None]
+    return max(steps, default=None)
+
+
+def complete_checkpoints(artifact: Path) -> dict[int, Path]:
+    """The directory of each complete checkpoint, by the training's step."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for path in artifact.iterdir():
+            if _CHECKPOINT.fullmatch(path.name) and (step := step_of(path)) is not None:
+                found[step] = path
+    return found
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The training's step in a checkpoint; None if it is not complete."""
+    try:
+        return Manifest.read(checkpoint / "manifest.json").step
+    except Damaged:
+        return None
+
+
+def _linked(artifact: Path) -> list[str]:
+    """The names that the links point to, looked up beside the link: the artifact may have been moved."""
+    names = []
+    for link in artifact.glob(f"*{LINK_SUFFIX}"):
+        with contextlib.suppress(OSError):  # replaced at this instant
+            names.append(link.readlink().name)
+    return [name for name in names if (artifact / name).is_dir()]

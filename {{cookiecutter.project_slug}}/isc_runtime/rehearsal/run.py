@@ -1,0 +1,213 @@
+"""A whole rehearsal: check, trial start, cycles, the uninterrupted run, comparison."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isc_runtime.durable import write_durably
+from isc_runtime.errors import IscError
+from isc_runtime.finding import Finding
+from isc_runtime.launch_command import options_of_train
+from isc_runtime.launch_file import load_toml
+from isc_runtime.project import check, homes
+from isc_runtime.rehearsal import artifact, judgement, trace, verdict
+from isc_runtime.rehearsal.command import LocalCommand, localize
+from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, INTERRUPTED, Cycle, Interruption, Reached, Stage
+from isc_runtime.rehearsal.node import Artifacts, Machine
+from isc_runtime.rehearsal.plan import CyclePlan, Plan
+from isc_runtime.rehearsal.report import Screen, as_json
+from isc_runtime.rehearsal.verdict import Comparison, Verdict
+from isc_runtime.rehearsal.weights import differences
+
+LAUNCH_FILE = "experiment.isc"
+STAND_IN = Path("tests", "stand_in")
+TRIAL, REFERENCE = "trial start", "uninterrupted"
+ROOM = 3  # checkpoints: less is a full disk to a training, which keeps the old while it writes the new
+TRIAL_CODE = 7  # what the ranks end with in the trial start
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A rehearsal of a project.
+
+    Attributes:
+        root: the project.
+        plan: what to do.
+        folder: for logs, TensorBoard's files and verdict.json; for artifacts while it lasts. It is made.
+        screen: where it says how far it has come.
+        data_root: what takes the place of /data.
+        stand_in: whether tests/stand_in takes the place of cycling_utils.
+        extra: further arguments for train.py.
+    """
+
+    root: Path
+    plan: Plan
+    folder: Path
+    screen: Screen
+    data_root: Path | None = None
+    stand_in: bool = False
+    extra: Sequence[str] = ()
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of the artifacts: removed at the end, unless the project is not fit."""
+        return self.folder / "artifacts"
+
+    def logs_of(self, run: str) -> Path:
+        """The lossy artifact of a run: TensorBoard's files."""
+        return self.folder / "tensorboard" / run
+
+    def run(self) -> Verdict:
+        """Rehearses, and leaves no process behind, whatever happens.
+
+        Raises:
+            IscError: this place is not fit to rehearse in.
+        """
+        result = Verdict(self.plan, self.folder, self.stand_in)
+        is_over = False
+        try:
+            self._check(result)
+            if result.is_fit:
+                self._perform(result)
+            write_durably(self.folder / "verdict.json", as_json(result).encode())
+            is_over = True
+        except OSError as error:
+            raise IscError(
+                f"The rehearsal cannot go on ({error.strerror})",
+                error.filename or self.folder,
+                "If there is no room for its folder, put it elsewhere with --output.",
+            ) from error
+        finally:
+            if result.is_fit or not is_over:
+                shutil.rmtree(self.artifacts, ignore_errors=True)
+        return result
+
+    def _check(self, result: Verdict) -> None:
+        """What is wrong with the project costs no second of training."""
+        result.findings += [finding for finding in check(self.root) if _concerns(finding)]
+        result.findings += verdict.judge_gpus(self._read_launch_file().get("gpus"), self.plan)
+
+    def _perform(self, result: Verdict) -> None:
+        # Not within the folder: sockets are made there, whose paths must not be long.
+        temporary = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+        try:
+            path = [trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])]
+            machine = Machine.here(path, temporary)
+            with machine.watched(self.artifacts, temporary):
+                self._cycles(self._stage(machine, result), result)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _stage(self, machine: Machine, result: Verdict) -> Stage:
+        command = self._localize(str(self._read_launch_file()["command"]))
+        ranks = self.plan.nodes * self.plan.procs
+        device = "GPUs, by NCCL" if machine.has_gpus(ranks) else "the CPU, by gloo"
+        result.notes += [*command.notes, f"{ranks} ranks on {device}"]
+        for note in result.notes:
+            self.screen.say(note)
+        traces = self.artifacts / "traces"
+        return Stage(machine, command.text, self.folder, traces, self.plan, self.screen.detail)
+
+    def _read_launch_file(self) -> dict[str, object]:
+        try:
+            return load_toml((self.root / LAUNCH_FILE).read_text(encoding="utf-8"))
+        except ImportError as error:
+            raise IscError(str(error), LAUNCH_FILE, "Install tomli, or use Python 3.11 or newer.") from error
+        except (OSError, ValueError):
+            return {}  # the check says why
+
+    def _localize(self, command: str) -> LocalCommand:
+        return localize(
+            command, homes(self.root), self.root, self.data_root, options_of_train(self.root), self.extra
+        )
+
+    def _cycles(self, stage: Stage, result: Verdict) -> None:
+        result.findings += self._trial(stage)
+        artifacts = Artifacts(self.artifacts / "checkpoints", self.logs_of("interrupted"))
+        for planned in self.plan.draw():
+            if not result.is_fit:
+                return
+            before = result.cycles[-1] if result.cycles else None
+            artifacts = self._moved(artifacts, planned)
+            cycle = self._cycle(stage, planned, artifacts)
+            if cycle.end == FAILED:
+                self._check_room()
+            cycle.synced = artifact.foresee(artifacts.checkpoints)
+            if (
+                cycle.end in INTERRUPTED and not planned.is_last
+            ):  # otherwise all that it saved can be compared
+                artifact.sync(artifacts.checkpoints)
+                artifact.leave_only_what_was_shipped(artifacts.checkpoints, cycle.synced)
+            result.cycles.append(cycle)
+            result.findings += judgement.judge_cycle(cycle, before, self.plan)
+            if cycle.end == COMPLETE:
+                break
+        last = result.cycles[-1]
+        if result.is_fit and not self.plan.resize:
+            result.comparison = self._compare(stage, last)
+        result.findings += verdict.judge_whole(result)
+
+    def _trial(self, stage: Stage) -> list[Finding]:
+        """Does the command start train.py, and does it end with an error if that does?"""
+        artifacts = Artifacts(self.artifacts / "trial", self.logs_of("trial"))
+        artifacts.make()
+        with self.screen.doing("Trial start"):
+            fail = {trace.FAIL_VARIABLE: str(TRIAL_CODE)}
+            cycle = stage.run(TRIAL, 1, 1, artifacts, Reached(artifacts.checkpoints), fail)
+        shutil.rmtree(artifacts.logs, ignore_errors=True)
+        return list(judgement.judge_start(cycle, TRIAL_CODE))
+
+    def _moved(self, artifacts: Artifacts, planned: CyclePlan) -> Artifacts:
+        if self.plan.move and planned.number > 1:
+            checkpoints = self.artifacts / f"checkpoints-{planned.number}"
+            artifacts.checkpoints.rename(checkpoints)
+            artifacts = Artifacts(checkpoints, artifacts.logs)
+        artifacts.make()
+        return artifacts
+
+    def _cycle(self, stage: Stage, planned: CyclePlan, artifacts: Artifacts) -> Cycle:
+        until = Interruption(self.plan, planned, artifacts.checkpoints)
+        what = f"Cycle {planned.number} of {self.plan.cycles}, {planned.ranks} ranks"
+        with self.screen.doing(what):
+            name = f"cycle {planned.number}"
+            cycle = stage.run(name, planned.nodes, planned.procs, artifacts, until)
+        cycle.has_saved, cycle.deleted_within = until.has_saved(), until.deleted
+        return cycle
+
+    def _check_room(self) -> None:
+        """A training that fails on a full disk is not to blame."""
+        sizes = [file.stat().st_size for file in self.artifacts.rglob("*") if file.is_file()]
+        needed = ROOM * max(sizes, default=0)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise IscError(
+                f"The disk is full: a rehearsal needs room for {ROOM} checkpoints, and {free} bytes are free",
+                self.folder,
+                "Make room, or put its folder elsewhere with --output.",
+            )
+
+    def _compare(self, stage: Stage, last: Cycle) -> Comparison:
+        """Runs the same training without an interruption, as far as the other one has come."""
+        artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
+        artifacts.make()
+        is_final = last.end == COMPLETE
+        until = Reached(artifacts.checkpoints, None if is_final else max(last.saved, default=0))
+        with self.screen.doing("The same without an interruption"):
+            reference = stage.run(REFERENCE, last.nodes, last.procs, artifacts, until)
+        common = sorted(set(last.saved) & set(reference.saved))
+        comparison = Comparison(reference, common[-1] if common else None, is_final)
+        if common:
+            with self.screen.doing(f"Comparing the checkpoints of step {common[-1]}"):
+                comparison.differences = differences(last.saved[common[-1]], reference.saved[common[-1]])
+        reference.synced = artifact.foresee(artifacts.checkpoints)
+        return comparison
+
+
+def _concerns(finding: Finding) -> bool:
+    """Not of other launch files, of which there may be some."""
+    file = finding.where.partition(":")[0]
+    return not file.endswith(".isc") or file == LAUNCH_FILE

@@ -1,0 +1,177 @@
+"""In a rehearsal, in each rank: tells what it trains on, without a change to the training.
+
+Python imports a module of this name when it starts, if one is found; the rehearsal puts this folder into
+PYTHONPATH. In a rank (torchrun sets LOCAL_RANK) it writes a line of JSON for each of these, into a file that
+isc_runtime.rehearsal.trace reads:
+
+    ["start", pid]                     once; SIGUSR2 makes this process write where all its threads stand
+    ["loader", length]                 the next batches come from another iteration of a DataLoader
+    ["batch", [indices]]               the training gets these samples
+    ["step", step, epoch, time]        Checkpointer.poll() was called after another step
+    ["save", path]                     torch.save() was called with a path
+
+Gradients tell a batch to train on from one to evaluate. This must work in whatever process starts with this
+PYTHONPATH, torchrun included: standard library only, and an error here never ends a training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib.abc
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FOLDER_VARIABLE = "ISC_REHEARSAL_TRACE"
+FAIL_VARIABLE = (
+    "ISC_REHEARSAL_FAIL"  # a rank ends with this exit code at once: what does the command end with?
+)
+
+
+class Observer:
+    """Writes what this rank does.
+
+    Args:
+        folder: where its file goes.
+        rank: which rank it is.
+    """
+
+    def __init__(self, folder: Path, rank: str) -> None:
+        # A process that a rank starts has the same variables; only the first one is the rank.
+        self._file = (folder / f"rank_{rank}.jsonl").open("x", buffering=1)
+        self._stacks = (folder / f"rank_{rank}.stacks").open("w")
+        self._pid = os.getpid()
+        self._iteration: Any = None
+        self._step: int | None = None
+        faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True)
+        self.write("start", self._pid)
+
+    def write(self, *line: Any) -> None:
+        """Writes one line, in the rank itself and not in a worker that was forked from it."""
+        with contextlib.suppress(OSError, ValueError):  # a full disk must not end the training here
+            if os.getpid() == self._pid:
+                self._file.write(json.dumps(line, default=str) + "\n")
+
+    def watch_data_loader(self, module: ModuleType) -> None:
+        """Wraps the iteration of torch's DataLoader, whatever sampler it has."""
+        import torch
+
+        iteration = module._BaseDataLoaderIter
+        next_index, next_batch, reset = iteration._next_index, iteration.__next__, iteration._reset
+
+        def note_index(self: Any) -> Any:
+            index = next_index(self)
+            self.__dict__.setdefault("_rehearsed", deque()).append(
+                index
+            )  # workers are given them ahead of time
+            return index
+
+        def note_batch(this: Any) -> Any:
+            batch = next_batch(this)
+            indices = this.__dict__.get("_rehearsed")
+            if indices and torch.is_grad_enabled():
+                self._note_batch(this, indices.popleft())
+            return batch
+
+        def note_reset(self: Any, *arguments: Any, **named: Any) -> Any:
+            self.__dict__.get("_rehearsed", deque()).clear()
+            return reset(self, *arguments, **named)
+
+        iteration._next_index, iteration.__next__, iteration._reset = note_index, note_batch, note_reset
+
+    def _note_batch(self, iteration: Any, indices: Any) -> None:
+        if iteration is not self._iteration:
+            self._iteration = iteration
+            length = None
+            with contextlib.suppress(TypeError, AttributeError, NotImplementedError):
+                length = len(iteration._dataset)
+            self.write("loader", length)
+        self.write("batch", list(indices) if isinstance(indices, list | tuple) else [indices])
+
+    def watch_checkpointer(self, module: ModuleType) -> None:
+        """Wraps Checkpointer.poll(), which every rank calls after every batch."""
+        poll = module.Checkpointer.poll
+
+        def note_poll(this: Any) -> None:
+            progress = this.sampler.progress
+            if progress.step != self._step:
+                self._step = progress.step
+                self.write("step", progress.step, progress.epoch, time.time())
+            poll(this)
+
+        module.Checkpointer.poll = note_poll
+
+    def watch_save(self, module: ModuleType) -> None:
+        """Wraps torch.save()."""
+        save = module.__dict__["save"]
+
+        def note_save(obj: Any, f: Any, *arguments: Any, **named: Any) -> Any:
+            if isinstance(f, str | os.PathLike):
+                self.write("save", os.path.abspath(f))  # noqa: PTH100 - as it was meant when it was called
+            return save(obj, f, *arguments, **named)
+
+        module.__dict__["save"] = note_save
+
+
+class ImportHook(importlib.abc.MetaPathFinder):
+    """Calls a function right after a module was imported for the first time.
+
+    Args:
+        actions: the function for each module.
+    """
+
+    def __init__(self, actions: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._actions = actions
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        action = self._actions.pop(fullname, None)  # taken away while the others look
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        self._actions[fullname] = action  # many only look whether a module is there
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_act(module: ModuleType) -> None:
+            execute(module)
+            if self._actions.pop(fullname, None) is not None:
+                with contextlib.suppress(Exception):  # another version of torch may be made otherwise
+                    action(module)
+
+        spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
+        return spec
+
+
+def observe() -> None:
+    """Starts to watch, if this process is a rank of a rehearsal."""
+    folder, rank = os.environ.get(FOLDER_VARIABLE), os.environ.get("RANK")
+    if folder is None or rank is None or "LOCAL_RANK" not in os.environ:
+        return
+    try:
+        observer = Observer(Path(folder), rank)
+    except OSError:
+        return
+    if FAIL_VARIABLE in os.environ:
+        os._exit(int(os.environ[FAIL_VARIABLE]))
+    actions: dict[str, Callable[[ModuleType], None]] = {
+        "torch.utils.data.dataloader": observer.watch_data_loader,
+        "torch": observer.watch_save,
+        "isc_runtime.checkpoint": observer.watch_checkpointer,
+    }
+    sys.meta_path.insert(0, ImportHook(actions))
+
+
+observe()

@@ -1,0 +1,142 @@
+"""What the ranks of a cycle told: see startup/sitecustomize.py, which writes it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STARTUP = Path(__file__).parent / "startup"
+FOLDER_VARIABLE = "ISC_REHEARSAL_TRACE"
+FAIL_VARIABLE = "ISC_REHEARSAL_FAIL"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the training, as one rank took it.
+
+    Attributes:
+        epoch: counted from 0.
+        samples: the indices of the samples, in their order; empty if no DataLoader gave them.
+    """
+
+    epoch: int
+    samples: tuple[Any, ...]
+
+
+@dataclass
+class RankTrace:
+    """What one rank told so far.
+
+    Attributes:
+        file: where it tells it.
+        pid: its process; 0 before it has started.
+        steps: by number.
+        batches: how many batches it was given.
+        length: samples in the data it trains on, if the dataset tells.
+        saved: what torch.save() was called with.
+        first_step_at: when its first step was done, seconds since the epoch.
+        first_batch_at: when it was first seen that it got a batch.
+    """
+
+    file: Path
+    pid: int = 0
+    steps: dict[int, Step] = field(default_factory=dict)
+    batches: int = 0
+    length: int | None = None
+    saved: set[str] = field(default_factory=set)
+    first_step_at: float | None = None
+    first_batch_at: float | None = None
+    _offset: int = 0
+    _pending: list[Any] = field(default_factory=list)
+
+    def read(self) -> bool:
+        """Reads what was added since the last call; returns whether that was anything."""
+        with self.file.open("rb") as stream:
+            stream.seek(self._offset)
+            added = stream.read()
+        whole = added[: added.rfind(b"\n") + 1]  # a kill may leave half a line
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._note(*json.loads(line))
+        return bool(whole)
+
+    def _note(self, kind: str, *values: Any) -> None:
+        if kind == "start":
+            self.pid = values[0]
+        elif kind == "loader":
+            self._pending.clear()  # batches without a step were not trained on
+            self.length = values[0]
+        elif kind == "batch":
+            self.batches += 1
+            self.first_batch_at = self.first_batch_at or time.time()
+            self._pending.extend(values[0])
+        elif kind == "save":
+            self.saved.add(values[0])
+        elif kind == "step":
+            step, epoch, at = values
+            self.steps[step] = Step(epoch, tuple(self._pending))
+            self._pending.clear()
+            self.first_step_at = self.first_step_at or at
+
+
+class Trace:
+    """What all ranks of a cycle told.
+
+    Args:
+        folder: where they tell it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ranks: dict[int, RankTrace] = {}
+
+    def read(self) -> bool:
+        """Reads what was added since the last call; returns whether that was anything."""
+        for file in self.folder.glob("rank_*.jsonl"):
+            self.ranks.setdefault(int(file.stem.removeprefix("rank_")), RankTrace(file))
+        return sum(rank.read() for rank in self.ranks.values()) > 0  # not any(): all are to be read
+
+    @property
+    def begun_at(self) -> float | None:
+        """When the first step was done, seconds since the epoch; the first batch, if steps are not known."""
+        ranks = self.ranks.values()
+        steps = [rank.first_step_at for rank in ranks if rank.first_step_at is not None]
+        batches = [rank.first_batch_at for rank in ranks if rank.first_batch_at is not None]
+        return min(steps or batches, default=None)
+
+    @property
+    def steps_are_known(self) -> bool:
+        """Whether the ranks call Checkpointer.poll(), which tells the steps."""
+        return any(rank.steps for rank in self.ranks.values())
+
+    @property
+    def started_at_step(self) -> int | None:
+        """The step at which the training began; None if none was taken."""
+        return min((min(rank.steps) - 1 for rank in self.ranks.values() if rank.steps), default=None)
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that any rank has taken."""
+        return max((max(rank.steps) for rank in self.ranks.values() if rank.steps), default=None)
+
+    @property
+    def batches(self) -> int:
+        """Batches that a rank was given."""
+        return max((rank.batches for rank in self.ranks.values()), default=0)
+
+    @property
+    def length(self) -> int | None:
+        """Samples in the data."""
+        return next((rank.length for rank in self.ranks.values() if rank.length is not None), None)
+
+    @property
+    def saved(self) -> set[str]:
+        """What torch.save() was called with on any rank."""
+        return set().union(*(rank.saved for rank in self.ranks.values()))
+
+    def stacks(self) -> dict[int, str]:
+        """Where the ranks stand, of those that were asked with SIGUSR2."""
+        return {rank: trace.file.with_suffix(".stacks").read_text() for rank, trace in self.ranks.items()}

@@ -1,0 +1,169 @@
+"""Is the project fit to submit, or not and why?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isc_runtime.finding import Finding
+from isc_runtime.rehearsal import samples
+from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
+from isc_runtime.rehearsal.judgement import judge_end
+from isc_runtime.rehearsal.plan import Plan
+from isc_runtime.rehearsal.samples import Taken
+
+TRAINING = "train.py"  # where the cause is, as far as a rehearsal can tell
+SHOWN = 3  # of many differences
+
+
+@dataclass
+class Comparison:
+    """The interrupted training beside the same one without an interruption.
+
+    Attributes:
+        reference: the uninterrupted run.
+        step: of the checkpoints that were compared; None if there is no step that both saved.
+        is_final: whether they are the last ones of the training.
+        differences: where they differ; empty if they are equal bit for bit.
+    """
+
+    reference: Cycle
+    step: int | None = None
+    is_final: bool = False
+    differences: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Verdict:
+    """What came out.
+
+    Attributes:
+        plan: what was to be done.
+        folder: where the logs are.
+        stand_in: whether cycling_utils was not the real one.
+        cycles: what was done.
+        findings: errors make the project unfit, warnings are for a person to judge.
+        notes: in what this differed from the real thing.
+        comparison: None if it did not come to it, or with `resize`.
+    """
+
+    plan: Plan
+    folder: Path
+    stand_in: bool = False
+    cycles: list[Cycle] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    comparison: Comparison | None = None
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
+    def is_fit(self) -> bool:
+        return not self.errors
+
+    @property
+    def went_on(self) -> bool:
+        """Whether it was trained on after an interruption."""
+        pairs = itertools.pairwise(self.cycles)
+        return any(cycle.end in INTERRUPTED and after.trained for cycle, after in pairs)
+
+    @property
+    def interruptions(self) -> int:
+        """How often the training was interrupted."""
+        return sum(cycle.end in INTERRUPTED for cycle in self.cycles)
+
+
+def judge_gpus(gpus: object, plan: Plan) -> Iterator[Finding]:
+    """Does each node get the same number of GPUs?"""
+    if isinstance(gpus, int) and gpus > plan.procs and gpus % plan.procs:
+        yield Finding(
+            "experiment.isc",
+            f"gpus = {gpus} is no multiple of {plan.procs}, the GPUs per node: not all nodes get as many",
+            f"Use {gpus - gpus % plan.procs} or {gpus + plan.procs - gpus % plan.procs}.",
+        )
+
+
+def judge_whole(verdict: Verdict) -> Iterator[Finding]:
+    """Judges what only shows when all cycles are over."""
+    comparison = verdict.comparison
+    if not verdict.went_on and verdict.plan.cycles > 1 and verdict.is_fit:
+        yield Finding(
+            verdict.cycles[-1].name,
+            "The training was complete before it could be interrupted, so that nothing is proven",
+            "Let it train longer (-- --epochs N), or interrupt it sooner (--cycle-seconds).",
+        )
+    if comparison is not None:
+        yield from judge_end(comparison.reference)
+    yield from _judge_samples(verdict)
+    if comparison is not None and comparison.reference.end not in (HUNG, FAILED):
+        yield from _judge_weights(comparison)
+
+
+def _judge_samples(verdict: Verdict) -> Iterator[Finding]:
+    """Was it trained on what it should have been trained on?"""
+    path = samples.path_of(cycle.trace for cycle in verdict.cycles)
+    comparison = verdict.comparison
+    if not samples.are_known(path):
+        if verdict.plan.resize:
+            what = "Which samples it trains on could not be seen"
+            yield Finding(TRAINING, what, "Load them with torch's DataLoader, or do without --resize.")
+        return
+    if (epochs := samples.same_order(path)) is not None:
+        what = f"The data come in the same order in epoch {epochs[0]} and in epoch {epochs[1]}"
+        hint = "Tell the sampler of each new epoch: ElasticSampler.next_epoch() does."
+        yield Finding(TRAINING, what, hint, "warning")
+    if comparison is not None:
+        yield from _judge_same_samples(path, samples.path_of([comparison.reference.trace]))
+    elif verdict.plan.resize:
+        yield from _judge_all_samples(path, verdict)
+
+
+def _judge_same_samples(path: dict[int, Taken], reference: dict[int, Taken]) -> Iterator[Finding]:
+    step = samples.first_difference(path, reference)
+    if step is None:
+        return
+    epoch = path[step].epoch
+    again, never = samples.again_and_never(path, reference, epoch)
+    yield Finding(
+        TRAINING,
+        f"From step {step} on it trains on other samples than without an interruption: in epoch {epoch} "
+        f"{again} come again, and {never} are missing",
+        "The sampler has to go on where the checkpoint was made: ElasticSampler does, as part of the state.",
+    )
+
+
+def _judge_all_samples(path: dict[int, Taken], verdict: Verdict) -> Iterator[Finding]:
+    lengths = [cycle.trace.length for cycle in verdict.cycles if cycle.trace.length is not None]
+    counts = samples.count_epochs(path, lengths, verdict.cycles[-1].end == COMPLETE)
+    most = max(cycle.ranks for cycle in verdict.cycles)
+    bad = [count for count in counts if count.missed or count.repeated >= most]
+    if bad:
+        yield Finding(
+            TRAINING,
+            f"In epoch {bad[0].epoch} {bad[0].missed} samples are missing, and {bad[0].repeated} come again",
+            "On any number of ranks none may be missing, and fewer than there are ranks may come again: "
+            "ElasticSampler counts samples, not batches.",
+        )
+    elif not counts:
+        what = "No epoch came to its end, so that its samples could be counted"
+        yield Finding(TRAINING, what, "Rehearse with longer cycles, or more of them.")
+
+
+def _judge_weights(comparison: Comparison) -> Iterator[Finding]:
+    """Did the interruptions leave a trace in the weights?"""
+    if comparison.step is None:
+        what = "The interrupted and the uninterrupted run saved at no step alike: nothing could be compared"
+        yield Finding(TRAINING, what, "Save at fixed steps here: -- --save-steps N")
+    elif comparison.differences:
+        shown = ", ".join(comparison.differences[:SHOWN])
+        more = len(comparison.differences) - SHOWN
+        yield Finding(
+            TRAINING,
+            f"Interrupted it is another training: at step {comparison.step} it is not bit for bit what it is "
+            f"without an interruption. What differs: {shown}{f', and {more} more' if more > 0 else ''}",
+            "Something that it goes on from is not in the checkpoint: put it into Trainer.state().",
+        )

@@ -1,0 +1,79 @@
+"""Are two checkpoints the same, bit for bit?"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isc_runtime.errors import ExitCode, IscError
+
+if TYPE_CHECKING:
+    import torch
+
+COMPARED = ("optimizer", "model")  # what the next step is computed from; in the order of what explains more
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Where the weights and the optimizer's state in two checkpoints differ.
+
+    Args:
+        one: a checkpoint's directory.
+        other: another one's.
+
+    Returns:
+        The names of what differs, numbers with both values; empty if all is equal bit for bit.
+
+    Raises:
+        IscError: a checkpoint cannot be read.
+    """
+    states = [_load(directory) for directory in (one, other)]
+    found = []
+    for name in COMPARED:
+        found += _differences(states[0].get(name), states[1].get(name), name)
+    return sorted(found, key=lambda text: "=" not in text)  # a number says more than a tensor
+
+
+def _load(directory: Path) -> dict[str, Any]:
+    import torch  # seconds, that only a rehearsal which came this far has to spend
+
+    payload = directory / "checkpoint.pt"
+    try:
+        state: dict[str, Any] = torch.load(payload, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise IscError(
+            f"A checkpoint cannot be read ({' '.join(str(error).split())[:200]})",
+            payload,
+            "The rehearsal compares what is in it.",
+            ExitCode.CHECKPOINT,
+        ) from error
+    return state
+
+
+def _differences(one: Any, other: Any, name: str) -> list[str]:
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if _same_bits(one, other) else [name]
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        pairs = [(f"{name}.{key}", one.get(key), other.get(key)) for key in keys]
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = [(f"{name}.{number}", *pair) for number, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return [] if one == other else [f"{name}={one!s:.40} and not {other!s:.40}"]
+    return [difference for part, a, b in pairs for difference in _differences(a, b, part)]
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bits, not values: a NaN equals itself here, and 0.0 is not -0.0."""
+    import torch
+
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    with contextlib.suppress(RuntimeError):  # a sparse or quantized tensor has no bytes to view
+        return torch.equal(
+            one.contiguous().flatten().view(torch.uint8), other.contiguous().flatten().view(torch.uint8)
+        )
+    return torch.equal(one, other)
