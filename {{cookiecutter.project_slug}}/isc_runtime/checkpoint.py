@@ -34,7 +34,6 @@ from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.saving import Saving, best_interval, write, write_rest, write_shards
-from isc_runtime.sharded_save import ShardedSave
 from isc_runtime.shards import Counterparts, separate
 from isc_runtime.snapshot import Snapshot, owned_by
 from isc_runtime.state_size import expected_size
@@ -187,6 +186,8 @@ class Checkpointer:
 
     def _begin_sharded_write(self, saving: Saving, rng_states: list[dict[str, Any]]) -> None:
         """Each rank copies its shards, and the master the rest; then all hand them to the background."""
+        from isc_runtime.sharded_save import ShardedSave  # a second, for those who shard
+
         rest, tensors = separate(self._collect(rng_states))
         try:
             shards = ShardedSave(tensors, saving.payload.parent, self.group)

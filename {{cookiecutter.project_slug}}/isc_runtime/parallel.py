@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
 from isc_runtime.options import ParallelOptions
+from isc_runtime.shards import is_sharded
 
 
 def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: ParallelOptions) -> nn.Module:
@@ -39,15 +37,15 @@ def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: 
         What to call instead of the model in training. When sharded it is the model itself, and every rank
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
-    is_sharded = options.parallelism == "fsdp" and group.world_size > 1
-    if not is_sharded:
+    sharded = options.parallelism == "fsdp" and group.world_size > 1
+    if not sharded:
         model.to(group.device)
     for block in blocks(model) or [model]:
         if options.checkpoint_activations:
             _recompute(block)
         if options.compile:
             block.compile()
-    if is_sharded:
+    if sharded:
         return _shard(model, group)
     return _replicate(model, group, example)
 
@@ -68,8 +66,9 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
         replica: what `parallelize` returned; its forward pass is inside this block.
         is_last: whether this is the last part.
     """
-    if isinstance(replica, FSDPModule):
-        replica.set_requires_gradient_sync(is_last)
+    set_sync = getattr(replica, "set_requires_gradient_sync", None)  # an FSDPModule's
+    if set_sync is not None:
+        set_sync(is_last)
     with contextlib.ExitStack() as stack:
         if isinstance(replica, DistributedDataParallel) and not is_last:
             stack.enter_context(replica.no_sync())
@@ -84,7 +83,7 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> torch.Tensor:
         any rank's part of the gradient is not.
     """
     norm = nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return norm.full_tensor() if is_sharded(norm) else norm
 
 
 def _recompute(block: nn.Module) -> None:
@@ -97,6 +96,9 @@ def _recompute(block: nn.Module) -> None:
 
 def _shard(model: nn.Module, group: Group) -> nn.Module:
     """Leaves this rank its part of each parameter. FSDP2 moves it to the device, block by block."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # a second, for those who shard
+
     mesh = init_device_mesh(group.device.type, (group.world_size,))
     for block in blocks(model):
         fully_shard(block, mesh=mesh)

@@ -6,7 +6,7 @@ import math
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,12 @@ from torch import Tensor
 from isc_runtime.distributed import Group
 from isc_runtime.durable import Manifest
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.sharded_save import ShardedSave, Written
 from isc_runtime.snapshot import Snapshot
 from isc_runtime.store import Store, written_by_torch
 from isc_runtime.watch import RankError
+
+if TYPE_CHECKING:
+    from isc_runtime.sharded_save import ShardedSave, Written
 
 PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:  # it takes a second to import, which a training without shards need not spend
+    from torch.distributed.tensor import DTensor
 
 MARK = "isc_runtime.shards"  # the only key of a mark, whose value is the key of the tensor
 Keys = tuple[object, ...]  # a path in a state
+
+
+def is_sharded(node: Any) -> TypeGuard[DTensor]:
+    """Whether this is a tensor of which every rank holds a part."""
+    return isinstance(node, Tensor) and hasattr(node, "device_mesh")
 
 
 def replaced(state: Any, change: Callable[[Keys, Any], Any], path: Keys = ()) -> Any:
@@ -40,7 +44,7 @@ def separate(state: Any) -> tuple[Any, dict[str, DTensor]]:
     tensors: dict[str, DTensor] = {}
 
     def mark(path: Keys, node: Any) -> Any:
-        if not isinstance(node, DTensor):
+        if not is_sharded(node):
             return node
         key = ".".join(map(str, path))
         tensors[key] = node
@@ -70,7 +74,7 @@ class Counterparts:
         return bool(self._known)
 
     def _note(self, path: Keys, node: Any) -> Any:
-        if isinstance(node, DTensor):
+        if is_sharded(node):
             self._known[path] = node
         return node
 
@@ -91,6 +95,10 @@ def read(state: Any, directory: Path, counterparts: Counterparts) -> Any:
     Raises:
         KeyError: the state is not the one that these files belong to.
     """
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     reader = FileSystemReader(directory)
     metadata = reader.read_metadata()
     targets: dict[str, Any] = {}
@@ -120,6 +128,8 @@ def distribute(state: Any, counterparts: Counterparts) -> Any:
         like = counterparts.of(path, node.shape) if isinstance(node, Tensor) else None
         if like is None:
             return node
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(node, like.device_mesh, like.placements, src_data_rank=None)
 
     return replaced(state, shard)

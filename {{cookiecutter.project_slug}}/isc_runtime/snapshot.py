@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.shards import is_sharded
 
 PLAIN = (bool, int, float, complex, str, bytes)
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
@@ -155,5 +155,5 @@ def owned_by(optimizers: list[torch.optim.Optimizer]) -> Set[int]:
     owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
     tensors = [tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)]
-    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    own = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
     return frozenset(tensor.data_ptr() for tensor in own) - {0}  # empty ones have no address
