@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+import isc_runtime.sharded_save  # noqa: F401  # imported here once, not in every child
 from isc_runtime import rng
 from isc_runtime.artifact_store import ArtifactStore
 from isc_runtime.checkpoint import Checkpointer
