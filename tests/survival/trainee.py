@@ -95,7 +95,7 @@ class Trainee:
     @property
     def failed_saves(self) -> int:
         """Failed saves in a row."""
-        return self.checkpointer._failed_saves
+        return self.checkpointer._outcomes.failures
 
     def train(self) -> None:
         """One step, which draws random numbers."""

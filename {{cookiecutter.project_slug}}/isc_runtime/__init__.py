@@ -9,6 +9,7 @@ Floor by floor; a module imports only from floors below its own:
     rehearsal                     its parts, a package with floors of its own
     preflight                     is this place fit to train in? two stages
     checkpoint                    what a training loop talks to: restore, save, poll
+    outcomes                      what became of the saves: log lines, scalars, too many failures
     loading  saving  logs         what a checkpoint puts back; one save on its way; log, progress bar, scalars
     artifact_store  local_store   where checkpoints live
     store                         what holds for both: heal, choose, set aside, save

@@ -13,9 +13,7 @@ at a later batch, which is the same on all ranks, the checkpoint is published.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +30,7 @@ from isc_runtime.interruption import Stopped, StopRequest
 from isc_runtime.loading import Stateful, load
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
+from isc_runtime.outcomes import Outcomes
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.saving import Saving, best_interval, write, write_rest, write_shards
 from isc_runtime.shards import Counterparts, separate
@@ -77,7 +76,7 @@ class Checkpointer:
         self.scalars = scalars
         self.save_steps = options.save_steps or 10  # "auto" begins with this and corrects it
         self._saves = 0
-        self._failed_saves = 0
+        self._outcomes = Outcomes(store, options, scalars, group.environment.isc_mode)
         self._saving: Saving | None = None
         self._saved_position: dict[str, int] | None = None
         self._first_poll = time.monotonic()
@@ -114,7 +113,7 @@ class Checkpointer:
         """
         if self.options.fresh:
             self.group.on_master(self.store.set_all_aside)
-        self._check_room()
+        self.group.on_master(lambda: self.store.check_room(expected_size(self.state.values())))
         chosen = self.group.on_master(self.store.choose)
         if chosen is None:
             logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
@@ -167,7 +166,8 @@ class Checkpointer:
             else:
                 self.group.on_master(lambda: self._begin_write(saving, rng_states))
         except RankError as error:
-            self._failed(error, step)
+            self._saved_position = None
+            self._outcomes.failed(error, step)
             return
         self._saving = saving
         self._saved_position = self.sampler.state_dict()
@@ -236,14 +236,13 @@ class Checkpointer:
             write_seconds = time.monotonic() - saving.begun
             self.store.publish(saving.payload)
         except RankError as error:
-            self._failed(error, saving.step)
+            self._saved_position = None
+            self._outcomes.failed(error, saving.step)
             return
-        self._failed_saves = 0
         if self.group.is_master:
             self._writer.submit(self.store.tidy)  # a large file takes a while to delete
         stall = saving.stall + self._snapshot.held_up + time.monotonic() - waited
-        size = sum(int(entry["size"]) for entry in manifest.files.values())
-        self._report(saving, size, stall, write_seconds)
+        self._outcomes.succeeded(saving, manifest, stall, write_seconds)
         if self.options.save_steps == AUTO:
             seconds = (time.monotonic() - self._first_poll) / max(1, self._polls - 1)
             costs = (stall, write_seconds, self.options.mtbf_seconds, seconds)
@@ -257,47 +256,9 @@ class Checkpointer:
             IscError: it keeps failing.
         """
         self.finish()
-        while self._failed_saves:
+        while self._outcomes.failures:
             self.save()
             self.finish()
-
-    def _report(self, saving: Saving, size: int, stall: float, write_seconds: float) -> None:
-        logger.info("[SUCCESS] Written, synced and verified: %s", saving.payload)
-        logger.info("[SUCCESS] Resume checkpoint: %s", self.store.directory / self.store.link_name)
-        logger.info(
-            "[COMPLETE] Checkpoint of step %d: path %s, mode %s, %d bytes in %.3f s, training held up %.3f s",
-            saving.step,
-            saving.payload,
-            "ISC" if self.group.environment.isc_mode else "local",
-            size,
-            write_seconds,
-            stall,
-        )
-        costs = {"bytes": size, "write_seconds": write_seconds, "stall_seconds": stall}
-        for name, value in {**costs, "bytes_per_second": size / write_seconds}.items():
-            self.scalars.add(f"checkpoint/{name}", value, saving.step)
-
-    def _failed(self, error: RankError, step: int) -> None:
-        """Counts a failed save; all ranks come here with the same error."""
-        self._failed_saves += 1
-        self._saved_position = None
-        free = 0
-        with contextlib.suppress(OSError):  # the directory may be what is wrong
-            free = shutil.disk_usage(self.store.directory).free
-        logger.error(
-            "[FAILED] Checkpoint of step %d (failure %d of %d in a row): %s (%d bytes free in %s)",
-            *(step, self._failed_saves, self.options.max_failed_saves, error, free, self.store.directory),
-        )
-        if self._failed_saves >= self.options.max_failed_saves:
-            raise RankError(
-                f"{self._failed_saves} saves in a row failed, the last one because: {error.what}",
-                error.where or self.store.directory,
-                f"{error.hint} Mend it and start again: it goes on from the last good checkpoint.".lstrip(),
-                ExitCode.SAVE,
-                error.rank,
-                error.hostname,
-                error.node_rank,
-            ) from error
 
     def poll(self) -> None:
         """Publishes a checkpoint once it is written, and stops the training when a rank was asked to stop.
@@ -323,20 +284,3 @@ class Checkpointer:
             self.settle()
             logger.info("Stopped by signal %d at step %d", signal_number, self.sampler.progress.step)
             raise Stopped(signal_number)
-
-    def _check_room(self) -> None:
-        """There must be room for two checkpoints: the old one goes only when the new one is there."""
-
-        def check() -> None:
-            size = expected_size(self.state.values())
-            missing, words = (1, "another checkpoint") if self.store.entries() else (2, "two checkpoints")
-            free = shutil.disk_usage(self.store.directory).free
-            if free < missing * size:
-                raise IscError(
-                    f"There is no room for {words}: {missing * size} bytes are needed, {free} are free",
-                    self.store.directory,
-                    "Free some space, or use another directory.",
-                    ExitCode.SAVE,
-                )
-
-        self.group.on_master(check)

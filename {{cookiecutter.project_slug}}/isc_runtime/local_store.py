@@ -67,7 +67,11 @@ class LocalStore(Store):
                 if not entry.read_manifest().details.get("force"):
                     plain.append(entry)
         for entry in plain[: -self.keep] if self.keep else []:
-            for path in entry.parts():
+            # First it loses its name: what a kill leaves of it then is cleared away by the next run.
+            doomed = entry.path.with_name(entry.path.name + TEMPORARY_SUFFIX)
+            with contextlib.suppress(OSError):
+                entry.path.rename(doomed)
+            for path in (entry.manifest, doomed):
                 remove(path)
 
     def entries(self) -> list[Entry]:

@@ -57,6 +57,25 @@ class Store(ABC):
     def entries(self) -> list[Entry]:
         """All that looks like a checkpoint, oldest first. The master's."""
 
+    def check_room(self, size: int) -> None:
+        """There must be room for two checkpoints: the old one goes when the new one is there. The master's.
+
+        Args:
+            size: of one, in bytes.
+
+        Raises:
+            IscError: there is not.
+        """
+        missing, words = (1, "another checkpoint") if self.entries() else (2, "two checkpoints")
+        free = shutil.disk_usage(self.directory).free
+        if free < missing * size:
+            raise IscError(
+                f"There is no room for {words}: {missing * size} bytes are needed, {free} are free",
+                self.directory,
+                "Free some space, or use another directory.",
+                ExitCode.SAVE,
+            )
+
     @abstractmethod
     def prepare(self, step: int, force: bool) -> Path:
         """Makes room for the next checkpoint and returns where its payload goes. All ranks call it.

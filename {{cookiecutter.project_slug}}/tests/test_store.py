@@ -219,8 +219,26 @@ def test_local_mode_keeps_so_many_and_all_forced_ones(tmp_path: Path, store: Sto
     store.keep = 2
     for step in range(10, 60, 10):
         save(store, step, force=step == 10)
+        store.tidy()
     assert [entry.order[0] for entry in store.entries()] == [10, 40, 50]
     assert len(list(store.directory.glob("*.manifest.json"))) == 3
+
+
+def test_a_deletion_that_is_cut_short_leaves_nothing_for_ever(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(store, LocalStore):
+        pytest.skip("on the ISC the platform deletes")
+    store.keep = 1
+    save(store, 10)
+    save(store, 20)
+    with monkeypatch.context() as killed:
+        killed.setattr("isc_runtime.local_store.remove", lambda path: None)
+        store.tidy()
+    again = LocalStore(store.directory, group, keep=1)
+    again.tidy()
+    assert [entry.order[0] for entry in again.entries()] == [20]
+    assert sorted(path.suffix for path in again.directory.iterdir()) == [".json", ".pth", ".pth"]
 
 
 def test_local_names_are_as_the_team_knows_them(store: Store) -> None:
