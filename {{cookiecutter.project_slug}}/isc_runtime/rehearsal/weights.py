@@ -7,12 +7,14 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isc_runtime.durable import SHARDED, Damaged, Manifest
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:
     import torch
 
-COMPARED = ("optimizer", "model")  # what the next step is computed from; in the order of what explains more
+MODEL = "model"
+COMPARED = ("optimizer", MODEL)  # what the next step is computed from; in the order of what explains more
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -38,14 +40,19 @@ def differences(one: Path, other: Path) -> list[str]:
 def _load(directory: Path) -> dict[str, Any]:
     import torch  # seconds, that only a rehearsal which came this far has to spend
 
+    from isc_runtime.shards import Counterparts, read
+
     payload = directory / "checkpoint.pt"
     try:
         state: dict[str, Any] = torch.load(payload, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        state = {name: state[name] for name in COMPARED if name in state or name == MODEL}
+        if Manifest.read(directory / "manifest.json").details.get("format") == SHARDED:
+            state = read(state, directory, Counterparts({}))
+    except (OSError, RuntimeError, KeyError, Damaged, pickle.UnpicklingError) as error:
         raise IscError(
-            f"A checkpoint cannot be read ({' '.join(str(error).split())[:200]})",
+            f"A checkpoint cannot be compared ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
             payload,
-            "The rehearsal compares what is in it.",
+            f"It has to hold the weights as {MODEL!r}: put the model into Trainer.state().",
             ExitCode.CHECKPOINT,
         ) from error
     return state
