@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from isc_runtime.rehearsal.report import as_json, conclusion, row
 from isc_runtime.rehearsal.samples import Taken
 from isc_runtime.rehearsal.trace import Trace
 from isc_runtime.rehearsal.verdict import Comparison, Verdict, judge_gpus, judge_whole
+from isc_runtime.rehearsal.weights import differences
 from isc_runtime.rehearse import main, parse_arguments
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -383,6 +385,32 @@ def test_a_training_that_nothing_interrupted_proves_nothing(tmp_path: Path) -> N
     (finding,) = judge_whole(verdict)
     assert "complete before it could be interrupted" in finding.what
     assert "--cycle-seconds" in finding.hint
+
+
+def save_weights(directory: Path, **state: object) -> Path:
+    directory.mkdir()
+    torch.save(state, directory / "checkpoint.pt")
+    manifest = Manifest.of([directory / "checkpoint.pt"], 1, "2026-11-24T00:00:00+00:00", {})
+    manifest.write(directory / "manifest.json")
+    return directory
+
+
+def test_weights_are_compared_bit_for_bit(tmp_path: Path) -> None:
+    weights, optimizer = {"w": torch.tensor([0.0, float("nan")])}, {"lr": 0.1, "state": [torch.ones(2)]}
+    one = save_weights(tmp_path / "1", model=weights, optimizer=optimizer)
+    same = save_weights(tmp_path / "2", model=weights, optimizer=optimizer)
+    assert differences(one, same) == []
+    other = {"w": torch.tensor([-0.0, float("nan")])}
+    wrong = save_weights(tmp_path / "3", model=other, optimizer={**optimizer, "lr": 0.2})
+    assert differences(one, wrong) == ["optimizer.lr=0.1 and not 0.2", "model.w"]
+
+
+def test_a_checkpoint_without_weights_is_no_equal_one(tmp_path: Path) -> None:
+    one, other = (save_weights(tmp_path / name, metrics={}) for name in "ab")
+    with pytest.raises(
+        IscError, match=r"cannot be compared \(KeyError: 'model'\): .*checkpoint\.pt\. It has to"
+    ):
+        differences(one, other)
 
 
 @pytest.mark.parametrize(
