@@ -39,9 +39,9 @@ def test_asked_to_stop(tmp_path: Path, trial: int) -> None:
 
 
 def wait_for_start(training: Run) -> None:
-    """Until the ranks know each other."""
+    """Until the second stage of the validation has ended: by then all ranks listen to signals."""
     deadline = time.monotonic() + 60
-    while not (training.directory / "rank0.txt").exists() or "VALIDATION" not in training.log:
+    while not (training.directory / "rank0.txt").exists() or training.log.count("=" * 60) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -59,7 +59,8 @@ def check_nothing_is_lost(directory: Path, log: str, number: int) -> None:
 def test_a_second_signal_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, trial: int) -> None:
     chance = random.Random(trial)
     training = start(tmp_path, *ARGUMENTS, ranks=2)
-    time.sleep(chance.uniform(1.5, 2.5))
+    wait_for_start(training)
+    time.sleep(chance.uniform(0, 1))
     stalled = [chance.choice(training.children)]  # so that the first wish cannot be granted
     os.kill(stalled[0].pid, signal.SIGSTOP)
     others = [child for child in training.children if child not in stalled]

@@ -28,7 +28,7 @@ from isc_runtime.artifact_store import ArtifactStore
 from isc_runtime.checkpoint import Checkpointer
 from isc_runtime.distributed import Group
 from isc_runtime.environment import Environment
-from isc_runtime.interruption import StopRequest
+from isc_runtime.interruption import SIGNALS, StopRequest
 from isc_runtime.loading import Stateful
 from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import FORMAT, Scalars
@@ -179,6 +179,9 @@ def fork(work: Callable[[Callable[[str], None]], None], log: Path) -> Child:
         return Child(pid, reading, log)
     code = 1
     try:
+        signal.set_wakeup_fd(-1)  # the parent may listen to signals; a new process does not
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         os.close(reading)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
