@@ -130,8 +130,10 @@ class Watch:
         self._closed = threading.Event()
         self._report_lock, self._reported = threading.Lock(), False
         self._lock = threading.Lock()  # the store's connection serves one thread at a time
-        for target in (self._run, self._run_without_store):
-            threading.Thread(target=target, name="watch", daemon=True).start()
+        targets = (self._run, self._run_without_store)
+        self._threads = [threading.Thread(target=target, name="watch", daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
 
     def progress(self) -> None:
         """The training goes on: called at every batch."""
@@ -165,6 +167,8 @@ class Watch:
     def close(self) -> None:
         """The training is over: from here on the others may leave."""
         self._closed.set()
+        for thread in self._threads:  # one that is in the store when Python ends would abort the process
+            thread.join(GRACE)
 
     def _run(self) -> None:
         while not self._closed.wait(INTERVAL):
