@@ -69,7 +69,7 @@ def release(pair: Pair) -> str:
         'help="batches between two log lines"',
         'help="batches from one log line to the next"',
     )
-    replace(pair.source / "model.py", "The scores, not yet probabilities", "Scores, not yet probabilities")
+    replace(pair.source / "model.py", "The models. Yours to change", "The models, yours to change")
     (pair.source / ".vscode" / "settings.json").unlink()
     return commit(pair.template, "Version 0.2.0")
 
