@@ -82,7 +82,7 @@ def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
     assert "default=7" in train.read_text()
     assert "batches from one log line to the next" in train.read_text()
     assert "nn.Dropout(0.3)" in model.read_text()
-    assert "        Scores, not yet" in model.read_text()
+    assert "The models, yours to change" in model.read_text()
     assert "prj-brave-otter-251124" in (pair.project / "experiment.isc").read_text()
     assert (pair.project / "notes.md").read_text() == "Mine.\n"
     for file in (pair.source / "isc_runtime").iterdir():
