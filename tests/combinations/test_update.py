@@ -85,8 +85,9 @@ def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
     assert "The models, yours to change" in model.read_text()
     assert "prj-brave-otter-251124" in (pair.project / "experiment.isc").read_text()
     assert (pair.project / "notes.md").read_text() == "Mine.\n"
-    for file in (pair.source / "isc_runtime").iterdir():
-        assert (pair.project / "isc_runtime" / file.name).read_bytes() == file.read_bytes(), file.name
+    for file in filter(Path.is_file, (pair.source / "isc_runtime").rglob("*")):
+        name = file.relative_to(pair.source)
+        assert (pair.project / name).read_bytes() == file.read_bytes(), name
     assert not (pair.project / ".vscode").exists()
     assert not list(pair.project.rglob("*.rej"))
 
