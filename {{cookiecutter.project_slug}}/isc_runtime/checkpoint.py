@@ -195,6 +195,7 @@ class Checkpointer:
                 state = {"rest": rest if self.group.is_master else None, "shards": shards.parts}
                 state = self._snapshot.take(state, self._put_off())
         except RankError:
+            self._snapshot.abandon()  # here it may have been taken, though it failed elsewhere
             if self.group.is_master:
                 self.store.discard(saving.payload)
             raise

@@ -94,6 +94,11 @@ class Snapshot:
         if self._copied_by_gpu is not None:
             self._copied_by_gpu.synchronize()
 
+    def abandon(self) -> None:
+        """Nobody will call `complete`: this snapshot is not saved, and no step need wait for it."""
+        self._put_off, self._versions = [], []
+        self._copied.set()
+
     def hold(self) -> None:
         """Waits until what was put off is copied: it is about to change. The training's, before a step."""
         if self._is_torn is not None:

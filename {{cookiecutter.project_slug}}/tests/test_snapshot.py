@@ -68,6 +68,14 @@ def test_what_is_put_off_is_copied_before_a_step_changes_it() -> None:
     assert differences(training.state(), expected)
 
 
+def test_a_snapshot_that_is_not_saved_holds_up_no_step() -> None:
+    training = Training()
+    training.take()
+    training.snapshot.abandon()
+    training.step()  # would wait for ever
+    assert not training.snapshot.is_torn()
+
+
 def test_only_what_an_optimizer_owns_is_put_off() -> None:
     """A forward pass changes the buffers of a BatchNorm, long before the step."""
     training = Training()
