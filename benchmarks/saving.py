@@ -13,20 +13,16 @@ So it is measured with batches of 50 ms that leave the CPU idle, and with a step
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
-import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from training import Training
+from training import Training, add_place, place_to_save
 
 from isc_runtime.durable import sync_directory, sync_file
 from isc_runtime.state_size import size_of
@@ -202,25 +198,17 @@ def measure_restore(training: Training, rounds: int, report: Report) -> None:
 
 def main() -> None:
     """Measures and prints."""
-    warnings.filterwarnings("ignore")
     options = parser(__doc__)
-    options.add_argument("--megabytes", type=int, default=500, help="of the state")
+    add_place(options)
     options.add_argument("--rounds", type=int, default=9)
-    options.add_argument("--directory", type=Path, help="where to save; default: a temporary one")
     arguments = options.parse_args()
     report = Report("saving")
-    directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.directory))
-    # async_save wants a process group
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=0, world_size=1)
-    try:
+    with place_to_save(arguments.directory) as directory:
         (directory / "checkpoints").mkdir()
         training = Training(directory / "checkpoints", arguments.megabytes)
         measure_memory(training, report)
         measure_saves(training, directory, arguments.rounds, report)
         measure_restore(training, arguments.rounds, report)
-    finally:
-        dist.destroy_process_group()
-        shutil.rmtree(directory)
     report.write(arguments.json)
 
 

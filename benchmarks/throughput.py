@@ -10,20 +10,16 @@ one before. The optimizer's own step is left out: what it costs on a CPU has not
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from training import Training
+from training import Training, add_place, place_to_save
 
 STEP = 0.05  # seconds
 STEPS = 60  # of a block
@@ -108,25 +104,17 @@ def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int
 
 def main() -> None:
     """Measures and prints."""
-    warnings.filterwarnings("ignore")
     options = parser(__doc__)
-    options.add_argument("--megabytes", type=int, default=500, help="of the state")
+    add_place(options)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--directory", type=Path, help="where to save; default: a temporary one")
     arguments = options.parse_args()
     report = Report("throughput")
-    directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.directory))
-    # async_save wants a process group
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=0, world_size=1)
-    try:
+    with place_to_save(arguments.directory) as directory:
         for name, step in {"idle": idle, "busy": busy_step()}.items():
             (directory / f"checkpoints-{name}").mkdir()
             part = measure(name, step, directory, arguments.megabytes, arguments.rounds)
             report.figures |= part.figures
             report.ratios |= part.ratios
-    finally:
-        dist.destroy_process_group()
-        shutil.rmtree(directory)
     report.write(arguments.json)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import shutil
 import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from report import PROJECT
 from torch import nn
 
@@ -58,3 +65,22 @@ class Training:
     def state(self) -> dict[str, Any]:
         """What all of the peers save."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+
+def add_place(options: argparse.ArgumentParser) -> None:
+    """Adds the options for how much is saved, and where."""
+    options.add_argument("--megabytes", type=int, default=500, help="of the state")
+    options.add_argument("--directory", type=Path, help="where to save; default: a temporary one")
+
+
+@contextlib.contextmanager
+def place_to_save(parent: Path | None) -> Iterator[Path]:
+    """A directory that is removed at the end, and a process group of one, which `async_save` asks for."""
+    warnings.filterwarnings("ignore")  # torch's, about its own use of itself
+    directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=parent))
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=0, world_size=1)
+    try:
+        yield directory
+    finally:
+        dist.destroy_process_group()
+        shutil.rmtree(directory)
