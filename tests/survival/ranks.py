@@ -19,8 +19,6 @@ from isc_runtime.environment import Environment
 from isc_runtime.shards import Counterparts, read
 from trainee import Child, fork
 
-torch.set_num_threads(1)
-
 
 @dataclass(frozen=True)
 class Run:

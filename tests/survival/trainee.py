@@ -36,7 +36,7 @@ from isc_runtime.options import CheckpointOptions, ParallelOptions
 from isc_runtime.parallel import parallelize
 from isc_runtime.sampler import ElasticSampler
 
-torch.set_num_threads(1)  # a forked child has none of its parent's threads
+torch.set_num_threads(1)  # as in every child: the same sums in the same order
 KINDS = {"artifact": ArtifactStore, "local": LocalStore}
 ALONE = Group(Environment(), torch.device("cpu"))
 
@@ -188,6 +188,9 @@ def fork(work: Callable[[Callable[[str], None]], None], log: Path) -> Child:
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         logging.basicConfig(stream=sys.stdout, format=FORMAT, level=logging.INFO, force=True)
+        # A fork has none of its parent's threads. Torch makes a new pool at the first use after a fork, without a
+        # lock: done here, no data-loading worker can be forked while the writer's thread is about to.
+        torch.set_num_threads(1)
         work(functools.partial(_tell, writing))
         code = 0
     except SystemExit as stop:
