@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,8 +16,9 @@ SOAK = int(os.environ.get("SOAK", "1"))  # how many times as many trials
 
 
 def bake() -> Path:
-    """The project that `--no-input` gives, in a directory that outlives the tests' imports."""
+    """The project that `--no-input` gives, in a directory that is there as long as this process."""
     directory = tempfile.mkdtemp(prefix="survival-")
+    atexit.register(shutil.rmtree, directory)
     return Path(cookiecutter(str(ROOT), no_input=True, output_dir=directory))
 
 

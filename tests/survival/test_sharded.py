@@ -7,13 +7,14 @@ in test_kill_every_call.py.)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.export import export
 from strace import attach, mutating_calls, needs_strace
-from test_faults import ERRORS, published
+from test_faults import ERRORS, needs_root, published
+from test_power_cut import FILE_SYSTEMS, Disk
 from tests.processes import differences
-from trainee import KINDS, Trainee, fork, writer_thread
+from trainee import KINDS, Child, Trainee, fork, writer_thread
 
 TRIALS = 100 * SOAK  # of damage, of each kind of store
 KILLS = 5 * SOAK
+CUTS = 5 * SOAK  # of the power, of each file system
 
 # 15 batches an epoch of two ranks
 TRAINING = ("--model", "transformer", "--log-steps", "1", "--keep-checkpoints", "0", "--batch-size", "48")
@@ -176,8 +179,19 @@ def good(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return kind, place / "checkpoints"
 
 
-def saving(kind: str, place: Path, saves: int, struck: int = -1, inject: str = "") -> list[str]:
-    """Saves so many times on two ranks, and injects an error into the second save of one rank's writer.
+@contextlib.contextmanager
+def one_of_two(rank: int, port: str, kind: str, directory: Path, **options: Any) -> Iterator[Trainee]:
+    """A small training that this process and another one share."""
+    variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    os.environ.update(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    with process_group(Environment.read(), 60, 60) as group:
+        yield Trainee(kind, directory, group, sharded=True, **options)
+
+
+def saving(
+    kind: str, place: Path, saves: int, struck: int = -1, thread: str = "writer", inject: str = ""
+) -> list[str]:
+    """Saves so many times on two ranks, and injects an error into the second save of one rank's thread.
 
     Returns:
         What the master said: after each save the step that is published.
@@ -187,23 +201,20 @@ def saving(kind: str, place: Path, saves: int, struck: int = -1, inject: str = "
     reading, writing = os.pipe()
 
     def work(tell: Callable[[str], None], rank: int) -> None:
-        variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "GROUP_RANK": "0"}
-        os.environ.update(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        with process_group(Environment.read(), 60, 60) as group:
-            trainee = Trainee(kind, directory, group, sharded=True, keep_checkpoints=0)
+        with one_of_two(rank, port, kind, directory, keep_checkpoints=0) as trainee:
             for number in range(saves):
                 trainee.train()
                 if number == 1 and rank == struck:
-                    tell(f"thread {writer_thread()}")
+                    tell(f"thread {writer_thread() if thread == 'writer' else os.getpid()}")
                     os.read(reading, 1)
                 trainee.checkpointer.save()
                 trainee.checkpointer.finish()
                 if number == 1 and rank == struck:
                     tell("saved")
                     os.read(reading, 1)
-                if group.is_master:
+                if trainee.group.is_master:
                     tell(f"published {published(trainee)}")
-                group.gather(None)
+                trainee.group.gather(None)
 
     children = [fork(lambda tell, rank=rank: work(tell, rank), place / f"log{rank}") for rank in (0, 1)]  # type: ignore[misc]
     said = [os.fdopen(child.says) for child in children]
@@ -228,17 +239,19 @@ def saving(kind: str, place: Path, saves: int, struck: int = -1, inject: str = "
 
 
 @needs_strace
-@pytest.mark.parametrize("struck", [0, 1])
+@pytest.mark.parametrize(("struck", "thread"), [(0, "writer"), (1, "writer"), (0, "main")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_at_every_call_of_a_writer(kind: str, struck: int, tmp_path: Path) -> None:
+def test_an_error_at_every_call_of_a_save(kind: str, struck: int, thread: str, tmp_path: Path) -> None:
     """The save fails on both ranks, nothing is left of it, the training goes on, the next save succeeds."""
-    assert saving(kind, tmp_path / "whole", 3, struck) == ["published 1", "published 2", "published 3"]
+    expected = ["published 1", "published 2", "published 3"]
+    assert saving(kind, tmp_path / "whole", 3, struck, thread) == expected
     calls = mutating_calls(tmp_path / "whole" / "trace", tmp_path / "whole" / "checkpoints")
-    assert {"openat", "write", "fsync"} <= {call.name for call in calls}
+    needed = {"openat", "write", "fsync"} if thread == "writer" else {"mkdir", "symlink", "rename"}
+    assert needed <= {call.name for call in calls}
     for number, call in enumerate(calls):
         error = ERRORS[number % len(ERRORS)]
         place = tmp_path / str(number)
-        said = saving(kind, place, 3, struck, inject=f"{call.name}:error={error}:when={call.number}")
+        said = saving(kind, place, 3, struck, thread, f"{call.name}:error={error}:when={call.number}")
         log = (place / "log0").read_text()
         where = f"{error} at {call}:\n{log}"
         assert said[0] == "published 1", where
@@ -250,7 +263,7 @@ def test_an_error_at_every_call_of_a_writer(kind: str, struck: int, tmp_path: Pa
         assert left.count("manifest.json") == len([name for name in left if name == "checkpoint.pt"]), where
         assert not [name for name in left if name.endswith((".tmp", ".temp"))], where
         shutil.rmtree(place)
-    print(f"sharded, {kind}: an error at {len(calls)} calls of rank {struck}'s writer")
+    print(f"sharded, {kind}: an error at {len(calls)} calls of rank {struck}'s {thread} thread")
 
 
 def test_all_damage_is_found(
@@ -280,3 +293,55 @@ def test_all_damage_is_found(
         trainee.checkpointer._writer.shutdown()
         shutil.rmtree(directory)
     print(f"sharded, {kind}: {TRIALS} damages, all found")
+
+
+@needs_root
+@pytest.mark.parametrize(("file_system", "kind"), [("ext4", "artifact"), ("xfs", "local")])
+def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str, tmp_path: Path) -> None:
+    make = FILE_SYSTEMS[file_system]
+    if shutil.which(make[0]) is None:
+        pytest.skip(f"{make[0]} is not installed")
+    chance = random.Random(f"{file_system} {kind}")
+    disk = Disk(tmp_path, make)
+    acknowledged, seen = 0, dict[str, str]()  # of each step the fingerprint, which must never be another
+    try:
+        for _ in range(CUTS):
+            children = save_for_ever(kind, disk.mount_point, tmp_path)
+            begun = os.read(children[0].says, 100)  # where it resumed; and from here on it saves
+            time.sleep(chance.uniform(0.1, 0.8))
+            disk.cut_power()
+            for child in children:
+                child.kill()
+            said = [*begun.decode().splitlines(), *children[0].said()]
+            for child in children:
+                child.wait()
+            resumed = int(said[0].split()[0]) if said else 0
+            assert resumed >= acknowledged, (tmp_path / "log0").read_text()[-3000:]
+            for line in said:
+                step, _, fingerprint = line.partition(" ")
+                assert seen.setdefault(step, fingerprint) == fingerprint
+            acknowledged = int(said[-1].split()[0])
+            disk.unmount()
+            disk.mount()
+    finally:
+        disk.unmount()
+    print(f"sharded, {file_system}, {kind}: {CUTS} power cuts, {acknowledged} saves, 0 lost")
+    assert acknowledged > CUTS
+
+
+def save_for_ever(kind: str, directory: Path, place: Path) -> list[Child]:
+    """Two ranks that resume, and save after every step; the master tells each step that is saved."""
+    port = ranks.free_port()
+
+    def work(tell: Callable[[str], None], rank: int) -> None:
+        with one_of_two(rank, port, kind, directory, keep_checkpoints=5) as trainee:
+            trainee.checkpointer.restore()
+            while True:
+                fingerprint = trainee.fingerprint()
+                if rank == 0 and not trainee.failed_saves:  # without power the last one fails
+                    tell(f"{trainee.step} {fingerprint}")
+                trainee.train()
+                trainee.checkpointer.save()
+                trainee.checkpointer.finish()
+
+    return [fork(lambda tell, rank=rank: work(tell, rank), place / f"log{rank}") for rank in (0, 1)]  # type: ignore[misc]

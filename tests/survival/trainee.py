@@ -188,8 +188,8 @@ def fork(work: Callable[[Callable[[str], None]], None], log: Path) -> Child:
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         logging.basicConfig(stream=sys.stdout, format=FORMAT, level=logging.INFO, force=True)
-        # A fork has none of its parent's threads. Torch makes a new pool at the first use after a fork, without a
-        # lock: done here, no data-loading worker can be forked while the writer's thread is about to.
+        # A fork has none of its parent's threads. Torch makes a new pool at the first use after a fork, and
+        # without a lock: done here, no data-loading worker can be forked while the writer's thread does it.
         torch.set_num_threads(1)
         work(functools.partial(_tell, writing))
         code = 0

@@ -106,14 +106,18 @@ class LaunchCommand:
                 hint = f"Did you mean {close[0]}?" if close else "python train.py --help lists them."
                 yield self._error(f"train.py has no argument {name}", hint)
         if "--dataset-id" in options:
-            yield from self._check_dataset(words)
+            yield from self._check_dataset(_values_of("--dataset-id", words))
+        if "--model" in options:
+            yield from self._check_model(_values_of("--model", words))
 
-    def _check_dataset(self, words: list[str]) -> Iterator[Finding]:
-        given = [
-            word.partition("=")[2] or after
-            for word, after in zip(words, [*words[1:], ""], strict=False)
-            if word.partition("=")[0] == "--dataset-id"
-        ]
+    def _check_model(self, given: list[str]) -> Iterator[Finding]:
+        models = models_of(self.root)
+        for model in given:
+            if models and model not in models and "$" not in model:
+                hint = f"Choose one of {', '.join(models)}, or add yours to MODELS."
+                yield self._error(f"model.py has no model {model!r}", hint)
+
+    def _check_dataset(self, given: list[str]) -> Iterator[Finding]:
         for dataset in given:
             if not dataset or dataset.startswith("-"):
                 yield self._error("--dataset-id has no value", "Write the id of a dataset after it.")
@@ -135,6 +139,32 @@ def options_of_train(root: Path) -> set[str]:
     """The options that train.py gives to argparse, read and not run; none if it does not use argparse."""
     own = _options_in(root / "train.py")
     return own and own | _options_in(root / "isc_runtime" / "options.py") | {"--help"}
+
+
+def models_of(root: Path) -> list[str]:
+    """The names in MODELS in model.py, read and not run; none if that is not written out as a dict."""
+    try:
+        statements = ast.parse((root / "model.py").read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    names: list[str] = []
+    for statement in statements:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Dict):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if [_name(target) for target in targets] == ["MODELS"]:
+                keys = statement.value.keys
+                names = [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+                names = names if len(names) == len(keys) else []  # another part of it is computed
+    return names
+
+
+def _values_of(option: str, words: list[str]) -> list[str]:
+    """What follows an option, after a blank or "="; "" if nothing does."""
+    return [
+        word.partition("=")[2] or after
+        for word, after in zip(words, [*words[1:], ""], strict=False)
+        if word.partition("=")[0] == option
+    ]
 
 
 def _options_in(file: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
@@ -17,6 +18,8 @@ from isc_runtime.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.shards import Counterparts, distribute, read
+
+logger = logging.getLogger("checkpoint")
 
 
 class Stateful(Protocol):
@@ -62,6 +65,7 @@ def load(
             ExitCode.CHECKPOINT,
         ) from None
     loaded = _bring_shards(loaded, entry, manifest, state)
+    given = _settings(state)
     for name, part in state.items():
         try:
             _put_back(part, loaded[name])
@@ -73,6 +77,7 @@ def load(
                 "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
                 ExitCode.CHECKPOINT,
             ) from None
+    _say_what_is_overruled(given, _settings(state))
     if len(loaded["rng"]) == group.world_size:
         rng.restore(loaded["rng"][group.rank], group.device)
     else:  # another number of ranks: no generator goes on, but all are as good as new
@@ -96,6 +101,29 @@ def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any]) -> None:
         return
     state = copy.deepcopy(state)  # others keep what they are given, and must not depend on the file
     part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
+
+
+def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command line may have given and a checkpoint replaces: the seed, the optimizers' settings."""
+    settings: dict[str, Any] = {}
+    for name, part in state.items():
+        if isinstance(part, ElasticSampler):
+            settings["seed"] = part.seed
+        elif isinstance(part, torch.optim.Optimizer):
+            for number, group in enumerate(part.param_groups):
+                given = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
+                given["lr"] = group.get("initial_lr", group["lr"])  # not what a scheduler makes of it
+                settings |= {f"{name} {number} {key}": value for key, value in given.items()}
+    return settings
+
+
+def _say_what_is_overruled(given: dict[str, Any], kept: dict[str, Any]) -> None:
+    changed = [f"{key}: {kept[key]}, not {given[key]}" for key in given if kept.get(key) != given[key]]
+    if changed:
+        logger.warning(
+            "[RESUME] The checkpoint's settings hold (%s). To train with the others start over with --fresh.",
+            "; ".join(changed),
+        )
 
 
 def _verify_here(entry: Entry, manifest: Manifest) -> None:

@@ -7,6 +7,9 @@ and what is left of the model after them. A model without such a list is a singl
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -18,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.shards import is_sharded
 
@@ -33,10 +37,16 @@ def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: 
         example: a small batch of inputs, on this rank's device.
         options: how.
 
+    Raises:
+        RankError: a rank cannot compile, because it has no C++ compiler.
+
     Returns:
         What to call instead of the model in training. When sharded it is the model itself, and every rank
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
+    if options.compile:
+        with group.agreement():
+            _require_compiler()
     sharded = options.parallelism == "fsdp" and group.world_size > 1
     if not sharded:
         model.to(group.device)
@@ -84,6 +94,21 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> torch.Tensor:
     """
     norm = nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
     return norm.full_tensor() if is_sharded(norm) else norm
+
+
+def _require_compiler() -> None:
+    """Torch would say it at the first batch, over a hundred lines.
+
+    The compiler is the one that torch takes: $CXX, else g++ (torch._inductor.config, `cpp.cxx`).
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise IscError(
+            f"There is no C++ compiler {compiler} to compile the model with",
+            "--compile",
+            "Install one (Debian: apt-get install g++; in the Dockerfile too), or train without --compile.",
+            ExitCode.UNFIT,
+        )
 
 
 def _recompute(block: nn.Module) -> None:

@@ -76,6 +76,24 @@ def test_what_is_restored_goes_on_as_if_nothing_had_happened(store: Store, group
     assert differences(again.everything(), training.everything()) == []
 
 
+def test_settings_that_the_checkpoint_overrules_are_named(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group)
+    with training.checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    for rate, expected in ((1e-3, ""), (0.5, "(optimizer 0 lr: 0.001, not 0.5; seed: 0, not 7)")):
+        caplog.clear()
+        again = Training(store, group)
+        again.optimizer.param_groups[0]["initial_lr"] = rate
+        again.sampler.seed = 7 if expected else 0
+        again.checkpointer.restore()
+        assert ("[RESUME]" in caplog.text) == bool(expected)
+        assert expected in caplog.text
+        assert again.optimizer.param_groups[0]["initial_lr"] == 1e-3
+
+
 def test_training_goes_on_while_a_save_is_written(store: Store, group: Group) -> None:
     """What is saved is the state at the call, whatever the training does to it afterwards."""
     training = Training(store, group)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from isc_runtime.distributed import Group, process_group
 from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode
 from isc_runtime.options import ParallelOptions
 from isc_runtime.parallel import blocks, clip_gradients, parallelize, part_of_batch
 from isc_runtime.shards import Counterparts, distribute, separate
+from isc_runtime.watch import RankError
 from model import build_model
 from tests.processes import run_forked
 
@@ -97,7 +101,15 @@ def test_alone_there_is_nothing_to_share() -> None:
     assert not Counterparts({"model": model})
 
 
-def test_compiling_keeps_the_names_of_the_parameters() -> None:
+def test_compiling_keeps_the_names_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled before the first call
     names = list(build_model("transformer").state_dict())
     model = parallelize(build_model("transformer"), ALONE, IMAGES, ParallelOptions(compile=True))
     assert list(model.state_dict()) == names
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RankError, match=r"no C\+\+ compiler no-such-compiler .*without --compile") as error:
+        parallelize(build_model("transformer"), ALONE, IMAGES, ParallelOptions(compile=True))
+    assert error.value.exit_code == ExitCode.UNFIT

@@ -80,6 +80,14 @@ def replace(name: str, pattern: str, by: str) -> Break:
     return change
 
 
+def both(one: Break, other: Break) -> Break:
+    def change(project: Path) -> None:
+        one(project)
+        other(project)
+
+    return change
+
+
 def delete(name: str) -> Break:
     def change(project: Path) -> None:
         path = project / name
@@ -154,6 +162,11 @@ COMMANDS = {
     "runtime argument": (command(f"{COMMAND} --save-stebs 3"), "no argument --save-stebs", "--save-steps?"),
     "dataset": (command(f"{COMMAND} --dataset-id uds-two"), "uds-two is not in dataset_id_list", '"uds-two"'),
     "dataset =": (command(f"{COMMAND} --dataset-id=uds-two"), "uds-two is not in dataset_id_list", "Put"),
+    "model": (
+        command(f"{COMMAND} --dataset-id uds-one --model=mine"),
+        "model.py has no model 'mine'",
+        "add yours to MODELS",
+    ),
     "no dataset": (command(f"{COMMAND} --dataset-id"), "--dataset-id has no value", "Write the id"),
 }
 FILES = {
@@ -195,6 +208,9 @@ ACCEPTED = {
         f"source /opt/venv/bin/activate && {COMMAND} --dataset-id=uds-one --save-steps auto"
     ),
     "in its directory": command(f"cd {HOME} && A=1 bash ./launch.sh --dataset-id uds-one"),
+    "models that are not written out": both(
+        command(f"{COMMAND} --dataset-id uds-one --model mine"), append("model.py", "MODELS = {**MODELS}\n")
+    ),
     "abbreviated": command(f"{COMMAND} --dataset-i uds-one", dataset_id_list=None),
     "cloned under another name": replace("pyproject.toml", "^name = .*", 'name = "other"'),
     "name unknown": write("pyproject.toml", ""),
