@@ -11,15 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
-from report import PROJECT, Report, parser
-from training import Training
+from report import Report, parser
+from training import Training, start_on_two_ranks
 
 from isc_runtime.distributed import Group, process_group
 from isc_runtime.environment import Environment
@@ -72,11 +70,7 @@ def main() -> None:
     options.add_argument("--step-seconds", type=float, default=0.05)
     arguments = options.parse_args()
     if "LOCAL_RANK" not in os.environ:
-        with tempfile.TemporaryDirectory() as directory:
-            environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-            environment |= {"PYTHONDONTWRITEBYTECODE": "1", "BENCHMARK_DIRECTORY": directory}
-            launcher = [sys.executable, "-m", "isc_runtime", "torchrun", "--standalone", "--nproc-per-node=2"]
-            sys.exit(subprocess.run([*launcher, *sys.argv], env=environment, check=False).returncode)
+        sys.exit(start_on_two_ranks())
     place = Path(os.environ["BENCHMARK_DIRECTORY"])
     with process_group(Environment.read(), 60, 60) as group, (place / "log").open("a") as log:
         level = logging.INFO if group.is_master else logging.CRITICAL

@@ -22,32 +22,12 @@ from typing import Any
 import torch
 from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from training import Training, add_place, place_to_save
+from training import Training, add_place, place_to_save, save
 
 from isc_runtime.durable import sync_directory, sync_file
 from isc_runtime.state_size import size_of
 
 BATCH = 0.05  # seconds in which the CPU does nothing, as a GPU's does
-
-
-def save(training: Training, until_step: float = BATCH) -> tuple[float, float]:
-    """Saves as a training does, which goes on meanwhile: seconds held up, and seconds until published.
-
-    Args:
-        training: what is saved.
-        until_step: seconds from the save to the next step of the optimizer.
-    """
-    checkpointer = training.checkpointer
-    training.sampler.advance()
-    checkpointer._writer.submit(int).result()  # the last save's old files are deleted by now
-    begun = time.perf_counter()
-    held_up = seconds_of(checkpointer.save)
-    while checkpointer._saving is not None:
-        time.sleep(until_step)
-        held_up += seconds_of(checkpointer._snapshot.hold)  # the optimizer's step calls it
-        held_up += seconds_of(checkpointer.poll)
-        until_step = 0.01  # so that what is written is published soon
-    return held_up, time.perf_counter() - begun
 
 
 def tensors(state: Any) -> list[torch.Tensor]:
@@ -64,7 +44,7 @@ def measure_saves(training: Training, directory: Path, rounds: int, report: Repo
     buffers = [torch.empty_like(tensor, device="cpu") for tensor in tensors(state)]
 
     def ours() -> float:
-        return save(training)[0]
+        return save(training, until_step=BATCH)[0]
 
     def ours_without_a_batch() -> float:
         held_up, until_published = save(training, until_step=0.0)
@@ -138,7 +118,7 @@ def measure_memory(training: Training, report: Report) -> None:
     size = size_of(training.state())
     training.checkpointer._snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
     before = resident()
-    peaks = [peak_of(lambda: save(training)) - before for _ in range(3)]
+    peaks = [peak_of(lambda: save(training, until_step=BATCH)) - before for _ in range(3)]
     for number, peak in zip(("first", "second", "third"), peaks, strict=True):
         report.figure(f"extra memory in the {number} save, MB", peak / 1e6)
     report.ratio("extra memory, against the state", max(peaks) / size, most=1.1)
@@ -169,7 +149,7 @@ def peak_of(work: Any) -> int:
 
 
 def measure_restore(training: Training, rounds: int, report: Report) -> None:
-    save(training)
+    save(training, until_step=BATCH)
     payload = training.checkpointer.store.entries()[-1].payload
 
     def load() -> float:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from report import PROJECT
+from report import PROJECT, seconds_of
 from torch import nn
 
 sys.path.insert(0, str(PROJECT))
@@ -25,7 +28,8 @@ from isc_runtime.environment import Environment
 from isc_runtime.interruption import StopRequest
 from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import Scalars
-from isc_runtime.options import CheckpointOptions
+from isc_runtime.options import CheckpointOptions, ParallelOptions
+from isc_runtime.parallel import parallelize
 from isc_runtime.sampler import ElasticSampler
 
 WIDTH = 1024  # of a layer: 4 MB of weights, 12 MB of state
@@ -38,14 +42,24 @@ class Training:
         directory: of the checkpoints.
         megabytes: of the state.
         group: the ranks; by default this process alone.
+        sharded: whether the ranks share one model.
         options: of the Checkpointer.
     """
 
-    def __init__(self, directory: Path, megabytes: int, group: Group | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        megabytes: int,
+        group: Group | None = None,
+        sharded: bool = False,
+        **options: Any,
+    ) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.group = group or Group(Environment(), device)
         layers = max(1, round(megabytes * 1e6 / (3 * 4 * WIDTH * (WIDTH + 1))))
-        self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers))).to(self.group.device)
+        self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers)))
+        how = ParallelOptions("fsdp" if sharded else "ddp")
+        parallelize(self.model, self.group, torch.zeros(1, WIDTH, device=self.group.device), how)
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         for parameter in self.model.parameters():
             parameter.grad = torch.full_like(parameter, 1e-3)
@@ -65,6 +79,35 @@ class Training:
     def state(self) -> dict[str, Any]:
         """What all of the peers save."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+
+def save(training: Training, until_step: float) -> tuple[float, float]:
+    """Saves as a training does, which goes on meanwhile: seconds held up, and seconds until published.
+
+    Args:
+        training: what is saved; each of its ranks calls this.
+        until_step: seconds from the save to the next step of the optimizer.
+    """
+    checkpointer = training.checkpointer
+    training.sampler.advance()
+    checkpointer._writer.submit(int).result()  # the last save's old files are deleted by now
+    begun = time.perf_counter()
+    held_up = seconds_of(checkpointer.save)
+    while checkpointer._saving is not None:
+        time.sleep(until_step)
+        held_up += seconds_of(checkpointer._snapshot.hold)  # the optimizer's step calls it
+        held_up += seconds_of(checkpointer.poll)
+        until_step = 0.01  # so that what is written is published soon
+    return held_up, time.perf_counter() - begun
+
+
+def start_on_two_ranks() -> int:
+    """Starts this program again on two ranks, with a directory for both. Returns its exit code."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1", "BENCHMARK_DIRECTORY": directory}
+        launcher = [sys.executable, "-m", "isc_runtime", "torchrun", "--standalone", "--nproc-per-node=2"]
+        return subprocess.run([*launcher, *sys.argv], env=environment, check=False).returncode
 
 
 def add_place(options: argparse.ArgumentParser) -> None:
