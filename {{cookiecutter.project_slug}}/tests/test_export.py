@@ -141,6 +141,7 @@ def test_what_cannot_be_exported_says_why(
     assert not list(tmp_path.glob("w.*"))
 
 
+@pytest.mark.parametrize("store", ["artifact"], indirect=True)
 def test_the_command(store: Store, tmp_path: Path) -> None:
     save(store, build_model())
     file = tmp_path / "weights.safetensors"

@@ -15,7 +15,7 @@ from tests.processes import Place, differences, wait_for
 
 
 def test_the_digits_are_learned(tmp_path: Path) -> None:
-    ended = Place(tmp_path).run()
+    ended = Place(tmp_path).train()
     assert ended.code == 0, ended.output
     accuracies = [float(value) for value in re.findall(r"held-out accuracy ([\d.]+)", ended.output)]
     assert accuracies[-1] >= 0.97
@@ -40,13 +40,13 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole, place = (Place(tmp_path / name, isc_mode) for name in ("whole", "killed"))
-    uninterrupted = whole.run(*SHORT, *more, ranks=ranks)
+    uninterrupted = whole.train(*SHORT, *more, ranks=ranks)
     assert uninterrupted.code == 0, uninterrupted.output
     process = place.start(*SHORT, *more, ranks=ranks)
     said = wait_for(process, "[COMPLETE] Checkpoint of step 10:")
     process.send_signal(signal.SIGKILL)  # torchrun's workers see that it is gone, and end too
     said += process.communicate()[0]
-    resumed = place.run(*SHORT, *more, ranks=ranks)
+    resumed = place.train(*SHORT, *more, ranks=ranks)
     assert resumed.code == 0, resumed.output
     at = resumed.steps("Resumed from")
     assert at
@@ -54,7 +54,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     assert differences(place.newest(), whole.newest()) == []
     check_tensorboard(place, last=whole.newest()["sampler"]["step"])
     if ranks == 1:
-        again = place.run(*SHORT, *more)
+        again = place.train(*SHORT, *more)
         assert again.code == 0, again.output
         assert "Training is complete" in again.output
         assert differences(place.newest(), whole.newest()) == []
@@ -83,7 +83,7 @@ def test_a_signal_loses_no_step(tmp_path: Path) -> None:
 
 def test_a_loss_that_stays_nan_stops_the_run_with_its_own_code(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    ended = place.run("--learning-rate", "1e30", "--clip-norm", "1e30", "--save-steps", "1")
+    ended = place.train("--learning-rate", "1e30", "--clip-norm", "1e30", "--save-steps", "1")
     assert ended.code == ExitCode.DIVERGED, ended.output
     assert "is skipped" in ended.output
     assert "5 steps in a row were not finite" in ended.output.splitlines()[-1]
