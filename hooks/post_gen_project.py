@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 # cookiecutter leaves the rendered hook in the temporary directory for ever.
@@ -47,44 +48,46 @@ def check() -> list[str]:
     return [str(finding) for finding in findings]
 
 
-def start_repository() -> subprocess.Popen[bytes] | None:
-    """Makes the project a git repository of its own and begins to stage all of it; `None` if it shall not be.
+def make_repository() -> bool:
+    """Makes the project a git repository of its own with all of it staged. Returns whether it did.
 
     Not under cruft, whose updates need the folder as it was written. No commit: it could want a passphrase.
     """
     if "_commit" in ANSWERS:
-        return None
+        return False
     # Set when this runs below a git hook, where they would point to the repository of that hook.
     foreign = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
 
-    def git(*arguments: str) -> subprocess.Popen[bytes]:
+    def git(*arguments: str) -> int:
         silent = subprocess.DEVNULL
-        return subprocess.Popen(["git", *arguments], env=environment, stdout=silent, stderr=silent)
+        return subprocess.call(["git", *arguments], env=environment, stdout=silent, stderr=silent)
 
     try:
         # 1: inside a repository that does not ignore this folder, so the project belongs to that one.
-        if git("check-ignore", "--quiet", ".").wait() == 1:
-            return None
-        return git("add", "--all") if git("init", "--quiet", "--initial-branch=main").wait() == 0 else None
+        if git("check-ignore", "--quiet", ".") == 1:
+            return False
+        return git("init", "--quiet", "--initial-branch=main") == 0 and git("add", "--all") == 0
     except FileNotFoundError:  # no git: the project is good without
-        return None
+        return False
 
 
 def main() -> None:
     """Checks, makes the repository, prints the next steps."""
-    staging = start_repository()
+    staged: list[bool] = []
+    git = threading.Thread(target=lambda: staged.append(make_repository()))
+    git.start()
     try:
         warnings = check()
     finally:  # when it fails, cookiecutter removes the folder: nothing may be writing there any more
-        staged = staging is not None and staging.wait() == 0
+        git.join()
     commit = f"git commit -m 'Start from isc-template {ANSWERS['_template_version']}'"
     # The shell is where cookiecutter was started, unless something changed the directory without telling it.
     here = Path(os.environ.get("PWD", os.sep)) == PROJECT.parent
     steps = NEXT_STEPS.format(
         name=PROJECT.name,
         directory=shlex.quote(PROJECT.name if here else str(PROJECT)),
-        git=f"{commit}\n  " if staged else "",
+        git=f"{commit}\n  " if staged == [True] else "",
         warnings="\n  ".join(["\nBefore you submit:", *warnings]) + "\n" if warnings else "",
     )
     print(steps)

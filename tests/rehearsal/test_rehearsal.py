@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pytest
 from conftest import HAS_THE_REAL_ONE, Project, Rehearsed, processes_in
 
 ONE_RANK = ("--nodes", "1")
+IMAGES = 320  # of a dataset that a test writes
 
 
 def test_two_nodes_of_two_ranks_killed_twice(project: Project) -> None:
@@ -47,15 +50,38 @@ def test_two_nodes_of_two_ranks_killed_twice(project: Project) -> None:
     assert (folder / "cycle-2" / "node_1.log").exists()
 
 
-def test_asked_to_stop(project: Project) -> None:
+def test_asked_to_stop_on_data_of_ones_own(project: Project, tmp_path: Path) -> None:
     """After SIGTERM no step is lost, and the command ends with an error, so that the ISC resumes it."""
-    ended = project.rehearse(*ONE_RANK, "--interrupt", "term", "--cycles", "2", "--", "--epochs", "6")
+    write_dataset(tmp_path / "data" / "uds-decorous-field-baritone-250513")
+    data = ("--data-root", str(tmp_path / "data"))
+    ended = project.rehearse(*ONE_RANK, "--interrupt", "term", "--cycles", "2", *data, "--", "--epochs", "24")
     check_is_fit(ended)
     first, last = ended.verdict["cycles"]
+    assert last["last_step"] == 24 * IMAGES // 32
     assert first["ended"].startswith("SIGTERM, exit ")
     assert first["ended"] != "SIGTERM, exit 0"
     assert first["steps_lost"] == 0
     assert last["resumed_from"] == first["last_step"]
+
+
+def write_dataset(folder: Path) -> None:
+    """IMAGES images of noise to train on, and as many held-out ones, in the files of Fashion-MNIST."""
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        labels = bytes(index % 10 for index in range(IMAGES))
+        images = random.Random(part).randbytes(IMAGES * 8 * 8)
+        header = struct.pack(">4I", 0x0803, IMAGES, 8, 8)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x0801, IMAGES) + labels)
+
+
+def test_a_sharded_training(project: Project) -> None:
+    sharded = ("--parallelism", "fsdp", "--model", "transformer", "--epochs", "3")
+    ended = project.rehearse(*ONE_RANK, "--procs-per-node", "2", "--cycles", "2", "--", *sharded)
+    check_is_fit(ended)
+    assert ended.verdict["compared"]["identical"] is True
+    assert [cycle["ended"] for cycle in ended.verdict["cycles"]] == ["SIGKILL", "complete, exit 0"]
+    assert ended.verdict["cycles"][1]["resumed_from"] > 0
 
 
 def test_other_ranks_in_another_place_with_syncs_within(project: Project) -> None:
