@@ -48,6 +48,11 @@ class Report:
             "met": met if has_target else None,
         }
 
+    def add(self, other: Report) -> None:
+        """Takes over what another one holds."""
+        self.figures |= other.figures
+        self.ratios |= other.ratios
+
     def show(self) -> None:
         """Prints it for people."""
         for name, value in self.figures.items():

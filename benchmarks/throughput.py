@@ -3,13 +3,15 @@
     python benchmarks/throughput.py [--megabytes 500] [--rounds 5] [--directory DIR] [--json FILE]
 
 One process, steps of 50 ms. Either the CPU is idle in them, as while a GPU computes, or both its cores are
-busy. Peers, in turns: no saves; ours; `async_save` of torch.distributed.checkpoint, each save waiting for the
-one before. The optimizer's own step is left out: what it costs on a CPU has nothing to do with saving.
+busy; and idle once more with the checkpoints in memory, which tells what is due to the disk. Peers, in turns:
+no saves; ours; `async_save` of torch.distributed.checkpoint, each save waiting for the one before. The
+optimizer's own step is left out: what it costs on a CPU has nothing to do with saving.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,9 +23,12 @@ from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from training import Training, add_place, place_to_save
 
+from isc_runtime.durable import sync_file
+
 STEP = 0.05  # seconds
 STEPS = 60  # of a block
 EVERY = 20  # steps
+MEMORY = Path("/dev/shm")
 
 
 def idle() -> None:
@@ -57,9 +62,26 @@ def block(step: Callable[[], None], save: Callable[[], None], after_step: Callab
     return seconds_of(work)
 
 
+def sustained(directory: Path, megabytes: int) -> float:
+    """Megabytes a second that the disk takes when one file after the other is written and synced."""
+    content, files = bytes(megabytes * 10**6), [directory / f"sustained-{number}" for number in range(5)]
+    os.sync()
+
+    def work() -> None:
+        for file in files:
+            file.write_bytes(content)
+            sync_file(file)
+
+    seconds = seconds_of(work)
+    for file in files:
+        file.unlink()
+    return len(files) * megabytes / seconds
+
+
 def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int, rounds: int) -> Report:
     """Measures one kind of step."""
-    training = Training(directory / f"checkpoints-{name}", megabytes)
+    (directory / "checkpoints").mkdir()
+    training = Training(directory / "checkpoints", megabytes)
     checkpointer = training.checkpointer
     running: list[Any] = []
 
@@ -96,7 +118,8 @@ def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int
     report = Report("throughput")
     for peer, median in seconds.items():
         report.figure(f"{name}: a step, {peer}, ms", 1e3 * median / STEPS)
-    least = 0.97 if name == "idle" else None
+    shutil.rmtree(directory / "checkpoints")
+    least = 0.97 if name.startswith("idle") else None
     report.ratio(f"{name}: throughput with ours", seconds["bare"] / seconds["ours"], least=least)
     report.ratio(f"{name}: throughput with async_save", seconds["bare"] / seconds["async_save"])
     return report
@@ -110,11 +133,12 @@ def main() -> None:
     arguments = options.parse_args()
     report = Report("throughput")
     with place_to_save(arguments.directory) as directory:
+        report.figure("what the disk takes, MB/s", sustained(directory, arguments.megabytes))
         for name, step in {"idle": idle, "busy": busy_step()}.items():
-            (directory / f"checkpoints-{name}").mkdir()
-            part = measure(name, step, directory, arguments.megabytes, arguments.rounds)
-            report.figures |= part.figures
-            report.ratios |= part.ratios
+            report.add(measure(name, step, directory, arguments.megabytes, arguments.rounds))
+    if MEMORY.is_dir():
+        with place_to_save(MEMORY) as directory:
+            report.add(measure("idle, in memory", idle, directory, arguments.megabytes, arguments.rounds))
     report.write(arguments.json)
 
 

@@ -84,6 +84,9 @@ class Training:
 def save(training: Training, until_step: float) -> tuple[float, float]:
     """Saves as a training does, which goes on meanwhile: seconds held up, and seconds until published.
 
+    Held up by the save itself, by what the optimizer waits for, and by the poll that publishes it; the others
+    are there without a save, too.
+
     Args:
         training: what is saved; each of its ranks calls this.
         until_step: seconds from the save to the next step of the optimizer.
@@ -96,7 +99,8 @@ def save(training: Training, until_step: float) -> tuple[float, float]:
     while checkpointer._saving is not None:
         time.sleep(until_step)
         held_up += seconds_of(checkpointer._snapshot.hold)  # the optimizer's step calls it
-        held_up += seconds_of(checkpointer.poll)
+        polled = seconds_of(checkpointer.poll)
+        held_up += polled if checkpointer._saving is None else 0.0
         until_step = 0.01  # so that what is written is published soon
     return held_up, time.perf_counter() - begun
 

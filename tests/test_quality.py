@@ -39,7 +39,8 @@ def test_hadolint(tree: Path) -> None:
 
 
 def test_its_own_tests_pass(project: Path, tmp_path: Path) -> None:
-    options = ["-q", "-p", "no:cacheprovider", "--numprocesses=auto", f"--basetemp={tmp_path / 'pytest'}"]
+    parallel = ("--numprocesses=auto", "--dist=worksteal")
+    options = ["-q", "-p", "no:cacheprovider", *parallel, f"--basetemp={tmp_path / 'pytest'}"]
     passes(sys.executable, "-m", "pytest", *options, cwd=project)
 
 

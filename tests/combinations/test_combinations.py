@@ -114,5 +114,6 @@ def test_one_that_differs_in_everything_from_the_defaults_passes_its_own_tests(
 ) -> None:
     """The defaults pass theirs in tests/test_quality.py."""
     project = bake(hooks=True, project_slug="a_sample-2", project_name='Ünï "cødé" 🦊', **COMBINATIONS[-1])
-    options = ["-q", "-p", "no:cacheprovider", "--numprocesses=auto", f"--basetemp={tmp_path / 'pytest'}"]
+    parallel = ("--numprocesses=auto", "--dist=worksteal")
+    options = ["-q", "-p", "no:cacheprovider", *parallel, f"--basetemp={tmp_path / 'pytest'}"]
     passes(sys.executable, "-m", "pytest", *options, cwd=project)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -38,6 +38,9 @@ from isc_runtime.snapshot import Snapshot, owned_by
 from isc_runtime.state_size import expected_size
 from isc_runtime.store import Store
 from isc_runtime.watch import RankError
+
+if TYPE_CHECKING:
+    from isc_runtime.sharded_save import Layout
 
 logger = logging.getLogger("checkpoint")
 
@@ -82,6 +85,7 @@ class Checkpointer:
         self._first_poll = time.monotonic()
         self._polls = 0
         self._snapshot = Snapshot()
+        self._layout: Layout | None = None  # of the shards, planned in the first save
         self._optimizers = [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
         for optimizer in self._optimizers:
             optimizer.register_step_pre_hook(lambda *_: self._snapshot.hold())
@@ -190,7 +194,8 @@ class Checkpointer:
 
         rest, tensors = separate(self._collect(rng_states))
         try:
-            shards = ShardedSave(tensors, saving.payload.parent, self.group)
+            shards = ShardedSave(tensors, saving.payload.parent, self.group, self._layout)
+            self._layout = shards.layout
             with self.group.agreement():
                 state = {"rest": rest if self.group.is_master else None, "shards": shards.parts}
                 state = self._snapshot.take(state, self._put_off())

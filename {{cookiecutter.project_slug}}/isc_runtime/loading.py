@@ -54,9 +54,13 @@ def load(
     """
     if group.environment.local_rank == 0 and not group.is_master:
         _verify_here(entry, manifest)
+    # Mapped: a byte is copied once, to where it belongs, and the ranks of a node share what they read. Of a
+    # sharded one the bulk is in other files, and each rank reads its own part of them.
+    is_whole = manifest.details.get("format") != SHARDED
     try:
-        # Mapped: a byte is copied once, to where it belongs, and the ranks of a node share what they read.
-        loaded: dict[str, Any] = torch.load(entry.payload, map_location="cpu", weights_only=True, mmap=True)
+        loaded: dict[str, Any] = torch.load(
+            entry.payload, map_location="cpu", weights_only=True, mmap=is_whole
+        )
     except pickle.UnpicklingError as error:
         raise IscError(
             f"The checkpoint holds what is not safe to load ({str(error).splitlines()[0]})",
@@ -64,11 +68,11 @@ def load(
             "Another program wrote it. Start over with --fresh (it is kept aside).",
             ExitCode.CHECKPOINT,
         ) from None
-    loaded = _bring_shards(loaded, entry, manifest, state)
+    loaded = _bring_shards(loaded, entry, is_whole, state)
     given = _settings(state)
     for name, part in state.items():
         try:
-            _put_back(part, loaded[name])
+            _put_back(part, loaded[name], is_mapped=is_whole)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
             raise IscError(
@@ -86,20 +90,18 @@ def load(
 
 
 def _bring_shards(
-    loaded: dict[str, Any], entry: Entry, manifest: Manifest, state: Mapping[str, Any]
+    loaded: dict[str, Any], entry: Entry, is_whole: bool, state: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A state in which what this training has sharded is sharded, and nothing else, whatever wrote it."""
     counterparts = Counterparts(state)
-    if manifest.details.get("format") == SHARDED:
+    if not is_whole:
         loaded = read(loaded, entry.payload.parent, counterparts)
     return cast(dict[str, Any], distribute(loaded, counterparts))
 
 
-def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any]) -> None:
-    if isinstance(part, nn.Module):
-        part.load_state_dict(state)  # copies
-        return
-    state = copy.deepcopy(state)  # others keep what they are given, and must not depend on the file
+def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped: bool) -> None:
+    if is_mapped and not isinstance(part, nn.Module):  # which copies
+        state = copy.deepcopy(state)  # others keep what they are given, and must not depend on the file
     part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
@@ -57,6 +57,21 @@ class _Planner(DefaultSavePlanner):
         return {item.index.fqn: super(_Planner, self).lookup_object(item.index) for item in plan.items}
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Who writes what. Planned once: it holds as long as the tensors look the same.
+
+    Attributes:
+        looks: of the tensors that it is for.
+        plan: what this rank writes.
+        metadata: what all ranks write.
+    """
+
+    looks: list[tuple[object, ...]]
+    plan: SavePlan
+    metadata: Metadata
+
+
 class ShardedSave:
     """The shards of one save, on one rank. All ranks make it together.
 
@@ -64,8 +79,10 @@ class ShardedSave:
         tensors: all of them, by key.
         directory: of the checkpoint; the master has made it.
         group: the ranks.
+        layout: of the last save, if there was one.
 
     Attributes:
+        layout: of this save.
         parts: what this rank is to write, not copied yet, by key.
         subject: under which the ranks report to the master.
 
@@ -73,17 +90,28 @@ class ShardedSave:
         RankError: they could not be planned.
     """
 
-    def __init__(self, tensors: dict[str, DTensor], directory: Path, group: Group) -> None:
+    def __init__(
+        self, tensors: dict[str, DTensor], directory: Path, group: Group, layout: Layout | None = None
+    ) -> None:
         self.subject = f"isc_runtime/shards/{next(_numbers)}"
         self._directory = directory
         self._rank = group.rank
         self._writer = FileSystemWriter(directory, sync_files=False)  # synced below, once it is closed
         self._planner = _Planner()
         self._planner.set_up_planner(dict(tensors), is_coordinator=group.is_master)
+        looks: list[tuple[object, ...]] = [
+            (key, value.shape, value.dtype, value.placements) for key, value in tensors.items()
+        ]
+        if group.any(layout is None or layout.looks != looks):
+            layout = self._make_layout(looks, group)
+        assert layout is not None  # or it would have been made
+        self.layout = layout
+        self.parts = self._planner.parts(layout.plan)
+
+    def _make_layout(self, looks: list[tuple[object, ...]], group: Group) -> Layout:
         plans = group.on_each(self._planner.create_local_plan)
-        plans, self._metadata = self._planner.create_global_plan(plans)  # all ranks come to the same
-        self._plan = self._writer.prepare_global_plan(plans)[group.rank]
-        self.parts = self._planner.parts(self._plan)
+        plans, metadata = self._planner.create_global_plan(plans)  # all ranks come to the same
+        return Layout(looks, self._writer.prepare_global_plan(plans)[group.rank], metadata)
 
     def write(self, copies: Mapping[str, Tensor]) -> Written:
         """Writes copies of this rank's parts, durably. In the background.
@@ -92,7 +120,7 @@ class ShardedSave:
             OSError, RuntimeError: they could not be written.
         """
         self._planner.copies = copies
-        results = self._writer.write_data(self._plan, self._planner).wait()
+        results = self._writer.write_data(self.layout.plan, self._planner).wait()
         files = sorted(self._directory.glob(f"__{self._rank}_*"))
         for file in files:
             sync_file(file)
@@ -111,7 +139,7 @@ class ShardedSave:
         Raises:
             OSError: it could not be written.
         """
-        self._writer.finish(self._metadata, [one.results for one in written])
+        self._writer.finish(self.layout.metadata, [one.results for one in written])
         sync_file(self._directory / METADATA)
         files = describe([self._directory / METADATA])
         for one in written:

@@ -23,6 +23,7 @@ import train
 from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
 from isc_runtime.interruption import SIGNALS
+from isc_runtime.torchrun import torchrun
 from tests.cycling_utils_choice import python_path_for_children
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -108,6 +109,15 @@ class Place:
                 train.main(train.parse_arguments(list(arguments)), Environment.read())
 
         return run_forked(self.path, work, ranks)[0]
+
+    def torchrun(self, script: Path, *arguments: str) -> Ended:
+        """Runs a script to its end on two ranks, by torchrun in a fork of this process."""
+
+        def work() -> None:
+            self.enter()
+            sys.exit(torchrun(["--standalone", "--nproc-per-node=2", str(script), *arguments]))
+
+        return run_forked(self.path, work, ranks=1)[0]
 
     def enter(self) -> None:
         """Makes this place that of the current process, a fork."""

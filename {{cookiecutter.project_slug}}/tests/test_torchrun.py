@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
-from isc_runtime.torchrun import torchrun
-from tests.processes import Ended, Place, run_forked, wait_for
+from tests.processes import Ended, Place, wait_for
 
 RANK = """
 import os, signal, sys, time
@@ -26,12 +24,7 @@ def ended(directory: Path, ends: str, seconds: int = 60) -> Ended:
     """Two ranks, of which rank 1 ends in this way."""
     script = directory / "rank.py"
     script.write_text(RANK.format(ends=ends, seconds=seconds))
-
-    def work() -> None:
-        Place(directory).enter()
-        sys.exit(torchrun(["--standalone", "--nproc-per-node=2", str(script)]))
-
-    return run_forked(directory, work, ranks=1)[0]
+    return Place(directory).torchrun(script)
 
 
 @pytest.mark.parametrize(

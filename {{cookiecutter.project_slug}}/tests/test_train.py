@@ -15,7 +15,7 @@ from tests.processes import Place, differences, wait_for
 
 
 def test_the_digits_are_learned(tmp_path: Path) -> None:
-    ended = Place(tmp_path).train()
+    ended = Place(tmp_path).train("--epochs", "6")
     assert ended.code == 0, ended.output
     accuracies = [float(value) for value in re.findall(r"held-out accuracy ([\d.]+)", ended.output)]
     assert accuracies[-1] >= 0.97
