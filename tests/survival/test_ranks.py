@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +21,47 @@ ARGUMENTS = ("--batch-size", "24", "--log-steps", "1", "--save-steps", "4", "--s
 
 @pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1), (2, 4, 1, 3), (3, 1, 4, 2)])
 def test_a_training_goes_on_with_another_number_of_ranks(order: tuple[int, ...], tmp_path: Path) -> None:
-    """Each run is stopped within an epoch; together they see each sample once, and fewer than M twice."""
-    for number, world_size in enumerate(order):
-        stop_after = 4 * (number + 1)
+    """Each run but the last is stopped within the epoch; together they see all samples, few of them twice."""
+    for number, world_size in enumerate((*order, order[0])):
+        is_last = number == len(order)
+        stop_after = 1000 if is_last else 4 * (number + 1)
 
-        def arrange(rank: int, world_size: int = world_size, stop_after: int = stop_after) -> None:
-            note_samples(tmp_path / f"seen-{world_size}-{rank}", stop_after)
+        def arrange(rank: int, number: int = number, stop_after: int = stop_after) -> None:
+            note_samples(tmp_path / f"seen-{number}-{rank}", stop_after)
 
-        arguments = (*ARGUMENTS, "--epochs", "2")
-        codes = ranks.start(tmp_path, *arguments, ranks=world_size, before=arrange).wait()
-        assert codes == [ExitCode.FAILED] * world_size  # the plug is pulled by an exception, see below
-    ranks.run(tmp_path, *ARGUMENTS, "--epochs", "2", ranks=order[0])
+        codes = ranks.start(tmp_path, *ARGUMENTS, "--epochs", "1", ranks=world_size, before=arrange).wait()
+        if is_last:
+            assert codes == [0] * world_size
+        else:  # the plug is pulled by an exception; a rank that has not come to it yet hears of the others'
+            assert ExitCode.FAILED in codes
+            assert set(codes) <= {ExitCode.FAILED, ExitCode.PEER}
     log = (tmp_path / "rank0.txt").read_text()
     resumed = [int(step) for step in re.findall(r"Resumed from .*: step (\d+)", log)]
     assert resumed == [4, 8, 12, 16]
-    assert "Training is complete" in log
+    seen = [int(sample) for file in tmp_path.glob("seen-*") for sample in file.read_text().split()]
+    assert set(seen) == set(range(1437))
+    assert len(seen) - 1437 < order[0]  # the last batch of an epoch is filled up
 
 
 def note_samples(file: Path, stop_after: int) -> None:
-    """Ends the training with an error after so many steps, once that step is saved."""
-    advance = ElasticSampler.advance
+    """Writes down the samples that are trained on. Ends the training with an error after so many steps."""
+    iterate, advance = ElasticSampler.__iter__, ElasticSampler.advance
+    batches: list[list[int]] = []
+
+    def noted(sampler: ElasticSampler) -> Iterator[list[int]]:
+        for batch in iterate(sampler):
+            batches.append(batch)
+            yield batch
 
     def counted(sampler: ElasticSampler) -> None:
-        if sampler.progress.step == stop_after + 1:
+        if sampler.progress.step == stop_after:
             raise RuntimeError("the plug")
+        with file.open("a") as stream:
+            print(*batches[-1], file=stream)
         advance(sampler)
 
-    setattr(ElasticSampler, "advance", counted)  # noqa: B010  # mypy knows no other way
+    setattr(ElasticSampler, "__iter__", noted)  # noqa: B010  # mypy knows no other way
+    setattr(ElasticSampler, "advance", counted)  # noqa: B010
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
@@ -95,7 +110,7 @@ def test_four_ranks_resume_bit_identically(tmp_path: Path) -> None:
     for directory in (whole, parts):
         directory.mkdir()
     ranks.run(whole, *ARGUMENTS, "--epochs", "2", ranks=4)
-    arrange = lambda rank: note_samples(parts, 9)  # noqa: E731
+    arrange = lambda rank: note_samples(parts / f"seen-{rank}", 9)  # noqa: E731
     ranks.start(parts, *ARGUMENTS, "--epochs", "2", ranks=4, before=arrange).wait()
     ranks.run(parts, *ARGUMENTS, "--epochs", "2", ranks=4)
     assert differences(ranks.final_state(parts), ranks.final_state(whole)) == []

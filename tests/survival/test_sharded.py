@@ -257,7 +257,8 @@ def test_an_error_at_every_call_of_a_save(kind: str, struck: int, thread: str, t
         assert said[0] == "published 1", where
         assert said[1] in ("published 1", "published 2"), where
         assert said[2] == "published 3", where
-        assert ("[FAILED]" in log) == (said[1] == "published 1"), where
+        # An error after the link was made: it is reported, and the checkpoint is there all the same.
+        assert "[FAILED]" in log or said[1] == "published 2", where
         assert "Traceback" not in log, where
         left = [path.name for path in (place / "checkpoints").rglob("*")]
         assert left.count("manifest.json") == len([name for name in left if name == "checkpoint.pt"]), where
@@ -312,7 +313,7 @@ def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str,
             disk.cut_power()
             for child in children:
                 child.kill()
-            said = [*begun.decode().splitlines(), *children[0].said()]
+            said = (begun.decode() + "\n".join(children[0].said())).splitlines()
             for child in children:
                 child.wait()
             resumed = int(said[0].split()[0]) if said else 0
