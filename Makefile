@@ -18,7 +18,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 # Slow tests, each with a target of its own.
 LANES := combinations image newcomer rehearsal survival
 
-.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak benchmarks newcomer image clean
+.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak peers benchmarks newcomer image clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -80,6 +80,9 @@ picture: venv ## draw docs/rehearsal.png anew
 survival: venv ## kill a training at every system call, fail its disk, cut its power
 	$(BIN)/python -m pytest -q -rs tests/survival/test_agreement.py
 	$(BIN)/python -m pytest -q -rs --numprocesses=auto --dist=loadfile --ignore=tests/survival/test_agreement.py tests/survival
+
+peers: venv ## count what the usual recipe and torch.distributed.checkpoint lose; needs root and strace
+	$(BIN)/python tests/survival/peers.py
 
 soak: ## the same, ten times as often: hours
 	$(MAKE) survival SOAK=10
