@@ -4,7 +4,7 @@
 
 Two ranks, steps of 50 ms, `--save-every auto` told the mean time between kills, which fall at exponentially
 distributed times after the first step. Seconds before the first step are not counted: they are the same for
-all ways of saving. Peer: the same training, not interrupted.
+all ways of saving. Peer: the same training, neither interrupted nor saving, before and after.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from isc_runtime.options import AUTO
 STEP = 0.05  # seconds
 
 
-def train(directory: Path, megabytes: int, mtbf_seconds: float) -> None:
+def train(directory: Path, megabytes: int, mtbf_seconds: float, saves: bool) -> None:
     """One rank's training, until it is killed. The master notes each step and when it ended."""
     with process_group(Environment.read(), 60, 60) as group:
         training = Training(
@@ -45,7 +45,7 @@ def train(directory: Path, megabytes: int, mtbf_seconds: float) -> None:
                 group.sum(gradients)
                 checkpointer._snapshot.hold()  # the optimizer's step calls it
                 training.sampler.advance()
-                if checkpointer.is_due(training.sampler.progress.step):
+                if saves and checkpointer.is_due(training.sampler.progress.step):
                     checkpointer.save()
                 checkpointer.poll()
                 if group.is_master:
@@ -89,36 +89,39 @@ def main() -> None:
     options.add_argument("--mean-seconds", type=float, default=30.0)
     options.add_argument("--megabytes", type=int, default=50, help="of the state")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--without-saves", action="store_true", help="for the peer's ranks")
     arguments = options.parse_args()
     if "LOCAL_RANK" in os.environ:
         place = Path(os.environ["BENCHMARK_DIRECTORY"])
-        return train(place, arguments.megabytes, arguments.mean_seconds)
+        return train(place, arguments.megabytes, arguments.mean_seconds, not arguments.without_saves)
     chance, report = random.Random(arguments.seed), Report("goodput")
     pauses = [chance.expovariate(1 / arguments.mean_seconds) for _ in range(arguments.kills)]
     cycles: list[list[tuple[int, float]]] = []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "checkpoints").mkdir()
+        peers = [peer_step(directory, arguments.mean_seconds)]
         for pause in (*pauses, 1.0):  # the last one shows what the last kill left
             cycles.append(cycle(directory, sys.argv[1:], pause))
+        peers.append(peer_step(directory, arguments.mean_seconds))
     # Steps that count are those from which a later cycle went on; the first step of each is its start-up's.
     counted = sum(later[0][0] - 1 - done[0][0] for done, later in pairwise(cycles))
     seconds = sum(done[-1][1] - done[0][1] for done in cycles[:-1])
     lost = [done[-1][0] - (later[0][0] - 1) for done, later in pairwise(cycles)]
-    undisturbed = undisturbed_step(cycles)
+    undisturbed = sum(peers) / len(peers)
     report.figure("kills", len(pauses))
     report.figure("seconds of training", seconds)
     report.figure("steps lost at a kill, mean", sum(lost) / len(lost))
-    report.figure("a step that nothing disturbs, ms", 1e3 * undisturbed)
+    report.figure("a step of the peer, ms", 1e3 * undisturbed)
     report.ratio("goodput", counted * undisturbed / seconds, least=0.95)
     report.write(arguments.json)
     return None
 
 
-def undisturbed_step(cycles: list[list[tuple[int, float]]]) -> float:
-    """The median time from one step to the next: most steps have no save in them."""
-    gaps = sorted(b[1] - a[1] for done in cycles for a, b in pairwise(done))
-    return gaps[len(gaps) // 2]
+def peer_step(directory: Path, seconds: float) -> float:
+    """Seconds of a step of a training that does not save, on average."""
+    done = cycle(directory, [*sys.argv[1:], "--without-saves"], seconds)
+    return (done[-1][1] - done[0][1]) / (len(done) - 1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,24 +35,33 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def capture(device: torch.device) -> dict[str, Any]:
-    """The generators' states on this rank, in types that `torch.load(weights_only=True)` accepts."""
+    """The generators' states on this rank, in types that `torch.load(weights_only=True)` accepts.
+
+    As bytes: a save looks at each value of the state, of all ranks, and these are thousands of numbers.
+    """
+    version, internal, gauss = random.getstate()
     numpy_state: dict[str, Any] = dict(np.random.get_state(legacy=False))
-    numpy_state["state"] = {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}
+    numpy_state["state"] = {**numpy_state["state"], "key": numpy_state["state"]["key"].tobytes()}
     return {
-        "python": random.getstate(),
+        "python": (version, array("I", internal).tobytes(), gauss),
         "numpy": numpy_state,
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "cuda": torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else None,
     }
 
 
 def restore(state: dict[str, Any], device: torch.device) -> None:
-    """Sets the generators to what `capture` returned."""
+    """Sets the generators to what `capture` returned, in this version or in 0.1.0, which kept numbers."""
     version, internal, gauss = state["python"]
+    internal = array("I", internal)  # of bytes or of numbers
     random.setstate((version, tuple(internal), gauss))
     numpy_state = dict(state["numpy"])
-    key = np.array(numpy_state["state"]["key"], dtype=np.uint32)
+    key = np.array(array("I", numpy_state["state"]["key"]), dtype=np.uint32)
     np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
-    torch.set_rng_state(state["torch"])
+    torch.set_rng_state(_tensor(state["torch"]))
     if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
+        torch.cuda.set_rng_state(_tensor(state["cuda"]), device)
+
+
+def _tensor(state: bytes | torch.Tensor) -> torch.Tensor:
+    return state if isinstance(state, torch.Tensor) else torch.frombuffer(bytearray(state), dtype=torch.uint8)

@@ -29,6 +29,16 @@ def test_generators_go_on_after_a_round_trip_through_a_safe_file() -> None:
     assert [draw() for _ in range(3)] == expected
 
 
+def test_what_version_0_1_0_has_saved_is_restored() -> None:
+    rng.seed_everything(5)
+    numpy_state = dict(np.random.get_state(legacy=False))
+    numpy_state["state"] = {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}
+    state = {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": None}
+    expected = draw()
+    rng.restore(state, CPU)
+    assert draw() == expected
+
+
 def test_a_seed_decides_every_generator() -> None:
     rng.seed_everything(1)
     first = draw()
