@@ -227,6 +227,7 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         )
         # A group of its own for agreements: they are about files and signals, and never wait for a GPU.
         control = dist.new_group(backend="gloo", timeout=limit)
+        assert isinstance(control, dist.ProcessGroup)  # and not the mark of a rank that is not in it
         _current = Group(environment, device, control, watch, store.clone())
         yield _current
         _current.gather(None)  # nobody leaves while another may still need it
