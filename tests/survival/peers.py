@@ -86,11 +86,15 @@ PEERS: dict[str, Callable[[Path], Recipe | Distributed]] = {
 }
 
 
+class SpoiledError(Exception):
+    """What was loaded is not what was saved."""
+
+
 def step_in(state: dict[str, Any]) -> float:
     """The step that all values name; an error if they do not name one."""
     lowest, highest = (float(value) for value in state["weights"].aminmax())
     if lowest != highest:
-        raise ValueError("values of two steps, or damaged ones")
+        raise SpoiledError("values of two steps, or damaged ones")
     return lowest
 
 
@@ -154,7 +158,7 @@ def count_flips(name: str, directory: Path, flips: int) -> int:
 
 def load_whatever(peer: Recipe | Distributed) -> None:
     """Loads, and does not look at the values: a training could not either."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(SpoiledError):
         peer.load(1)
 
 

@@ -115,7 +115,7 @@ class LaunchCommand:
         for model in given:
             if models and model not in models and "$" not in model:
                 hint = f"Choose one of {', '.join(models)}, or add yours to MODELS."
-                yield self._error(f"model.py has no model {model!r}", hint)
+                yield self._warning(f"MODELS in model.py does not name {model!r}", hint)
 
     def _check_dataset(self, given: list[str]) -> Iterator[Finding]:
         for dataset in given:

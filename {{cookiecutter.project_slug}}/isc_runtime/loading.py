@@ -21,6 +21,8 @@ from isc_runtime.shards import Counterparts, distribute, read
 
 logger = logging.getLogger("checkpoint")
 
+PLAIN = (bool, int, float, str)  # settings that a person gives; tuples of betas a scheduler may change
+
 
 class Stateful(Protocol):
     """What can be part of a checkpoint: a module, an optimizer, a scheduler, a GradScaler, ..."""
@@ -113,9 +115,11 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
             settings["seed"] = part.seed
         elif isinstance(part, torch.optim.Optimizer):
             for number, group in enumerate(part.param_groups):
-                given = {key: value for key, value in group.items() if key not in ("params", "initial_lr")}
-                given["lr"] = group.get("initial_lr", group["lr"])  # not what a scheduler makes of it
-                settings |= {f"{name} {number} {key}": value for key, value in given.items()}
+                # What a scheduler makes of the rate was not given: only the initial one counts.
+                given = {key: value for key, value in group.items() if key not in ("lr", "momentum")}
+                settings |= {
+                    f"{name} {number} {key}": value for key, value in given.items() if type(value) in PLAIN
+                }
     return settings
 
 

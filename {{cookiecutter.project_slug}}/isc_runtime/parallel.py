@@ -44,7 +44,7 @@ def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: 
         What to call instead of the model in training. When sharded it is the model itself, and every rank
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
-    if options.compile:
+    if options.compile and group.device.type == "cpu":
         with group.agreement():
             _require_compiler()
     sharded = options.parallelism == "fsdp" and group.world_size > 1
@@ -99,10 +99,11 @@ def clip_gradients(model: nn.Module, largest_norm: float) -> torch.Tensor:
 def _require_compiler() -> None:
     """Torch would say it at the first batch, over a hundred lines.
 
-    The compiler is the one that torch takes: $CXX, else g++ (torch._inductor.config, `cpp.cxx`).
+    The compiler is the one that torch takes: $CXX, else g++; or it installs one itself if it is told to
+    (torch._inductor.config, `cpp.cxx`). For a GPU it may need none.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
+    if shutil.which(compiler) is None and "TORCH_INDUCTOR_INSTALL_GXX" not in os.environ:
         raise IscError(
             f"There is no C++ compiler {compiler} to compile the model with",
             "--compile",

@@ -42,6 +42,7 @@ class Snapshot:
         self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
         self._copied = threading.Event()
         self._copied.set()
+        self._copiers = ThreadPoolExecutor(2, thread_name_prefix="snapshot")
         self._stream: torch.cuda.Stream | None = None
         self._copied_by_gpu: torch.cuda.Event | None = None
 
@@ -91,8 +92,7 @@ class Snapshot:
             sizes = list(itertools.accumulate(buffer.nbytes for buffer, _ in pairs))
             half = bisect.bisect(sizes, sizes[-1] / 2) if sizes else 0
             # One thread does not fill the memory's bandwidth, and torch's own do badly in the background.
-            with ThreadPoolExecutor(2, thread_name_prefix="snapshot") as copiers:
-                list(copiers.map(_copy, (pairs[:half], pairs[half:])))  # raises what a copy raised
+            list(self._copiers.map(_copy, (pairs[:half], pairs[half:])))  # raises what a copy raised
         finally:
             self._copied.set()
         if self._copied_by_gpu is not None:

@@ -83,7 +83,7 @@ def test_settings_that_the_checkpoint_overrules_are_named(
     with training.checkpointer as checkpointer:
         training.step()
         checkpointer.save()
-    for rate, expected in ((1e-3, ""), (0.5, "(optimizer 0 lr: 0.001, not 0.5; seed: 0, not 7)")):
+    for rate, expected in ((1e-3, ""), (0.5, "(optimizer 0 initial_lr: 0.001, not 0.5; seed: 0, not 7)")):
         caplog.clear()
         again = Training(store, group)
         again.optimizer.param_groups[0]["initial_lr"] = rate

@@ -162,11 +162,6 @@ COMMANDS = {
     "runtime argument": (command(f"{COMMAND} --save-stebs 3"), "no argument --save-stebs", "--save-steps?"),
     "dataset": (command(f"{COMMAND} --dataset-id uds-two"), "uds-two is not in dataset_id_list", '"uds-two"'),
     "dataset =": (command(f"{COMMAND} --dataset-id=uds-two"), "uds-two is not in dataset_id_list", "Put"),
-    "model": (
-        command(f"{COMMAND} --dataset-id uds-one --model=mine"),
-        "model.py has no model 'mine'",
-        "add yours to MODELS",
-    ),
     "no dataset": (command(f"{COMMAND} --dataset-id"), "--dataset-id has no value", "Write the id"),
 }
 FILES = {
@@ -195,6 +190,11 @@ WARNINGS = {
     "cycles": (launch_file(compute_mode='"burst"', max_rapid_cycles="3"), "no cycles to count", "Delete"),
     "own start": (command("torchrun --nnodes 1 /opt/other.py"), "not hand over to launch.sh", f"bash {HOME}"),
     "pipe": (command(f"{COMMAND} --dataset-id uds-one | tee /tmp/log"), "'|'", "Chain with &&"),
+    "model": (
+        command(f"{COMMAND} --dataset-id uds-one --model=mine"),
+        "MODELS in model.py does not name 'mine'",
+        "add yours to MODELS",
+    ),
     "unused dataset": (command(COMMAND), "none of the datasets", "Add --dataset-id uds-one"),
 }
 ACCEPTED = {
