@@ -64,6 +64,24 @@ def test_asked_to_stop_on_data_of_ones_own(project: Project, tmp_path: Path) -> 
     assert last["resumed_from"] == first["last_step"]
 
 
+def test_asked_to_stop_during_an_evaluation(project: Project) -> None:
+    """The next cycle begins with that evaluation, and not with a step."""
+    project.change(
+        "train.py", "        self.replica.eval()\n", "        self.replica.eval()\n        SLEEP\n"
+    )
+    project.change("train.py", "SLEEP", '__import__("time").sleep(0.5)')
+    one_step_an_epoch = ("--batch-size", "2000", "--epochs", "10")
+    ended = project.rehearse(*ONE_RANK, "--interrupt", "term", "--cycles", "2", "--", *one_step_an_epoch)
+    check_is_fit(ended)
+    first, last = ended.verdict["cycles"]
+    assert first["steps_lost"] == 0
+    assert last["resumed_from"] == first["last_step"]
+    (folder,) = project.folders
+    evaluated = "epoch {} of 10: held-out accuracy"
+    assert evaluated.format(first["last_step"]) not in (folder / "cycle-1" / "node_0.log").read_text()
+    assert evaluated.format(first["last_step"]) in (folder / "cycle-2" / "node_0.log").read_text()
+
+
 def write_dataset(folder: Path) -> None:
     """IMAGES images of noise to train on, and as many held-out ones, in the files of Fashion-MNIST."""
     folder.mkdir(parents=True)

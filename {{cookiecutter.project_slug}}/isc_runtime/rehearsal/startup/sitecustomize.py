@@ -99,8 +99,13 @@ class Observer:
         self.write("batch", list(indices) if isinstance(indices, list | tuple) else [indices])
 
     def watch_checkpointer(self, module: ModuleType) -> None:
-        """Wraps Checkpointer.poll(), which every rank calls after every batch."""
-        poll = module.Checkpointer.poll
+        """Wraps Checkpointer.poll(), which every rank calls after every batch, and in evaluations."""
+        restore, poll = module.Checkpointer.restore, module.Checkpointer.poll
+
+        def note_restore(this: Any) -> Any:
+            restored = restore(this)
+            self._step = this.sampler.progress.step  # a resume may begin with an evaluation, which is no step
+            return restored
 
         def note_poll(this: Any) -> None:
             progress = this.sampler.progress
@@ -109,7 +114,7 @@ class Observer:
                 self.write("step", progress.step, progress.epoch, time.time())
             poll(this)
 
-        module.Checkpointer.poll = note_poll
+        module.Checkpointer.restore, module.Checkpointer.poll = note_restore, note_poll
 
     def watch_save(self, module: ModuleType) -> None:
         """Wraps torch.save()."""
