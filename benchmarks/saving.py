@@ -27,8 +27,6 @@ from training import Training, add_place, place_to_save, save
 from isc_runtime.durable import sync_directory, sync_file
 from isc_runtime.state_size import size_of
 
-BATCH = 0.05  # seconds in which the CPU does nothing, as a GPU's does
-
 
 def tensors(state: Any) -> list[torch.Tensor]:
     """All tensors in a state."""
@@ -44,7 +42,7 @@ def measure_saves(training: Training, directory: Path, rounds: int, report: Repo
     buffers = [torch.empty_like(tensor, device="cpu") for tensor in tensors(state)]
 
     def ours() -> float:
-        return save(training, until_step=BATCH)[0]
+        return save(training)[0]
 
     def ours_without_a_batch() -> float:
         held_up, until_published = save(training, until_step=0.0)
@@ -118,7 +116,7 @@ def measure_memory(training: Training, report: Report) -> None:
     size = size_of(training.state())
     training.checkpointer._snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
     before = resident()
-    peaks = [peak_of(lambda: save(training, until_step=BATCH)) - before for _ in range(3)]
+    peaks = [peak_of(lambda: save(training)) - before for _ in range(3)]
     for number, peak in zip(("first", "second", "third"), peaks, strict=True):
         report.figure(f"extra memory in the {number} save, MB", peak / 1e6)
     report.ratio("extra memory, against the state", max(peaks) / size, most=1.1)
@@ -149,7 +147,7 @@ def peak_of(work: Any) -> int:
 
 
 def measure_restore(training: Training, rounds: int, report: Report) -> None:
-    save(training, until_step=BATCH)
+    save(training)
     payload = training.checkpointer.store.entries()[-1].payload
 
     def load() -> float:

@@ -32,6 +32,7 @@ from isc_runtime.options import CheckpointOptions, ParallelOptions
 from isc_runtime.parallel import parallelize
 from isc_runtime.sampler import ElasticSampler
 
+BATCH = 0.05  # seconds in which the CPU does nothing, as a GPU's does
 WIDTH = 1024  # of a layer: 4 MB of weights, 12 MB of state
 
 
@@ -81,7 +82,7 @@ class Training:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
 
-def save(training: Training, until_step: float) -> tuple[float, float]:
+def save(training: Training, until_step: float = BATCH) -> tuple[float, float]:
     """Saves as a training does, which goes on meanwhile: seconds held up, and seconds until published.
 
     Held up by the save itself, by what the optimizer waits for, and by the poll that publishes it; the others

@@ -68,7 +68,7 @@ def make_repository() -> bool:
         if git("check-ignore", "--quiet", ".") == 1:
             return False
         return git("init", "--quiet", "--initial-branch=main") == 0 and git("add", "--all") == 0
-    except FileNotFoundError:  # no git: the project is good without
+    except OSError:  # no git, or none that can be run: the project is good without
         return False
 
 

@@ -19,6 +19,9 @@ from isc_runtime.environment import Environment
 from isc_runtime.shards import Counterparts, read
 from trainee import Child, fork
 
+# For kills at random: a rank whose master dies before they met can only wait; torchrun would not let it wait.
+PATIENCE = ("--first-timeout", "30")
+
 
 @dataclass(frozen=True)
 class Run:

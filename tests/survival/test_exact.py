@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 
 from conftest import SOAK
-from ranks import final_state, run, start
+from ranks import PATIENCE, final_state, run, start
 from tests.processes import differences
 
 # 15 batches an epoch, 60 in all; a batch comes in parts, and ends unevenly at the end of an epoch
 ARGUMENTS = ("--epochs", "4", "--accumulate", "2", "--log-steps", "1", "--keep-checkpoints", "0")
 CASES = {"alone": (1, "96", "0"), "alone, workers": (1, "96", "2"), "two ranks, workers": (2, "48", "1")}
 KILLS = 10 * SOAK  # of each case
-# A rank whose master was killed before they met can only wait for it; torchrun would not let it wait.
-PATIENCE = ("--first-timeout", "20")
 
 
 def losses(log: str) -> dict[int, str]:

@@ -136,8 +136,7 @@ def test_another_model_is_refused(whole: Path, tmp_path: Path) -> None:
 
 def test_random_kills(whole: Path, tmp_path: Path) -> None:
     chance = random.Random(7)
-    # The last two: a rank whose master was killed before they met can only wait for it.
-    arguments = (*SHARDED, "--epochs", "2", "--save-steps", "3", "--accumulate", "2", "--first-timeout", "30")
+    arguments = (*SHARDED, *ranks.PATIENCE, "--epochs", "2", "--save-steps", "3", "--accumulate", "2")
     kills = 0
     while kills < KILLS:
         directory = tmp_path / str(kills)

@@ -124,7 +124,8 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say_what_is_overruled(given: dict[str, Any], kept: dict[str, Any]) -> None:
-    changed = [f"{key}: {kept[key]}, not {given[key]}" for key in given if kept.get(key) != given[key]]
+    both = given.keys() & kept.keys()  # another version of torch may know other settings
+    changed = [f"{key}: {kept[key]}, not {given[key]}" for key in sorted(both) if kept[key] != given[key]]
     if changed:
         logger.warning(
             "[RESUME] The checkpoint's settings hold (%s). To train with the others start over with --fresh.",

@@ -87,6 +87,7 @@ def test_settings_that_the_checkpoint_overrules_are_named(
         caplog.clear()
         again = Training(store, group)
         again.optimizer.param_groups[0]["initial_lr"] = rate
+        again.optimizer.param_groups[0]["new in a later torch"] = True
         again.sampler.seed = 7 if expected else 0
         again.checkpointer.restore()
         assert ("[RESUME]" in caplog.text) == bool(expected)
