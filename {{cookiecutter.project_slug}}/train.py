@@ -105,6 +105,15 @@ class Trainer:
         self.sampler = ElasticSampler(
             len(self.training_data), arguments.batch_size, arguments.seed, group.rank, group.world_size
         )
+        self.loader = DataLoader(
+            ReplayableDataset(self.training_data),
+            batch_sampler=self.sampler,
+            num_workers=arguments.workers,
+            worker_init_fn=prepare_worker,
+            persistent_workers=arguments.workers > 0,
+            generator=torch.Generator(),  # its own: the default one would draw from the training's
+            pin_memory=group.device.type == "cuda",
+        )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
         self.metrics: dict[str, Any] = {"best_accuracy": 0.0, "skipped": 0, "skipped_in_a_row": 0}
         self.use_amp = group.device.type == "cuda" and torch.cuda.is_bf16_supported() and not arguments.no_amp
@@ -139,16 +148,8 @@ class Trainer:
 
     def train_epoch(self, checkpointer: Checkpointer, scalars: Scalars, show: Show) -> None:
         """Trains on what is left of the epoch."""
-        loader = DataLoader(
-            ReplayableDataset(self.training_data),
-            batch_sampler=self.sampler,
-            num_workers=self.arguments.workers,
-            worker_init_fn=prepare_worker,
-            generator=torch.Generator(),  # its own: the default one would draw from the training's
-            pin_memory=self.group.device.type == "cuda",
-        )
         self.replica.train()
-        for batch, (images, labels) in enumerate(loader, start=self.sampler.progress.batch):
+        for batch, (images, labels) in enumerate(self.loader, start=self.sampler.progress.batch):
             loss, norm = self.train_batch(images.to(self.group.device), labels.to(self.group.device))
             self.sampler.advance()
             self.scheduler.step()

@@ -48,6 +48,11 @@ class Run:
         """What the master said so far."""
         return self.output(0)
 
+    @property
+    def story(self) -> str:
+        """What all ranks said so far, for a test that fails."""
+        return "".join(f"\n--- rank {rank}\n{self.output(rank)}" for rank in range(len(self.children)))
+
 
 def start(
     directory: Path,
@@ -88,7 +93,7 @@ def start(
 def run(directory: Path, *arguments: str, ranks: int = 1) -> Run:
     """Starts it and waits for its end, which must be a good one."""
     begun = start(directory, *arguments, ranks=ranks)
-    assert begun.wait() == [0] * ranks, begun.log
+    assert begun.wait() == [0] * ranks, begun.story
     return begun
 
 

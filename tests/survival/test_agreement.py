@@ -129,7 +129,7 @@ def test_a_slow_disk_is_not_taken_for_a_hang(tmp_path: Path) -> None:
         ranks=2,
         before=lambda own: setattr(local_store.LocalStore, "write", slow),
     )
-    assert training.wait() == [0, 0], training.log + training.output(1)
+    assert training.wait() == [0, 0], training.story
     assert "[COMPLETE]" in training.log
 
 
@@ -141,7 +141,7 @@ def test_a_save_that_never_ends_is_an_error(tmp_path: Path) -> None:
         ranks=2,
         before=lambda own: setattr(local_store.LocalStore, "write", lambda *all_: time.sleep(600)),
     )
-    assert training.wait() == [ExitCode.SAVE] * 2, training.log + training.output(1)
+    assert training.wait() == [ExitCode.SAVE] * 2, training.story
     assert "A save has not ended within 4 s" in training.log + training.output(1)
 
 
@@ -168,7 +168,7 @@ def test_a_rank_that_is_gone_is_noticed(how: signal.Signals, rank: int, tmp_path
 def wait_for(training: ranks.Run, text: str) -> None:
     deadline = time.monotonic() + 60
     while text not in training.log:
-        assert time.monotonic() < deadline, training.log
+        assert time.monotonic() < deadline, training.story
         time.sleep(0.05)
 
 

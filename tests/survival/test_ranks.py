@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(
     training = ranks.start(
         tmp_path, *arguments, ranks=2, before=lambda own: spoil(7, 1) if own == rank else None
     )
-    assert training.wait() == [0, 0], training.log
+    assert training.wait() == [0, 0], training.story
     assert training.log.count("step 7 is skipped") == 1
     assert training.log.count("is skipped") == 1
     state = ranks.final_state(tmp_path)
@@ -87,7 +87,7 @@ def test_several_in_a_row_stop_all_ranks(rank: int, tmp_path: Path) -> None:
     training = ranks.start(
         tmp_path, *arguments, ranks=2, before=lambda own: spoil(7, 99) if own == rank else None
     )
-    assert training.wait() == [ExitCode.DIVERGED] * 2, training.log
+    assert training.wait() == [ExitCode.DIVERGED] * 2, training.story
     said = training.log + training.output(1)  # all know it; the first one says it
     assert said.count("3 steps in a row were not finite: step 9") == 1
 

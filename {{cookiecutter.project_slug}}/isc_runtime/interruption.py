@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import faulthandler
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +16,7 @@ from types import FrameType
 ONE_WISH = 2.0  # seconds: torchrun passes on a signal that a scheduler has sent to its ranks as well
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SHOW_STACKS = signal.SIGUSR2  # a worker writes where it stands, even from within a call that never ends
 
 
 class Stopped(SystemExit):
@@ -73,9 +77,31 @@ def prepare_worker(worker_id: int) -> None:
     """For `DataLoader(worker_init_fn=...)`: a worker lives exactly as long as its training.
 
     A signal to the whole process group must not take the data away from a training that still has a step to
-    finish; and a training that is killed must not leave workers behind (Linux; elsewhere they notice later).
+    finish; only the training itself may end a worker, even one that waits for a storage that does not answer.
+    And a training that is killed must not leave workers behind (Linux; elsewhere they notice later).
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    faulthandler.register(SHOW_STACKS, all_threads=True)
+    if sys.platform != "linux":
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_await_end, args=(os.getppid(),), name="signals", daemon=True).start()
+
+
+def _await_end(training: int) -> None:
+    while signal.sigwaitinfo(SIGNALS).si_pid != training:
+        pass  # somebody else has sent it
+    os._exit(0)  # as torch's own workers do: another code would be reported as a failure
+
+
+def show_stacks() -> None:
+    """Writes where this process stands, and its data-loading workers: each of their threads, to stderr."""
+    faulthandler.dump_traceback()
+    for worker in filter(lambda child: child.daemon, multiprocessing.active_children()):
+        sys.stderr.write(f"\nAnd its worker {worker.name} (pid {worker.pid}):\n")
+        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # it may have ended by now
+            os.kill(worker.pid, SHOW_STACKS)  # type: ignore[arg-type]  # it was started
+        time.sleep(0.1)  # it writes by itself, and the next one after it

@@ -7,7 +7,6 @@ rendezvous store twice a second: whoever falls leaves the reason there.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import pickle
 import sys
@@ -21,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.interruption import show_stacks
 
 Store = Any  # torch's type stubs neither export it nor know its `clone`
 INTERVAL = 0.25  # seconds between two looks at the store
@@ -215,7 +215,7 @@ class Watch:
         return self.announce(self._stalled_failure(absent))
 
     def _stalled_failure(self, absent: str) -> RankError:
-        faulthandler.dump_traceback()
+        show_stacks()
         return self._failure(
             f"No batch was finished within {self._limit:g} s{absent}",
             "",

@@ -23,6 +23,20 @@ print(*[worker.pid for worker in iterator._workers], flush=True)
 time.sleep(600)
 """
 
+WITH_A_STUCK_WORKER = """
+import time
+from torch.utils.data import DataLoader, _utils
+from isc_runtime.interruption import prepare_worker, show_stacks
+_utils.MP_STATUS_CHECK_INTERVAL = 0.2  # else torch itself gives a worker 5 s to end
+class Storage:
+    def __len__(self):
+        return 1
+    def __getitem__(self, index):
+        time.sleep(600)
+iterator = iter(DataLoader(Storage(), num_workers=1, worker_init_fn=prepare_worker))
+time.sleep(0.5)
+show_stacks()
+"""
 
 SIGNALLED = """
 import os, signal, sys, time
@@ -70,6 +84,21 @@ def test_a_killed_training_leaves_no_workers() -> None:
     while any(is_running(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(is_running(worker) for worker in workers)
+
+
+def test_a_worker_that_is_stuck_is_shown_and_holds_up_no_end() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", WITH_A_STUCK_WORKER],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    training, _, worker = ended.stderr.partition("And its worker ")
+    assert ended.returncode == 0, ended.stderr
+    assert "in show_stacks" in training
+    assert "in __getitem__" in worker, ended.stderr
 
 
 def is_running(pid: int) -> bool:
