@@ -11,6 +11,7 @@ import contextlib
 import os
 import pickle
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from isc_runtime.watch import RankError, Watch, connect
 from isc_runtime.watch import Store as RendezvousStore
 
 T = TypeVar("T")
+SETTLING = 0.02  # seconds; gloo's threads need some microseconds, and a turn on a busy core
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Group:
     _watch: Watch | None = None
     _reports: RendezvousStore | None = None  # a connection of its own: a thread waits there
     _pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)
+    _last_pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)  # see _before_fork
 
     @property
     def rank(self) -> int:
@@ -158,7 +161,7 @@ class Group:
             return list(words)
         assert self._watch is not None
         self._watch.progress()
-        last = self._pulse
+        last = self._last_pulse = self._pulse
         tensor = torch.tensor(words)
         work = dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._control, async_op=True)
         self._pulse = (tensor, work)
@@ -175,6 +178,21 @@ def current_group() -> Group:
     """The group of this process; there is one inside `process_group`."""
     assert _current is not None, "there is no process group yet"
     return _current
+
+
+def _before_fork() -> None:
+    """Lets gloo's threads finish with what they have done, before a data-loading worker is forked.
+
+    Whichever thread lets go of a collective last, gloo's own or the training's, destroys its Python objects.
+    When that is gloo's, the thread enters Python, and a child that is forked at this instant never starts:
+    https://github.com/python/cpython/issues/112275, mended in Python 3.12 and late in 3.11. A moment after a
+    collective gloo's threads have let go; those still under way, the pulses, are held here until they have.
+    """
+    if _current is not None and _current.world_size > 1:
+        time.sleep(SETTLING)
+
+
+os.register_at_fork(before=_before_fork)
 
 
 def choose_device(environment: Environment) -> torch.device:
