@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from conftest import SOAK
@@ -21,14 +23,12 @@ PATIENCE = 10  # seconds for a process that only ends
 
 def test_forks_among_collectives(tmp_path: Path) -> None:
     port = free_port()
-    children = [
-        fork(lambda tell, rank=rank: work(rank, port), tmp_path / f"rank{rank}.txt") for rank in (0, 1)
-    ]  # type: ignore[misc]
+    children = [fork(partial(work, rank, port), tmp_path / f"rank{rank}.txt") for rank in range(2)]
     codes = [child.wait() for child in children]
     assert codes == [0, 0], [child.log.read_text() for child in children]
 
 
-def work(rank: int, port: str) -> None:
+def work(rank: int, port: str, tell: Callable[[str], None]) -> None:
     """What each of two ranks does."""
     variables = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
     os.environ.update(variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
