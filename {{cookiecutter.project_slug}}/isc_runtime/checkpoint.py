@@ -32,7 +32,7 @@ from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
 from isc_runtime.outcomes import Outcomes
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.saving import Saving, best_interval, write, write_rest, write_shards
+from isc_runtime.saving import Pace, Saving, best_interval, write, write_rest, write_shards
 from isc_runtime.shards import Counterparts, separate
 from isc_runtime.snapshot import Snapshot, owned_by
 from isc_runtime.state_size import expected_size
@@ -82,8 +82,7 @@ class Checkpointer:
         self._outcomes = Outcomes(store, options, scalars, group.environment.isc_mode)
         self._saving: Saving | None = None
         self._saved_position: dict[str, int] | None = None
-        self._first_poll = time.monotonic()
-        self._polls = 0
+        self._pace = Pace()
         self._snapshot = Snapshot()
         self._layout: Layout | None = None  # of the shards, planned in the first save
         self._optimizers = [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
@@ -249,11 +248,12 @@ class Checkpointer:
             self._writer.submit(self.store.tidy)  # a large file takes a while to delete
         stall = saving.stall + self._snapshot.held_up + time.monotonic() - waited
         self._outcomes.succeeded(saving, manifest, stall, write_seconds)
-        if self.options.save_steps == AUTO:
-            seconds = (time.monotonic() - self._first_poll) / max(1, self._polls - 1)
-            costs = (stall, write_seconds, self.options.mtbf_seconds, seconds)
+        self._pace.save_ended()
+        if self.options.save_steps == AUTO and self._pace.batch_seconds:
+            cost = max(stall, self._pace.save_seconds)
+            costs = (cost, write_seconds, self.options.mtbf_seconds, self._pace.batch_seconds)
             self.save_steps = self.group.on_master(lambda: best_interval(*costs))
-            logger.info("Saving every %d batches: a save holds up %.3f s", self.save_steps, stall)
+            logger.info("Saving every %d batches: a save costs %.3f s", self.save_steps, cost)
 
     def settle(self) -> None:
         """Waits until the last save is published, and repeats it if it failed. All ranks call it.
@@ -274,10 +274,8 @@ class Checkpointer:
             Stopped: a signal asked for it; the state has been saved.
             IscError: saves keep failing.
         """
-        if self._polls == 0:
-            self._first_poll = time.monotonic()
-        self._polls += 1
         saving = self._saving
+        self._pace.poll(self.sampler.progress.step, saving is not None, time.monotonic())
         is_written = saving is not None and saving.written is not None and saving.written.done()
         signal_number, written_step = self.group.pulse(
             self.stop.signal_number, saving.step if saving is not None and is_written else -1

@@ -147,14 +147,60 @@ def first_not_finite(state: Any, name: str = "") -> str | None:
     return None
 
 
-def best_interval(stall: float, write_seconds: float, mtbf_seconds: float, batch_seconds: float) -> int:
+class Pace:
+    """How long a batch takes, and how much longer the training takes for a save.
+
+    That is more than what a save holds up: its copying and writing beside the training take memory, cores and
+    network from it.
+    """
+
+    def __init__(self) -> None:
+        self._batches = {False: 0, True: 0}  # by whether a save was under way
+        self._seconds = {False: 0.0, True: 0.0}
+        self._saves = 0
+        self._was_saving = False
+        self._step: int | None = None
+        self._at = 0.0
+
+    def poll(self, step: int, is_saving: bool, now: float) -> None:
+        """Notes the end of a batch; or of something else, an evaluation for one, if the step is the last one.
+
+        Args:
+            step: the training's.
+            is_saving: whether a save is under way.
+            now: seconds, of a monotonic clock.
+        """
+        if self._step is not None and step != self._step:  # the first batch warms up
+            key = is_saving or self._was_saving
+            self._batches[key] += 1
+            self._seconds[key] += now - self._at
+        self._step, self._was_saving, self._at = step, is_saving, now
+
+    def save_ended(self) -> None:
+        """A save is published."""
+        self._saves += 1
+
+    @property
+    def batch_seconds(self) -> float:
+        """Of a batch without a save; if there was none, of any."""
+        key = self._batches[False] == 0
+        return self._seconds[key] / max(1, self._batches[key])
+
+    @property
+    def save_seconds(self) -> float:
+        """By how much the batches with a save were longer, for each save; 0 if they were not."""
+        longer = self._seconds[True] - self._batches[True] * self.batch_seconds
+        return max(0.0, longer) / max(1, self._saves)
+
+
+def best_interval(cost: float, write_seconds: float, mtbf_seconds: float, batch_seconds: float) -> int:
     """Batches between two saves that lose the least: after Young (1974), sqrt(2 x cost x time to failure).
 
     Args:
-        stall: seconds for which a save holds up the training.
+        cost: seconds by which a save makes the training longer.
         write_seconds: seconds until it is on the disk; saving more often than that only queues.
         mtbf_seconds: mean time between failures.
         batch_seconds: seconds of one batch.
     """
-    seconds = max(math.sqrt(2 * stall * mtbf_seconds), write_seconds)
+    seconds = max(math.sqrt(2 * cost * mtbf_seconds), write_seconds)
     return max(1, round(seconds / max(batch_seconds, 1e-6)))
