@@ -45,7 +45,7 @@ class ArtifactStore(Store):
             RankError: the master could not make it.
         """
         force_save = self.group.any(force_save)
-        return self.group.on_master(lambda: str(self._saver.prepare_checkpoint_directory(force_save)))
+        return str(self.prepare(0, force_save).parent)
 
     def symlink_latest(self, checkpoint_directory: str) -> None:
         """Makes a durable checkpoint the latest. All ranks call it.
@@ -53,9 +53,9 @@ class ArtifactStore(Store):
         Raises:
             RankError: the master could not write the link.
         """
-        self.group.on_master(lambda: self._symlink_latest(checkpoint_directory))
+        self.group.on_master(lambda: self._link(checkpoint_directory))
 
-    def _symlink_latest(self, checkpoint_directory: str) -> None:
+    def _link(self, checkpoint_directory: str) -> None:
         link = self.directory / self.link_name
         before = str(link.readlink()) if link.is_symlink() else None
         (self.directory / f"{self.link_name}_temp").unlink(missing_ok=True)  # left by a failed attempt
@@ -71,14 +71,14 @@ class ArtifactStore(Store):
             )
         sync_directory(self.directory)
 
-    def prepare(self, step: int, force: bool) -> Path:
-        return Path(self.prepare_checkpoint_directory(force)) / "checkpoint.pt"
+    def next_payload(self, step: int, force: bool) -> Path:
+        return Path(self._saver.prepare_checkpoint_directory(force)) / "checkpoint.pt"
 
     def write(self, state: dict[str, Any], payload: Path) -> None:
         self._torch_save(state, str(payload))
 
     def publish(self, payload: Path) -> None:
-        self.symlink_latest(str(payload.parent))
+        self._link(str(payload.parent))
 
     def link_target(self, entry: Entry) -> str:
         return str(entry.path)  # absolute, as AtomicDirectory itself writes it for the platform to read

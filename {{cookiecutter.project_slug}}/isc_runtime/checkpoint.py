@@ -24,7 +24,7 @@ import torch
 
 from isc_runtime import rng
 from isc_runtime.distributed import Group
-from isc_runtime.durable import SHARDED, WHOLE
+from isc_runtime.durable import SHARDED, WHOLE, Manifest
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.interruption import Stopped, StopRequest
 from isc_runtime.loading import Stateful, load
@@ -167,7 +167,7 @@ class Checkpointer:
             if self.store.in_folders:
                 self._begin_sharded_write(saving, rng_states)
             else:
-                self.group.on_master(lambda: self._begin_write(saving, rng_states))
+                self._begin_write(saving, rng_states)
         except RankError as error:
             self._saved_position = None
             self._outcomes.failed(error, step)
@@ -179,13 +179,19 @@ class Checkpointer:
             self.finish()
 
     def _begin_write(self, saving: Saving, rng_states: list[dict[str, Any]]) -> None:
-        """The master's: copies the state, and hands the copy to the background."""
-        try:
-            state = self._snapshot.take(self._collect(rng_states), self._put_off())
-        except BaseException:
-            self.store.discard(saving.payload)
-            raise
-        saving.written = self._writer.submit(write, self.store, self._snapshot, state, saving)
+        """The master copies the state, and then hands the copy to the background."""
+        state: dict[str, Any] = {}
+
+        def take() -> None:
+            try:
+                state.update(self._snapshot.take(self._collect(rng_states), self._put_off()))
+            except BaseException:
+                self.store.discard(saving.payload)
+                raise
+
+        self.group.on_master(take)
+        if self.group.is_master:  # only now: it would slow down what the ranks have to tell each other
+            saving.written = self._writer.submit(write, self.store, self._snapshot, state, saving)
 
     def _begin_sharded_write(self, saving: Saving, rng_states: list[dict[str, Any]]) -> None:
         """Each rank copies its shards, and the master the rest; then all hand them to the background."""
@@ -228,32 +234,48 @@ class Checkpointer:
         if saving is None:
             return
         waited = time.monotonic()
-        while not self.group.on_master(saving.is_written):
-            if self.group.on_master(lambda: time.monotonic() - saving.begun > self.options.save_timeout):
-                raise IscError(
-                    f"A save has not ended within {self.options.save_timeout:g} s",
-                    saving.payload,
-                    "The storage does not answer: mend it, or give it more time with --save-timeout.",
-                    ExitCode.SAVE,
-                )
         try:
-            manifest = self.group.on_master(saving.result)
-            write_seconds = time.monotonic() - saving.begun
-            self.store.publish(saving.payload)
+            while (published := self.group.on_master(lambda: self._publish(saving, waited))) is None:
+                if self.group.on_master(lambda: time.monotonic() - saving.begun > self.options.save_timeout):
+                    raise IscError(
+                        f"A save has not ended within {self.options.save_timeout:g} s",
+                        saving.payload,
+                        "The storage does not answer: mend it, or give it more time with --save-timeout.",
+                        ExitCode.SAVE,
+                    )
         except RankError as error:
             self._saved_position = None
             self._outcomes.failed(error, saving.step)
             return
-        if self.group.is_master:
-            self._writer.submit(self.store.tidy)  # a large file takes a while to delete
-        stall = saving.stall + self._snapshot.held_up + time.monotonic() - waited
+        manifest, stall, write_seconds, self.save_steps = published
         self._outcomes.succeeded(saving, manifest, stall, write_seconds)
+
+    def _publish(self, saving: Saving, waited: float) -> tuple[Manifest, float, float, int] | None:
+        """The master's: publishes a save if it is written by now, and decides when the next ones are due.
+
+        Args:
+            saving: the save.
+            waited: since when the training waits for it, on the monotonic clock.
+
+        Returns:
+            What was written, for how many seconds it held up the training, how many it took, and the batches
+            between two saves.
+        """
+        if not saving.is_written():
+            return None
+        manifest = saving.result()
+        write_seconds = time.monotonic() - saving.begun
+        self.store.publish(saving.payload)
+        self._writer.submit(self.store.tidy)  # a large file takes a while to delete
+        stall = saving.stall + self._snapshot.held_up + time.monotonic() - waited
         self._pace.save_ended()
+        save_steps = self.save_steps
         if self.options.save_steps == AUTO and self._pace.batch_seconds:
             cost = max(stall, self._pace.save_seconds)
-            costs = (cost, write_seconds, self.options.mtbf_seconds, self._pace.batch_seconds)
-            self.save_steps = self.group.on_master(lambda: best_interval(*costs))
-            logger.info("Saving every %d batches: a save costs %.3f s", self.save_steps, cost)
+            seconds = (write_seconds, self.options.mtbf_seconds, self._pace.batch_seconds)
+            save_steps = best_interval(cost, *seconds)
+            logger.info("Saving every %d batches: a save costs %.3f s", save_steps, cost)
+        return manifest, stall, write_seconds, save_steps
 
     def settle(self) -> None:
         """Waits until the last save is published, and repeats it if it failed. All ranks call it.

@@ -35,10 +35,7 @@ class LocalStore(Store):
     def manifest_path(self, payload: Path) -> Path:
         return local_manifest(payload)
 
-    def prepare(self, step: int, force: bool) -> Path:
-        return self.group.on_master(lambda: self._next_payload(step))
-
-    def _next_payload(self, step: int) -> Path:
+    def next_payload(self, step: int, force: bool) -> Path:
         now = datetime.now()
         same_step = [entry.order for entry in self.entries() if entry.order[0] == step]
         if same_step:  # two saves of one step in one second must not share a name, nor may the clock go back
@@ -57,7 +54,7 @@ class LocalStore(Store):
 
     def publish(self, payload: Path) -> None:
         name = payload.name if payload.parent == self.directory else payload.parent.name
-        self.group.on_master(lambda: link_durably(self.directory / self.link_name, name))
+        link_durably(self.directory / self.link_name, name)
 
     def tidy(self) -> None:
         """Deletes the oldest; a failure to delete is no failure to save."""

@@ -1,6 +1,6 @@
 """Where checkpoints live: what holds for an artifact of the ISC and for a folder of a laptop.
 
-Stores are objects of all ranks, and `prepare` and `publish` are collectives: every rank calls them.
+Stores are objects of all ranks, and `prepare` is a collective: every rank calls it.
 Only the master touches the directory; it tells the others what it found. That leaves a rank no way to
 wait for a file that another one failed to write, and no way to see a stale copy of a network file system.
 """
@@ -76,14 +76,18 @@ class Store(ABC):
                 ExitCode.SAVE,
             )
 
-    @abstractmethod
     def prepare(self, step: int, force: bool) -> Path:
         """Makes room for the next checkpoint and returns where its payload goes. All ranks call it.
 
         Args:
             step: the training's step.
-            force: any rank's True keeps this checkpoint when newer ones replace the others.
+            force: whether to keep this checkpoint when newer ones replace the others; the master's counts.
         """
+        return self.group.on_master(lambda: self.next_payload(step, force))
+
+    @abstractmethod
+    def next_payload(self, step: int, force: bool) -> Path:
+        """What `prepare` does. The master's."""
 
     @abstractmethod
     def write(self, state: dict[str, Any], payload: Path) -> None:
@@ -91,7 +95,7 @@ class Store(ABC):
 
     @abstractmethod
     def publish(self, payload: Path) -> None:
-        """Makes a checkpoint with a manifest the newest. All ranks call it."""
+        """Makes a checkpoint with a manifest the newest. The master's."""
 
     def tidy(self) -> None:  # noqa: B027  # on the ISC the platform does it
         """Deletes what newer checkpoints have made superfluous. The master's, in the background."""
