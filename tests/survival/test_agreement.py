@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Callable[[Path], None], int, str, int]] = {
     "evaluation": (fails(train, "Subset", IO_ERROR), ExitCode.UNFIT, "Input/output error", 0),
 }
 MASTER_CASES = {
-    "prepare": (local_store.LocalStore, "_next_payload"),
+    "prepare": (local_store.LocalStore, "next_payload"),
     "write": (local_store.LocalStore, "write"),
     "sync": (store, "sync_file"),
     "commit": (local_store, "link_durably"),
