@@ -186,6 +186,7 @@ class Checkpointer:
             try:
                 state.update(self._snapshot.take(self._collect(rng_states), self._put_off()))
             except BaseException:
+                self._snapshot.abandon()
                 self.store.discard(saving.payload)
                 raise
 

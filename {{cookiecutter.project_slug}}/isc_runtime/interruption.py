@@ -97,7 +97,10 @@ def _await_end(training: int) -> None:
 
 
 def show_stacks() -> None:
-    """Writes where this process stands, and its data-loading workers: each of their threads, to stderr."""
+    """Writes where this process stands, and its data-loading workers: each of their threads, to stderr.
+
+    For a process that is about to end: the question ends a worker that `prepare_worker` did not prepare.
+    """
     faulthandler.dump_traceback()
     for worker in filter(lambda child: child.daemon, multiprocessing.active_children()):
         sys.stderr.write(f"\nAnd its worker {worker.name} (pid {worker.pid}):\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.report import as_json, conclusion, row
 from isc_runtime.rehearsal.samples import Taken
-from isc_runtime.rehearsal.trace import Trace
+from isc_runtime.rehearsal.trace import FOLDER_VARIABLE, STARTUP, Trace
 from isc_runtime.rehearsal.verdict import Comparison, Verdict, judge_gpus, judge_whole
 from isc_runtime.rehearsal.weights import differences
 from isc_runtime.rehearse import main, parse_arguments
@@ -215,6 +216,23 @@ def test_what_was_lost_does_not_count(tmp_path: Path) -> None:
         (0, 0),
         (0, 0),
     ]
+
+
+LEAVES_A_BATCH = """
+from torch.utils.data import DataLoader
+loader = DataLoader(range(4), num_workers=1, persistent_workers=True)
+for _ in range(2):
+    for batch in loader:
+        break
+"""
+
+
+def test_a_batch_that_was_left_does_not_count_though_the_workers_stay(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(STARTUP), FOLDER_VARIABLE: str(tmp_path)}
+    command = [sys.executable, "-c", LEAVES_A_BATCH]
+    subprocess.run(command, env={**environment, "RANK": "0", "LOCAL_RANK": "0"}, check=True)
+    lines = [json.loads(line) for line in (tmp_path / "rank_0.jsonl").read_text().splitlines()]
+    assert lines[1:] == [["loader", 4], ["batch", [0]], ["loader", 4], ["batch", [0]]]
 
 
 def test_repeated_and_missing_samples_are_counted(tmp_path: Path) -> None:

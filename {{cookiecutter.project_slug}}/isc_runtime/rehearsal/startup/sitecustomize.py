@@ -83,9 +83,11 @@ class Observer:
                 self._note_batch(this, indices.popleft())
             return batch
 
-        def note_reset(self: Any, *arguments: Any, **named: Any) -> Any:
-            self.__dict__.get("_rehearsed", deque()).clear()
-            return reset(self, *arguments, **named)
+        def note_reset(this: Any, *arguments: Any, **named: Any) -> Any:
+            this.__dict__.get("_rehearsed", deque()).clear()
+            if this is self._iteration:  # workers that stay iterate again
+                self._iteration = None
+            return reset(this, *arguments, **named)
 
         iteration._next_index, iteration.__next__, iteration._reset = note_index, note_batch, note_reset
 
