@@ -23,9 +23,9 @@ import torch
 from report import PROJECT, Report, parser
 from training import Training
 
-from isc_runtime.distributed import process_group
 from isc_runtime.environment import Environment
 from isc_runtime.options import AUTO
+from isc_runtime.ranks.group import process_group
 
 STEP = 0.05  # seconds
 

@@ -19,9 +19,9 @@ import torch
 from report import Report, parser
 from training import Training, start_on_two_ranks
 
-from isc_runtime.distributed import Group, process_group
 from isc_runtime.environment import Environment
 from isc_runtime.logs import FORMAT, Scalars
+from isc_runtime.ranks.group import Group, process_group
 
 BLOCKS = 10  # of each kind
 LOG_STEPS = 20  # train.py's default

@@ -21,9 +21,9 @@ from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from training import Training, save, start_on_two_ranks
 
-from isc_runtime.distributed import Group, process_group
+from isc_runtime.checkpointing.state_size import size_of
 from isc_runtime.environment import Environment
-from isc_runtime.state_size import size_of
+from isc_runtime.ranks.group import Group, process_group
 
 
 def measure(group: Group, directory: Path, megabytes: int, rounds: int) -> Report:

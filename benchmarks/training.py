@@ -22,14 +22,14 @@ from torch import nn
 
 sys.path.insert(0, str(PROJECT))
 
-from isc_runtime.checkpoint import Checkpointer
-from isc_runtime.distributed import Group
+from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.environment import Environment
-from isc_runtime.interruption import StopRequest
-from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions, ParallelOptions
-from isc_runtime.parallel import parallelize
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.interruption import StopRequest
+from isc_runtime.ranks.parallel import parallelize
 from isc_runtime.sampler import ElasticSampler
 
 BATCH = 0.05  # seconds in which the CPU does nothing, as a GPU's does

@@ -39,7 +39,7 @@ def check() -> list[str]:
     # Instead of the temporary directory, in which anybody may have put a json.py.
     sys.path[0] = str(PROJECT)
     sys.dont_write_bytecode = True
-    from isc_runtime import project
+    from isc_runtime.submission import project
 
     findings = project.check(PROJECT)
     errors = [str(finding) for finding in findings if finding.severity == "error"]

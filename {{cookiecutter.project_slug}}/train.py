@@ -18,10 +18,10 @@ from typing import Any
 
 from data import check_data, load_data
 from isc_runtime import options
-from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.preflight import validate_and_setup_checkpoint_directory
+from isc_runtime.ranks.ending import reported
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
@@ -70,12 +70,12 @@ with reported():  # what cannot be imported on one rank ends them all
     from torch.utils.data import DataLoader, Subset
 
     from isc_runtime import rng
-    from isc_runtime.checkpoint import Checkpointer
-    from isc_runtime.distributed import Group, process_group
-    from isc_runtime.interruption import StopRequest, prepare_worker
-    from isc_runtime.local_store import LocalStore
+    from isc_runtime.checkpointing.checkpointer import Checkpointer
+    from isc_runtime.checkpointing.local_store import LocalStore
     from isc_runtime.logs import Scalars, configure_logging, progress_bar
-    from isc_runtime.parallel import clip_gradients, parallelize, part_of_batch
+    from isc_runtime.ranks.group import Group, process_group
+    from isc_runtime.ranks.interruption import StopRequest, prepare_worker
+    from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
     from isc_runtime.sampler import ElasticSampler, ReplayableDataset, even_share
     from model import build_model
 

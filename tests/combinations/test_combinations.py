@@ -19,8 +19,8 @@ import yaml
 
 import isc_template_answers as answers
 from baking import BIN, Bake, files, passes
-from isc_runtime.launch_schema import schema
-from isc_runtime.project import check
+from isc_runtime.submission.launch_schema import schema
+from isc_runtime.submission.project import check
 
 GPUS = {"cycle": ("1", "16"), "interruptible": ("1", "16"), "burst": ("1", "72")}
 PROJECT_IDS = ("", "prj-brave-otter-251124", "123e4567-e89b-12d3-a456-426614174000")

@@ -26,6 +26,6 @@ def bake() -> Path:
 PROJECT = bake()
 sys.path[:0] = [str(PROJECT), str(Path(__file__).parent)]
 
-from tests import cycling_utils_choice  # noqa: E402  # the baked project's
+from isc_runtime.tests import cycling_utils_choice  # noqa: E402  # the baked project's
 
 CHOSEN = cycling_utils_choice.install()

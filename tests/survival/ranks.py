@@ -14,9 +14,9 @@ import torch._dynamo  # with tensorboard: imported here once, not in every child
 import torch.utils.tensorboard
 
 import train
-from isc_runtime.entry import reported
 from isc_runtime.environment import Environment
-from isc_runtime.shards import Counterparts, read
+from isc_runtime.ranks.ending import reported
+from isc_runtime.ranks.shards import Counterparts, read
 from trainee import Child, fork
 
 # For kills at random: a rank whose master dies before they met can only wait; torchrun would not let it wait.

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import SOAK
-from isc_runtime.entries import Entry
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.store import Store
 from trainee import KINDS, Trainee, uninterrupted
 
 TRIALS = 500 * SOAK  # of each kind of store

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from conftest import SOAK
+from isc_runtime.tests.processes import differences
 from ranks import PATIENCE, final_state, run, start
-from tests.processes import differences
 
 # 15 batches an epoch, 60 in all; a batch comes in parts, and ends unevenly at the end of an epoch
 ARGUMENTS = ("--epochs", "4", "--accumulate", "2", "--log-steps", "1", "--keep-checkpoints", "0")

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from conftest import SOAK
-from isc_runtime.distributed import Group, process_group
 from isc_runtime.environment import Environment
+from isc_runtime.ranks.group import Group, process_group
 from ranks import free_port
 from trainee import fork
 
-FORKS = 500 * SOAK  # of each rank; without `distributed._before_fork` one in a thousand or so hangs
+FORKS = 500 * SOAK  # of each rank; without `group._before_fork` one in a thousand or so hangs
 PULSES = 8  # collectives under way at each
 PATIENCE = 10  # seconds for a process that only ends
 

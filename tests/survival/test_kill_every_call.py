@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.distributed import Group, process_group
 from isc_runtime.environment import Environment
+from isc_runtime.ranks.group import Group, process_group
 from ranks import free_port
 from strace import Call, attach, mutating_calls, needs_strace
 from trainee import Trainee, fork, uninterrupted, writer_thread

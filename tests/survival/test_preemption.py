@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT, SOAK
+from isc_runtime.tests.processes import Place, wait_for
 from ranks import Run, final_state, start
-from tests.processes import Place, wait_for
 
 ARGUMENTS = ("--epochs", "100000", "--batch-size", "64", "--save-steps", "7", "--log-steps", "1")
 TRIALS = 26 * SOAK

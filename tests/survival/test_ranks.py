@@ -14,7 +14,7 @@ import ranks
 import train
 from isc_runtime.errors import ExitCode
 from isc_runtime.sampler import ElasticSampler
-from tests.processes import differences
+from isc_runtime.tests.processes import differences
 
 ARGUMENTS = ("--batch-size", "24", "--log-steps", "1", "--save-steps", "4", "--sync-save")
 

@@ -23,14 +23,14 @@ from safetensors.torch import load_file
 
 import ranks
 from conftest import SOAK
-from isc_runtime.distributed import process_group
+from isc_runtime.checkpointing.export import export
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
-from isc_runtime.export import export
+from isc_runtime.ranks.group import process_group
+from isc_runtime.tests.processes import differences
 from strace import attach, mutating_calls, needs_strace
 from test_faults import ERRORS, needs_root, published
 from test_power_cut import FILE_SYSTEMS, Disk
-from tests.processes import differences
 from trainee import KINDS, Child, Trainee, fork, writer_thread
 
 TRIALS = 100 * SOAK  # of damage, of each kind of store

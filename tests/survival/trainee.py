@@ -22,18 +22,18 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-import isc_runtime.sharded_save  # noqa: F401  # imported here once, not in every child
+import isc_runtime.checkpointing.sharded_save  # noqa: F401  # imported here once, not in every child
 from isc_runtime import rng
-from isc_runtime.artifact_store import ArtifactStore
-from isc_runtime.checkpoint import Checkpointer
-from isc_runtime.distributed import Group
+from isc_runtime.checkpointing.artifact_store import ArtifactStore
+from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.loading import Stateful
+from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.environment import Environment
-from isc_runtime.interruption import SIGNALS, StopRequest
-from isc_runtime.loading import Stateful
-from isc_runtime.local_store import LocalStore
 from isc_runtime.logs import FORMAT, Scalars
 from isc_runtime.options import CheckpointOptions, ParallelOptions
-from isc_runtime.parallel import parallelize
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.interruption import SIGNALS, StopRequest
+from isc_runtime.ranks.parallel import parallelize
 from isc_runtime.sampler import ElasticSampler
 
 torch.set_num_threads(1)  # as in every child: the same sums in the same order

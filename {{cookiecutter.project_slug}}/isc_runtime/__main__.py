@@ -7,8 +7,8 @@ import io
 import sys
 from pathlib import Path
 
-from isc_runtime.entry import reported
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
+from isc_runtime.ranks.ending import reported
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -52,14 +52,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from isc_runtime.project import run_check
+    from isc_runtime.submission.project import run_check
 
     return run_check(PROJECT, arguments.json)
 
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
-    from isc_runtime.inventory import take_inventory
-    from isc_runtime.listing import report
+    from isc_runtime.checkpointing.inventory import take_inventory
+    from isc_runtime.checkpointing.listing import report
 
     environment = Environment.read()
     usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
@@ -67,7 +67,7 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from isc_runtime.export import export
+    from isc_runtime.checkpointing.export import export
 
     done = export(arguments.checkpoint, arguments.file, arguments.force)
     print(
@@ -91,13 +91,13 @@ def _preflight(arguments: argparse.Namespace) -> int:
 
 
 def _rehearse(command_line: list[str]) -> int:
-    from isc_runtime.rehearse import main as rehearse
+    from isc_runtime.rehearsal.command_line import main as rehearse
 
     return rehearse(command_line, PROJECT)
 
 
 def _torchrun(arguments: list[str]) -> int:
-    from isc_runtime.torchrun import torchrun
+    from isc_runtime.ranks.torchrun import torchrun
 
     return torchrun(arguments)
 

@@ -15,13 +15,13 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isc_runtime.durable import PROBE_PREFIX, probe, write_durably
+from isc_runtime.checkpointing.durable import PROBE_PREFIX, probe, write_durably
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import IscError
 
 if TYPE_CHECKING:
-    from isc_runtime.artifact_store import ArtifactStore
-    from isc_runtime.distributed import Group
+    from isc_runtime.checkpointing.artifact_store import ArtifactStore
+    from isc_runtime.ranks.group import Group
 
 PACKAGES = ("torch", "numpy", "xxhash")  # without these nothing works; cycling_utils in ISC mode only
 RULE = "=" * 60
@@ -46,7 +46,7 @@ def validate_and_setup_checkpoint_directory(
         isc_mode: whether this is the ISC; otherwise checkpoints go to `./checkpoints`.
         is_master: whether this process speaks for the others.
         defer_atomic_directory: True before the process group exists (stage 1). Otherwise (stage 2) all
-            ranks must call it, inside `distributed.process_group`, and the AtomicDirectory is made.
+            ranks must call it, inside `ranks.group.process_group`, and the AtomicDirectory is made.
 
     Returns:
         The checkpoint directory, and in stage 2 in ISC mode the saver: `prepare_checkpoint_directory` and
@@ -69,7 +69,7 @@ def validate_and_setup_checkpoint_directory(
         directory = _validate(environment, isc_mode, report)
         report(RULE)
         return directory, None
-    from isc_runtime.distributed import current_group
+    from isc_runtime.ranks.group import current_group
 
     group = current_group()
     with group.agreement():
@@ -79,7 +79,7 @@ def validate_and_setup_checkpoint_directory(
     _check_shared(directory, group)
     saver = None
     if isc_mode:
-        from isc_runtime.artifact_store import ArtifactStore
+        from isc_runtime.checkpointing.artifact_store import ArtifactStore
 
         saver = ArtifactStore(directory, group)
         report("✅ AtomicDirectory initialized successfully")

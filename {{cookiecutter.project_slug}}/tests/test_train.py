@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from isc_runtime.errors import ExitCode
-from tests.processes import Place, differences, wait_for
+from isc_runtime.tests.processes import Place, differences, wait_for
 
 
 def test_the_digits_are_learned(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""The parts of `python -m isc_runtime rehearse`; a module imports only from floors below:
+"""The ISC on a laptop: `python -m isc_runtime rehearse`.
 
+    command_line                    its options, and how it ends
     run                             all of it: check, trial start, cycles, the uninterrupted run, comparison
     report  plot                    table and JSON; the picture
     verdict                         fit to submit, or not and why

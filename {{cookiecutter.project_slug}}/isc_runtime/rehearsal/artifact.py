@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isc_runtime.durable import Damaged, Manifest
+from isc_runtime.checkpointing.durable import Damaged, Manifest
 
 LINK_SUFFIX = ".latest_checkpoint"
 ASIDE = ".deleted-"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from isc_runtime.finding import Finding, Severity
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, TERMINATED, Cycle
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, Plan
+from isc_runtime.submission.finding import Finding, Severity
 
 POLL = "Let every rank call checkpointer.poll() after every batch: it saves when a signal asks to stop."
 SAVE_MORE = "Save more often: --save-steps."

@@ -8,12 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isc_runtime.durable import write_durably
+from isc_runtime.checkpointing.durable import write_durably
 from isc_runtime.errors import IscError
-from isc_runtime.finding import Finding
-from isc_runtime.launch_command import options_of_train
-from isc_runtime.launch_file import load_toml
-from isc_runtime.project import check, homes
 from isc_runtime.rehearsal import artifact, judgement, trace, verdict
 from isc_runtime.rehearsal.command import LocalCommand, localize
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, INTERRUPTED, Cycle, Interruption, Reached, Stage
@@ -22,9 +18,13 @@ from isc_runtime.rehearsal.plan import CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json
 from isc_runtime.rehearsal.verdict import Comparison, Verdict
 from isc_runtime.rehearsal.weights import differences
+from isc_runtime.submission.finding import Finding
+from isc_runtime.submission.launch_command import options_of_train
+from isc_runtime.submission.launch_file import load_toml
+from isc_runtime.submission.project import check, homes
 
 LAUNCH_FILE = "experiment.isc"
-STAND_IN = Path("tests", "stand_in")
+STAND_IN = Path("isc_runtime", "tests", "stand_in")
 TRIAL, REFERENCE = "trial start", "uninterrupted"
 ROOM = 3  # checkpoints: less is a full disk to a training, which keeps the old while it writes the new
 TRIAL_CODE = 7  # what the ranks end with in the trial start
@@ -40,7 +40,7 @@ class Rehearsal:
         folder: for logs, TensorBoard's files and verdict.json; for artifacts while it lasts. It is made.
         screen: where it says how far it has come.
         data_root: what takes the place of /data.
-        stand_in: whether tests/stand_in takes the place of cycling_utils.
+        stand_in: whether isc_runtime/tests/stand_in takes the place of cycling_utils.
         extra: further arguments for train.py.
     """
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from isc_runtime.finding import Finding
 from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
 from isc_runtime.rehearsal.judgement import judge_end
 from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.samples import Taken
+from isc_runtime.submission.finding import Finding
 
 TRAINING = "train.py"  # where the cause is, as far as a rehearsal can tell
 SHOWN = 3  # of many differences

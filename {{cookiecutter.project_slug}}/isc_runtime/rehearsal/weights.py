@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.durable import SHARDED, Damaged, Manifest
+from isc_runtime.checkpointing.durable import SHARDED, Damaged, Manifest
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def differences(one: Path, other: Path) -> list[str]:
 def _load(directory: Path) -> dict[str, Any]:
     import torch  # seconds, that only a rehearsal which came this far has to spend
 
-    from isc_runtime.shards import Counterparts, read
+    from isc_runtime.ranks.shards import Counterparts, read
 
     payload = directory / "checkpoint.pt"
     try:

@@ -176,7 +176,7 @@ def observe() -> None:
     actions: dict[str, Callable[[ModuleType], None]] = {
         "torch.utils.data.dataloader": observer.watch_data_loader,
         "torch": observer.watch_save,
-        "isc_runtime.checkpoint": observer.watch_checkpointer,
+        "isc_runtime.checkpointing.checkpointer": observer.watch_checkpointer,
     }
     sys.meta_path.insert(0, ImportHook(actions))
 

@@ -1,0 +1,175 @@
+"""The weights of a checkpoint alone, as a safetensors file: for use elsewhere, without this project."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isc_runtime.checkpointing.durable import SHARDED, TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
+from isc_runtime.checkpointing.entries import Entry, artifact_entries, local_entries, newest_good
+from isc_runtime.errors import ExitCode, IscError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PART = "model"  # of a checkpoint
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        file: where.
+        checkpoint: what it was taken from.
+        step: the training's step.
+        tensors: how many.
+        bytes: the file's size.
+        left_out: names of the state that are no tensors, which the format cannot hold.
+    """
+
+    file: Path
+    checkpoint: Path
+    step: int
+    tensors: int
+    bytes: int
+    left_out: list[str]
+
+
+def export(source: Path, target: Path, force: bool = False) -> Exported:
+    """Writes a checkpoint's weights to a file, after every byte of the checkpoint was verified.
+
+    Tensors that share memory, as tied weights do, are written each on its own: so the file has all the names
+    that `load_state_dict` asks for.
+
+    Args:
+        source: the checkpoint, a file of it, a link to it, or a directory: then what a resume would take.
+        target: the file; it appears whole or not at all.
+        force: replace the file if it exists.
+
+    Raises:
+        IscError: there is no such checkpoint, it is damaged or of another kind; the file exists, or cannot be
+            written.
+    """
+    _check_target(target, force)
+    entry, manifest = find(source)
+    tensors, left_out = _tensors(_load(entry, manifest), entry)
+    details = {"format": "pt", "step": str(manifest.step), "saved": manifest.time, "checkpoint": entry.name}
+    _write(tensors, details, target)
+    return Exported(target, entry.path, manifest.step, len(tensors), target.stat().st_size, left_out)
+
+
+def find(source: Path) -> tuple[Entry, Manifest]:
+    """The checkpoint that a path means, verified: itself, a file of it, a link to it, a directory of several.
+
+    Raises:
+        IscError: it means none, or several, or the checkpoint is damaged.
+    """
+    path = source.absolute()
+    if path.is_symlink():  # by name: a copied artifact's link points to where it was
+        path = path.with_name(path.readlink().name)
+    try:
+        for place in (path, path.parent):
+            for entry in [entry for entries in _series(place.parent) for entry in entries]:
+                if place in (entry.path, entry.payload, entry.manifest):
+                    return _verified([entry])
+        series = _series(path)
+    except (FileNotFoundError, NotADirectoryError):
+        series = []
+    except OSError as error:
+        raise IscError(f"It cannot be read ({error.strerror})", path, "Look at its permissions.") from None
+    if len(series) != 1:
+        what = "Several savers have checkpoints here" if series else "There is no checkpoint"
+        hint = "Name a checkpoint: python -m isc_runtime checkpoints DIRECTORY lists them."
+        raise IscError(what, source, hint, ExitCode.CHECKPOINT)
+    return _verified(series[0])
+
+
+def _series(directory: Path) -> list[list[Entry]]:
+    return [*filter(None, [local_entries(directory)]), *artifact_entries(directory).values()]
+
+
+def _verified(entries: list[Entry]) -> tuple[Entry, Manifest]:
+    """The newest good one."""
+    chosen, damaged = newest_good(entries)
+    if chosen is None:
+        what = "; ".join(f"{entry.name}: {reason}" for entry, reason in damaged)
+        hint = "Take another: python -m isc_runtime checkpoints --verify lists them."
+        raise IscError(f"This is damaged ({what})", entries[-1].path.parent, hint, ExitCode.CHECKPOINT)
+    return chosen
+
+
+def _check_target(target: Path, force: bool) -> None:
+    if target.is_dir() or not target.parent.is_dir():
+        what = "This is a directory" if target.is_dir() else "Its directory does not exist"
+        raise IscError(what, target.absolute(), "Name the file to write, in a directory that exists.")
+    if target.exists() and not force:
+        raise IscError(
+            "This file exists", target.absolute(), "Take another name, or replace it with --force."
+        )
+
+
+def _load(entry: Entry, manifest: Manifest) -> dict[str, Any]:
+    """The model's part of a checkpoint, on the CPU, without running any code that it may hold."""
+    import pickle
+
+    import torch
+
+    from isc_runtime.ranks.shards import Counterparts, read
+
+    try:
+        state = torch.load(entry.payload, map_location="cpu", weights_only=True, mmap=True)[PART]
+        if manifest.details.get("format") == SHARDED:
+            state = read({PART: state}, entry.path, Counterparts({}))[PART]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        hint = f"Another program wrote it: a checkpoint of this project holds the weights as {PART!r}."
+        raise IscError(
+            f"No weights can be read ({reason})", entry.payload, hint, ExitCode.CHECKPOINT
+        ) from None
+    return dict(state)
+
+
+def _tensors(state: dict[str, Any], entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
+    """What safetensors can hold: dense tensors that share no memory; and the names of what is none."""
+    import torch
+
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided:
+                hint = "Make it dense in model.py: the format has no other tensors."
+                raise IscError(f"The tensor {name} is sparse", entry.path, hint)
+            address = value.untyped_storage().data_ptr()
+            tensors[name] = value.clone() if address in memory else value.contiguous()
+            memory.add(address)
+    if not tensors:
+        raise IscError("The model of this checkpoint has no tensors", entry.path, "Export another.")
+    return tensors, [name for name in state if name not in tensors]
+
+
+def _write(tensors: dict[str, Tensor], details: dict[str, str], target: Path) -> None:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+    except ModuleNotFoundError:
+        hint = "Install what requirements.in names: make setup"
+        raise IscError("The package safetensors is not installed", "", hint) from None
+    temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
+    try:
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
+        save_file(tensors, temporary, metadata=details)
+        temporary.chmod(usual_mode)  # safetensors lets nobody else read it
+        sync_file(temporary)
+        temporary.replace(target)
+        sync_directory(target.parent)
+    except (OSError, SafetensorError) as error:
+        hint = "Look at its directory: full, read-only, over quota?"
+        raise IscError(f"It cannot be written ({error})", target.absolute(), hint, ExitCode.SAVE) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

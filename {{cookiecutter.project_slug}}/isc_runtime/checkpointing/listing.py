@@ -1,0 +1,58 @@
+"""An inventory of checkpoints in words, for people, and in JSON, for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from isc_runtime.checkpointing.entries import SET_ASIDE
+from isc_runtime.checkpointing.inventory import Checkpoint, Inventory
+from isc_runtime.errors import ExitCode
+from isc_runtime.sizes import readable_size
+
+
+def report(inventory: Inventory, as_json: bool) -> int:
+    """Prints an inventory, and returns the exit code: CHECKPOINT if a resume would stop with an error."""
+    if as_json:
+        print(json.dumps(asdict(inventory), indent=2))
+    else:
+        print("\n".join(_lines(inventory)))
+    stuck = any(series.is_stuck for series in inventory.series)
+    return ExitCode.CHECKPOINT if stuck else ExitCode.COMPLETED
+
+
+def _lines(inventory: Inventory) -> Iterator[str]:
+    if not inventory.series and not inventory.set_aside:
+        yield f"No checkpoints in {inventory.directory}."
+    for series in inventory.series:
+        yield f"{inventory.directory}, {series.saver}:"
+        yield from _table(series.checkpoints)
+        yield series.outlook
+    if inventory.set_aside:
+        yield f"Set aside by earlier runs, in {SET_ASIDE}/; no resume takes these:"
+        yield from _table(inventory.set_aside)
+
+
+def _table(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = [("step", "epoch", "batch", "ranks", "saved (UTC)", "size", "state", "")]
+    rows += [_row(checkpoint) for checkpoint in checkpoints]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows if checkpoints else []:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
+    numbers = (checkpoint.step, checkpoint.epoch, checkpoint.batch, checkpoint.ranks)
+    marks = {"latest": checkpoint.is_latest, "next": checkpoint.is_next}
+    notes = [f"<- {', '.join(name for name, holds in marks.items() if holds)}"] if any(marks.values()) else []
+    return (
+        *("-" if number is None else str(number) for number in numbers),
+        (checkpoint.time or "-").replace("T", " ").removesuffix("+00:00"),
+        readable_size(checkpoint.bytes),
+        checkpoint.state,
+        " ".join(
+            [Path(checkpoint.path).name, *notes, *([f"({checkpoint.reason})"] if checkpoint.reason else [])]
+        ),
+    )

@@ -1,0 +1,145 @@
+"""Putting a training into the state that a checkpoint holds."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+from isc_runtime import rng
+from isc_runtime.checkpointing.durable import SHARDED, Damaged, Manifest
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.shards import Counterparts, distribute, read
+from isc_runtime.sampler import ElasticSampler
+
+logger = logging.getLogger("checkpoint")
+
+PLAIN = (bool, int, float, str)  # settings that a person gives; tuples of betas a scheduler may change
+
+
+class Stateful(Protocol):
+    """What can be part of a checkpoint: a module, an optimizer, a scheduler, a GradScaler, ..."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def load(
+    state: Mapping[str, Stateful | dict[str, Any]],
+    entry: Entry,
+    manifest: Manifest,
+    group: Group,
+    sampler: ElasticSampler,
+) -> int:
+    """Loads a checkpoint that the master has verified into `state`, on one rank.
+
+    Args:
+        state: the parts, by name, the sampler among them.
+        entry: the checkpoint.
+        manifest: what it should hold.
+        group: the ranks; each gets its own random numbers back if there are as many as there were.
+        sampler: the position in the data, loaded as a part before.
+
+    Returns:
+        How many saves the training had made.
+
+    Raises:
+        IscError: this node sees other bytes than the master, or it is the checkpoint of another training.
+    """
+    if group.environment.local_rank == 0 and not group.is_master:
+        _verify_here(entry, manifest)
+    # Mapped: a byte is copied once, to where it belongs, and the ranks of a node share what they read. Of a
+    # sharded one the bulk is in other files, and each rank reads its own part of them.
+    is_whole = manifest.details.get("format") != SHARDED
+    try:
+        loaded: dict[str, Any] = torch.load(
+            entry.payload, map_location="cpu", weights_only=True, mmap=is_whole
+        )
+    except pickle.UnpicklingError as error:
+        raise IscError(
+            f"The checkpoint holds what is not safe to load ({str(error).splitlines()[0]})",
+            entry.path,
+            "Another program wrote it. Start over with --fresh (it is kept aside).",
+            ExitCode.CHECKPOINT,
+        ) from None
+    loaded = _bring_shards(loaded, entry, is_whole, state)
+    given = _settings(state)
+    for name, part in state.items():
+        try:
+            _put_back(part, loaded[name], is_mapped=is_whole)
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
+            raise IscError(
+                f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
+                entry.path,
+                "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
+                ExitCode.CHECKPOINT,
+            ) from None
+    _say_what_is_overruled(given, _settings(state))
+    if len(loaded["rng"]) == group.world_size:
+        rng.restore(loaded["rng"][group.rank], group.device)
+    else:  # another number of ranks: no generator goes on, but all are as good as new
+        rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
+    return int(loaded["saves"])
+
+
+def _bring_shards(
+    loaded: dict[str, Any], entry: Entry, is_whole: bool, state: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A state in which what this training has sharded is sharded, and nothing else, whatever wrote it."""
+    counterparts = Counterparts(state)
+    if not is_whole:
+        loaded = read(loaded, entry.payload.parent, counterparts)
+    return cast(dict[str, Any], distribute(loaded, counterparts))
+
+
+def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped: bool) -> None:
+    if is_mapped and not isinstance(part, nn.Module):  # which copies
+        state = copy.deepcopy(state)  # others keep what they are given, and must not depend on the file
+    part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
+
+
+def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command line may have given and a checkpoint replaces: the seed, the optimizers' settings."""
+    settings: dict[str, Any] = {}
+    for name, part in state.items():
+        if isinstance(part, ElasticSampler):
+            settings["seed"] = part.seed
+        elif isinstance(part, torch.optim.Optimizer):
+            for number, group in enumerate(part.param_groups):
+                # What a scheduler makes of the rate was not given: only the initial one counts.
+                given = {key: value for key, value in group.items() if key not in ("lr", "momentum")}
+                settings |= {
+                    f"{name} {number} {key}": value for key, value in given.items() if type(value) in PLAIN
+                }
+    return settings
+
+
+def _say_what_is_overruled(given: dict[str, Any], kept: dict[str, Any]) -> None:
+    both = given.keys() & kept.keys()  # another version of torch may know other settings
+    changed = [f"{key}: {kept[key]}, not {given[key]}" for key in sorted(both) if kept[key] != given[key]]
+    if changed:
+        logger.warning(
+            "[RESUME] The checkpoint's settings hold (%s). To train with the others start over with --fresh.",
+            "; ".join(changed),
+        )
+
+
+def _verify_here(entry: Entry, manifest: Manifest) -> None:
+    try:
+        manifest.verify(entry.payload.parent)
+    except Damaged as reason:
+        raise IscError(
+            f"This node sees the checkpoint otherwise than the master ({reason})",
+            entry.path,
+            "All nodes must share the checkpoint directory.",
+            ExitCode.CHECKPOINT,
+        ) from None

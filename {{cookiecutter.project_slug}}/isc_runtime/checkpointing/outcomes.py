@@ -1,0 +1,84 @@
+"""What became of the saves: said in the log, noted for TensorBoard, and too many failures end the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+
+from isc_runtime.checkpointing.durable import Manifest
+from isc_runtime.checkpointing.saving import Saving
+from isc_runtime.checkpointing.store import Store
+from isc_runtime.errors import ExitCode
+from isc_runtime.logs import Scalars
+from isc_runtime.options import CheckpointOptions
+from isc_runtime.ranks.watch import RankError
+
+logger = logging.getLogger("checkpoint")
+
+
+class Outcomes:
+    """Of the saves of one training, on all its ranks alike.
+
+    Args:
+        store: where the checkpoints live.
+        options: how many failures are too many.
+        scalars: where each save's costs are noted.
+        isc_mode: whether this is the ISC.
+
+    Attributes:
+        failures: failed saves in a row.
+    """
+
+    def __init__(self, store: Store, options: CheckpointOptions, scalars: Scalars, isc_mode: bool) -> None:
+        self.failures = 0
+        self._store = store
+        self._options = options
+        self._scalars = scalars
+        self._mode = "ISC" if isc_mode else "local"
+
+    def succeeded(self, saving: Saving, manifest: Manifest, stall: float, write_seconds: float) -> None:
+        """A checkpoint is published.
+
+        Args:
+            saving: the save.
+            manifest: what was written.
+            stall: seconds for which it held up the training.
+            write_seconds: seconds until it was durable.
+        """
+        self.failures = 0
+        size = sum(int(entry["size"]) for entry in manifest.files.values())
+        logger.info("[SUCCESS] Written, synced and verified: %s", saving.payload)
+        logger.info("[SUCCESS] Resume checkpoint: %s", self._store.directory / self._store.link_name)
+        logger.info(
+            "[COMPLETE] Checkpoint of step %d: path %s, mode %s, %d bytes in %.3f s, training held up %.3f s",
+            *(saving.step, saving.payload, self._mode, size, write_seconds, stall),
+        )
+        costs = {"bytes": size, "write_seconds": write_seconds, "stall_seconds": stall}
+        for name, value in {**costs, "bytes_per_second": size / write_seconds}.items():
+            self._scalars.add(f"checkpoint/{name}", value, saving.step)
+
+    def failed(self, error: RankError, step: int) -> None:
+        """A save failed; all ranks come here with the same error.
+
+        Raises:
+            RankError: it was one too many.
+        """
+        self.failures += 1
+        most, free = self._options.max_failed_saves, 0
+        with contextlib.suppress(OSError):  # the directory may be what is wrong
+            free = shutil.disk_usage(self._store.directory).free
+        logger.error(
+            "[FAILED] Checkpoint of step %d (failure %d of %d in a row): %s (%d bytes free in %s)",
+            *(step, self.failures, most, error, free, self._store.directory),
+        )
+        if self.failures >= most:
+            raise RankError(
+                f"{self.failures} saves in a row failed, the last one because: {error.what}",
+                error.where or self._store.directory,
+                f"{error.hint} Mend it and start again: it goes on from the last good checkpoint.".lstrip(),
+                ExitCode.SAVE,
+                error.rank,
+                error.hostname,
+                error.node_rank,
+            ) from error

@@ -1,0 +1,173 @@
+"""A copy of the training's state that stays as it is while the training goes on."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import threading
+import time
+from collections.abc import Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.shards import is_sharded
+
+PLAIN = (bool, int, float, complex, str, bytes)
+Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
+
+
+class Snapshot:
+    """Copies states into host memory that is allocated once and used again for every save.
+
+    What nothing but an optimizer's step changes need not be copied at once: `take` puts it off, `complete`
+    copies it in the background while the next batch is computed, and `hold`, called before that step, waits
+    for it. What is on a GPU is copied by the GPU, on a stream of its own: the training is never waited for.
+
+    Attributes:
+        held_up: seconds for which `hold` made the training wait since the last `take`.
+    """
+
+    def __init__(self) -> None:
+        self.held_up = 0.0
+        self._buffers: dict[tuple[object, ...], Tensor] = {}
+        self._put_off: Pairs = []
+        self._versions: list[int] = []  # of what is put off, when the snapshot was taken
+        self._is_torn: bool | None = None  # not known before the step
+        self._may_put_off = True
+        self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
+        self._copied = threading.Event()
+        self._copied.set()
+        self._copiers = ThreadPoolExecutor(2, thread_name_prefix="snapshot")
+        self._stream: torch.cuda.Stream | None = None
+        self._copied_by_gpu: torch.cuda.Event | None = None
+
+    def take(self, state: Any, put_off: Set[int] = frozenset()) -> Any:
+        """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
+
+        Args:
+            state: dicts, lists and tuples of tensors and of plain values.
+            put_off: the addresses of the tensors that nothing but the optimizer's step changes.
+
+        Raises:
+            IscError: something in it could be saved, but not loaded with `weights_only=True`.
+        """
+        pairs: Pairs = []
+        copy = self._plan(state, (), pairs)
+        put_off = put_off if self._may_put_off else frozenset()
+        at_once = [pair for pair in pairs if pair[1].data_ptr() not in put_off]
+        self._put_off = [pair for pair in pairs if pair[1].data_ptr() in put_off]
+        self._versions = [tensor._version for _, tensor in self._put_off]
+        self._is_torn = None
+        self.held_up = 0.0
+        self._copied.clear()
+        if any(tensor.is_cuda for _, tensor in pairs):
+            self._start_gpu(at_once)
+        _copy([pair for pair in at_once if not pair[1].is_cuda])
+        return copy
+
+    def _start_gpu(self, at_once: Pairs) -> None:
+        """Queues the copies of what is on the GPU. What it computes next waits for those `at_once`."""
+        training = torch.cuda.current_stream()
+        self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(training)
+        with torch.cuda.stream(self._stream):
+            for pairs in (at_once, self._put_off):
+                for buffer, tensor in pairs:
+                    if tensor.is_cuda:
+                        buffer.copy_(tensor, non_blocking=True)
+                        tensor.record_stream(self._stream)
+                self._copied_by_gpu = self._stream.record_event()
+                if pairs is at_once:
+                    training.wait_event(self._copied_by_gpu)
+
+    def complete(self) -> None:
+        """Copies what was put off. In the background."""
+        try:
+            pairs = [pair for pair in self._put_off if not pair[1].is_cuda]
+            sizes = list(itertools.accumulate(buffer.nbytes for buffer, _ in pairs))
+            half = bisect.bisect(sizes, sizes[-1] / 2) if sizes else 0
+            # One thread does not fill the memory's bandwidth, and torch's own do badly in the background.
+            list(self._copiers.map(_copy, (pairs[:half], pairs[half:])))  # raises what a copy raised
+        finally:
+            self._copied.set()
+        if self._copied_by_gpu is not None:
+            self._copied_by_gpu.synchronize()
+
+    def abandon(self) -> None:
+        """Nobody will call `complete`: this snapshot is not saved, and no step need wait for it."""
+        self._put_off, self._versions = [], []
+        self._copied.set()
+
+    def hold(self) -> None:
+        """Waits until what was put off is copied: it is about to change. The training's, before a step."""
+        if self._is_torn is not None:
+            return  # it was waited for already
+        begun = time.monotonic()
+        with self._lock:
+            self._is_torn = self._is_changed()
+        self._copied.wait()
+        if self._copied_by_gpu is not None:
+            torch.cuda.current_stream().wait_event(self._copied_by_gpu)
+        self.held_up += time.monotonic() - begun
+
+    def is_torn(self) -> bool:
+        """Whether something else than a step has changed what was put off, perhaps while it was copied.
+
+        If so, nothing will be put off any more.
+        """
+        with self._lock:
+            is_torn = self._is_changed() if self._is_torn is None else self._is_torn
+        self._may_put_off &= not is_torn
+        return is_torn
+
+    def _is_changed(self) -> bool:
+        """Torch counts the changes of each tensor, because autograd needs to know of them."""
+        versions = [tensor._version for _, tensor in self._put_off]
+        return versions != self._versions
+
+    def _plan(self, state: Any, path: tuple[object, ...], pairs: Pairs) -> Any:
+        """The copy, its tensors not filled yet; with what they are to be filled is added to `pairs`."""
+        if isinstance(state, Tensor):
+            pairs.append((self._buffer(state, path), state.detach()))
+            return pairs[-1][0]
+        if isinstance(state, dict):
+            return {key: self._plan(value, (*path, key), pairs) for key, value in state.items()}
+        if type(state) in (list, tuple):
+            return type(state)(self._plan(value, (*path, i), pairs) for i, value in enumerate(state))
+        if isinstance(state, np.generic):
+            return state.item()
+        if state is None or type(state) in PLAIN:
+            return state
+        raise IscError(
+            f"A {type(state).__module__}.{type(state).__name__} cannot be part of a checkpoint",
+            ".".join(map(str, path)),
+            "It could not be loaded again: keep it as a number, text or tensor, or dicts or lists of these.",
+            ExitCode.SAVE,
+        )
+
+    def _buffer(self, tensor: Tensor, path: tuple[object, ...]) -> Tensor:
+        buffer = self._buffers.get(path)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            # pinned: a GPU copies into it at full speed, without a detour through the driver's own buffer
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._buffers[path] = buffer
+        return buffer
+
+
+def _copy(pairs: Pairs) -> None:
+    for buffer, tensor in pairs:
+        buffer.copy_(tensor)
+
+
+def owned_by(optimizers: list[torch.optim.Optimizer]) -> Set[int]:
+    """The addresses of the tensors that nothing but a step of one of these optimizers changes."""
+    owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+    states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
+    tensors = [tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)]
+    own = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
+    return frozenset(tensor.data_ptr() for tensor in own) - {0}  # empty ones have no address

@@ -1,0 +1,162 @@
+"""One model on many ranks: a replica on each of them, or a shard of it on each of them.
+
+What a model keeps in an `nn.ModuleList` are its blocks: they are sharded, recomputed and compiled one by one,
+and what is left of the model after them. A model without such a list is a single block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from isc_runtime import rng
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.shards import is_sharded
+
+
+def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: ParallelOptions) -> nn.Module:
+    """Brings a model to this rank's device, in the way that the options say. All ranks call it.
+
+    Make the optimizer after it: sharding replaces the parameters.
+
+    Args:
+        model: with the same weights on all ranks, on the CPU.
+        group: the ranks; alone there is nothing to share, and the model is returned as it is.
+        example: a small batch of inputs, on this rank's device.
+        options: how.
+
+    Raises:
+        RankError: a rank cannot compile, because it has no C++ compiler.
+
+    Returns:
+        What to call instead of the model in training. When sharded it is the model itself, and every rank
+        must call it as often as the others, in evaluation too: the shards come together in each call.
+    """
+    if options.compile and group.device.type == "cpu":
+        with group.agreement():
+            _require_compiler()
+    sharded = options.parallelism == "fsdp" and group.world_size > 1
+    if not sharded:
+        model.to(group.device)
+    for block in blocks(model) or [model]:
+        if options.checkpoint_activations:
+            _recompute(block)
+        if options.compile:
+            block.compile()
+    if sharded:
+        return _shard(model, group)
+    return _replicate(model, group, example)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The members of the model's outermost module lists; none if it has no list."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
+    return found
+
+
+@contextlib.contextmanager
+def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
+    """Lets the ranks exchange their gradients only once, with the last part of a batch.
+
+    Args:
+        replica: what `parallelize` returned; its forward pass is inside this block.
+        is_last: whether this is the last part.
+    """
+    set_sync = getattr(replica, "set_requires_gradient_sync", None)  # an FSDPModule's
+    if set_sync is not None:
+        set_sync(is_last)
+    with contextlib.ExitStack() as stack:
+        if isinstance(replica, DistributedDataParallel) and not is_last:
+            stack.enter_context(replica.no_sync())
+        yield
+
+
+def clip_gradients(model: nn.Module, largest_norm: float) -> torch.Tensor:
+    """Scales the gradients down to a norm, on all ranks alike. A collective when the model is sharded.
+
+    Returns:
+        The norm before that, of the whole gradient, a scalar that is the same on all ranks: not finite if
+        any rank's part of the gradient is not.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+    return norm.full_tensor() if is_sharded(norm) else norm
+
+
+def _require_compiler() -> None:
+    """Torch would say it at the first batch, over a hundred lines.
+
+    The compiler is the one that torch takes: $CXX, else g++; or it installs one itself if it is told to
+    (torch._inductor.config, `cpp.cxx`). For a GPU it may need none.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None and "TORCH_INDUCTOR_INSTALL_GXX" not in os.environ:
+        raise IscError(
+            f"There is no C++ compiler {compiler} to compile the model with",
+            "--compile",
+            "Install one (Debian: apt-get install g++; in the Dockerfile too), or train without --compile.",
+            ExitCode.UNFIT,
+        )
+
+
+def _recompute(block: nn.Module) -> None:
+    """Lets a block keep its inputs only, and compute the rest again in the backward pass.
+
+    The block stays the module it is, and so its parameters keep their names.
+    """
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def _shard(model: nn.Module, group: Group) -> nn.Module:
+    """Leaves this rank its part of each parameter. FSDP2 moves it to the device, block by block."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard  # a second, for those who shard
+
+    mesh = init_device_mesh(group.device.type, (group.world_size,))
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def _replicate(model: nn.Module, group: Group, example: torch.Tensor) -> nn.Module:
+    """DistributedDataParallel, with its buckets already in the order that they will keep.
+
+    DDP rearranges its buckets after the first backward pass. With more than two ranks that changes the order
+    in which gradients are added, and so their last bits: the first step after a resume would not be the step
+    that the uninterrupted run took. So the first backward pass is one that does not count.
+    """
+    if group.world_size == 1:
+        return model
+    generators = rng.capture(group.device)
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    replica = DistributedDataParallel(model)
+    torch.autograd.backward([tensor.sum() for tensor in _results(replica(example))])
+    replica.zero_grad()
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    rng.restore(generators, group.device)
+    return replica
+
+
+def _results(output: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what a model returns that depend on its parameters."""
+    if isinstance(output, torch.Tensor):
+        if output.requires_grad:
+            yield output
+    elif isinstance(output, dict | list | tuple):
+        for part in output.values() if isinstance(output, dict) else output:
+            yield from _results(part)

@@ -1,0 +1,135 @@
+"""Tensors of which every rank holds a part: written by all ranks, read by any number of them.
+
+A sharded checkpoint is a folder. Its `checkpoint.pt` is what it is in any checkpoint, but has a mark in place
+of each tensor that lies in shards; beside it are the files of torch.distributed.checkpoint that hold those,
+one of each rank and `.metadata`, which says where in them a part is. The key of a tensor there is its path in
+the state: `model.blocks.0.mix.weight`, `optimizer.state.7.exp_avg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:  # it takes a second to import, which a training without shards need not spend
+    from torch.distributed.tensor import DTensor
+
+MARK = "isc_runtime.ranks.shards"  # the only key of a mark, whose value is the key of the tensor
+Keys = tuple[object, ...]  # a path in a state
+
+
+def is_sharded(node: Any) -> TypeGuard[DTensor]:
+    """Whether this is a tensor of which every rank holds a part."""
+    return isinstance(node, Tensor) and hasattr(node, "device_mesh")
+
+
+def replaced(state: Any, change: Callable[[Keys, Any], Any], path: Keys = ()) -> Any:
+    """A state of dicts, lists and tuples with `change(path, node)` in place of each node that it changes."""
+    changed = change(path, state)
+    if changed is not state:
+        return changed
+    if isinstance(state, dict):
+        return {key: replaced(value, change, (*path, key)) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(replaced(value, change, (*path, index)) for index, value in enumerate(state))
+    return state
+
+
+def separate(state: Any) -> tuple[Any, dict[str, DTensor]]:
+    """The state with marks in it, and the sharded tensors that they stand for, by key."""
+    tensors: dict[str, DTensor] = {}
+
+    def mark(path: Keys, node: Any) -> Any:
+        if not is_sharded(node):
+            return node
+        key = ".".join(map(str, path))
+        tensors[key] = node
+        return {MARK: key}
+
+    return replaced(state, mark), tensors
+
+
+class Counterparts:
+    """The sharded tensors of a training, after whose like those of a checkpoint are made.
+
+    Args:
+        parts: of the training, by name.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._known: dict[Keys, DTensor] = {}
+        for name, part in parts.items():
+            replaced(part if isinstance(part, dict) else part.state_dict(), self._note, (name,))
+            if isinstance(part, torch.optim.Optimizer):  # what it keeps of a parameter is as that one is
+                parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+                for index, parameter in enumerate(parameters):
+                    self._note((name, "state", index), parameter)
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._known)
+
+    def _note(self, path: Keys, node: Any) -> Any:
+        if is_sharded(node):
+            self._known[path] = node
+        return node
+
+    def of(self, path: Keys, size: torch.Size) -> DTensor | None:
+        """The counterpart of a tensor at this path in a state, if there is one of its size."""
+        found = self._known.get(path, self._known.get(path[:3]))
+        return found if found is not None and found.shape == size else None
+
+
+def read(state: Any, directory: Path, counterparts: Counterparts) -> Any:
+    """Fills the marks in a state with the tensors that they stand for. No rank talks to another.
+
+    Args:
+        state: what `checkpoint.pt` holds.
+        directory: of the checkpoint, every byte of which is verified: `.metadata` is a pickle.
+        counterparts: what has one of these becomes this rank's shard, and all else a whole tensor.
+
+    Raises:
+        KeyError: the state is not the one that these files belong to.
+    """
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    reader = FileSystemReader(directory)
+    metadata = reader.read_metadata()
+    targets: dict[str, Any] = {}
+
+    def fill(path: Keys, node: Any) -> Any:
+        if not (isinstance(node, dict) and node.keys() == {MARK}):
+            return node
+        found = metadata.state_dict_metadata[node[MARK]]
+        assert isinstance(found, TensorStorageMetadata)
+        like, dtype = counterparts.of(path, found.size), found.properties.dtype
+        empty = torch.empty(found.size, dtype=dtype) if like is None else torch.empty_like(like, dtype=dtype)
+        targets[node[MARK]] = empty.detach()
+        return targets[node[MARK]]
+
+    filled = replaced(state, fill)
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner.set_up_planner(targets, metadata)
+    reader.set_up_storage_reader(metadata, is_coordinator=False)
+    reader.read_data(planner.create_local_plan(), planner).wait()
+    return filled
+
+
+def distribute(state: Any, counterparts: Counterparts) -> Any:
+    """The state with this rank's shard of each whole tensor that has a counterpart. No rank talks."""
+
+    def shard(path: Keys, node: Any) -> Any:
+        like = counterparts.of(path, node.shape) if isinstance(node, Tensor) else None
+        if like is None:
+            return node
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(node, like.device_mesh, like.placements, src_data_rank=None)
+
+    return replaced(state, shard)

@@ -1,0 +1,137 @@
+"""What a build of the image would copy from the project: the sources in the Dockerfile, less .dockerignore.
+
+Their rules are documented at https://docs.docker.com/reference/dockerfile and, for .dockerignore, at
+https://docs.docker.com/build/concepts/context.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from isc_runtime.submission.lines import logical_lines
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-([^}]*))?\})")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that the Dockerfile copies out of the project.
+
+    Attributes:
+        line: where it says so.
+        text: as it is written there, variables replaced.
+    """
+
+    line: int
+    text: str
+
+    @property
+    def pattern(self) -> str:
+        """The path or pattern, from the project's directory."""
+        return "/".join(part for part in self.text.split("/") if part not in ("", ".")) or "."
+
+    def exists(self, root: Path) -> bool:
+        """Whether there is anything to copy."""
+        is_glob = any(character in self.pattern for character in "*?[")
+        return (root / self.pattern).exists() or (is_glob and any(root.glob(self.pattern)))
+
+
+def copied_sources(root: Path) -> list[Source]:
+    """The sources of each COPY and ADD, as far as they are in this project and known before the build."""
+    variables: dict[str, str] = {}
+    sources = []
+    for number, line in logical_lines(root / "Dockerfile"):
+        instruction, _, rest = line.partition(" ")
+        if instruction.upper() == "ARG":
+            name, _, default = rest.strip().partition("=")
+            variables[name] = default.strip("\"'")
+        elif instruction.upper() in ("COPY", "ADD"):
+            sources += [Source(number, text) for text in _sources_in(rest, variables)]
+    return sources
+
+
+def _sources_in(rest: str, variables: dict[str, str]) -> list[str]:
+    try:
+        words = json.loads(rest) if rest.lstrip().startswith("[") else shlex.split(rest)
+    except ValueError:
+        return []  # docker will say it better
+    if any(word.startswith(("--from", "<<")) for word in words):
+        return []
+    sources = [word for word in words if not word.startswith("--")][:-1]
+    known = [_VARIABLE.sub(lambda match: _expand(match, variables), source) for source in sources]
+    return [source for source in known if source and "$" not in source and "://" not in source]
+
+
+def _expand(match: re.Match[str], variables: dict[str, str]) -> str:
+    return variables.get(match[1] or match[2]) or match[3] or match[0]
+
+
+class DockerIgnore:
+    """The rules of a project's .dockerignore; without the file nothing is ignored."""
+
+    def __init__(self, root: Path) -> None:
+        try:
+            lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            lines = []
+        rules = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        self._rules = [(matcher(rule.removeprefix("!")), not rule.startswith("!")) for rule in rules]
+        self._has_exceptions = any(rule.startswith("!") for rule in rules)
+
+    def ignores(self, path: str) -> bool:
+        """Whether a path of the project, with `/` between its parts, is kept out. The last rule wins."""
+        ignored = False
+        for pattern, is_out in self._rules:
+            if is_out != ignored and pattern.fullmatch(path):
+                ignored = is_out
+        return ignored
+
+    def ignores_all_of(self, folder: str) -> bool:
+        """Whether nothing in a folder has to be looked at. An exception may be about any file in it."""
+        return not self._has_exceptions and self.ignores(folder)
+
+
+def copied_files(root: Path) -> Iterator[tuple[str, int]]:
+    """The files that a build would copy, with their sizes in bytes, in no order. Links are not followed."""
+    ignore = DockerIgnore(root)
+    sources = [matcher(source.pattern) for source in copied_sources(root)]
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        for entry in _entries(root / folder):
+            path = f"{folder}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                if not ignore.ignores_all_of(path):
+                    folders.append(f"{path}/")
+            elif any(source.fullmatch(path) for source in sources) and not ignore.ignores(path):
+                yield path, entry.stat(follow_symlinks=False).st_size
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # not readable, or gone meanwhile: docker would say so
+        return []
+
+
+def matcher(pattern: str) -> re.Pattern[str]:
+    """What a pattern of a Dockerfile or .dockerignore matches, with all that is below it: for `fullmatch`."""
+    pattern = "/".join(part for part in pattern.strip().split("/") if part not in ("", "."))
+    if not pattern:
+        return re.compile("(?s:.*)")
+    parts = re.findall(r"\*\*/?|\*|\?|\[[^\]]+\]|\\.|.", pattern, flags=re.DOTALL)
+    return re.compile("".join(map(_as_regex, parts)) + "(?s:/.*)?")
+
+
+def _as_regex(part: str) -> str:
+    if part.startswith("[") and len(part) > 1:
+        return part.replace("[!", "[\\!")  # Go negates with ^ alone
+    meanings = {"**/": "(?s:(?:.*/)?)", "**": "(?s:.*)", "*": "[^/]*", "?": "[^/]"}
+    return meanings.get(part) or re.escape(part[-1])

@@ -1,0 +1,151 @@
+"""Is this project fit to submit? Structure, launch file, lock, image, from the files alone; and git's word.
+
+Standard library only, and nothing of the project is run or imported: it answers in a blink.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from isc_runtime.sizes import readable_size
+from isc_runtime.submission import credentials
+from isc_runtime.submission.finding import Finding as Finding
+from isc_runtime.submission.image import Content, check_image, image_content
+from isc_runtime.submission.launch_file import check_launch_file, load_toml
+from isc_runtime.submission.lock import check_cycling_utils, check_lock
+from isc_runtime.submission.version_control import check_committed
+
+EXPECTED = {
+    "experiment.isc": "what `isc train` submits",
+    "launch.sh": "what every node runs",
+    "Dockerfile": "the image's recipe",
+    ".dockerignore": "what the image must not hold",
+    "requirements.in": "what the project needs",
+    "requirements.lock": "what the image installs",
+    "requirements-cycling-utils.txt": "what the image installs besides",
+    "train.py": "the training",
+    "model.py": "the model",
+    "data.py": "the data",
+    "isc_runtime/": "the template's part of the project",
+    "tests/": "the project's tests",
+    "README.md": "what people read first",
+    "pyproject.toml": "the project's name, and the settings of its tools",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        findings: errors and warnings, in the order of the files in `EXPECTED`.
+        image: what the image would take from the project.
+    """
+
+    findings: list[Finding]
+    image: Content
+
+    @property
+    def errors(self) -> int:
+        """How many findings make a submission fail or go wrong."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+
+def check(root: Path) -> list[Finding]:
+    """Everything that is wrong with a project.
+
+    Args:
+        root: its directory.
+    """
+    return examine(root).findings
+
+
+def examine(root: Path) -> Report:
+    """Looks at everything that is in a project's files.
+
+    Args:
+        root: its directory.
+    """
+    root = root.resolve()
+    image = image_content(root)
+    return Report([*_check(root), *check_image(root, image)], image)
+
+
+def run_check(root: Path, as_json: bool) -> int:
+    """Checks a project, and whether it is committed, and prints a line a finding, or one JSON object.
+
+    Returns:
+        The exit code: 1 on errors.
+    """
+    report = examine(root)
+    report = replace(report, findings=[*report.findings, *check_committed(root)])
+    image = {"files": len(report.image.files), "bytes": report.image.size}
+    if as_json:
+        findings = [asdict(finding) for finding in report.findings]
+        print(json.dumps({"fit": not report.errors, "findings": findings, "image": image}, indent=2))
+    else:
+        lines = [f"{finding.severity.upper()}: {finding}" for finding in report.findings]
+        takes = f"The image takes {image['files']} files of it, {readable_size(image['bytes'])}."
+        print("\n".join([*lines, f"{_verdict(report.errors, len(lines) - report.errors)} {takes}"]))
+    return 1 if report.errors else 0
+
+
+def _verdict(errors: int, warnings: int) -> str:
+    counts = [f"{n} {noun}{'s' * (n > 1)}" for n, noun in ((errors, "error"), (warnings, "warning")) if n]
+    if errors:
+        return f"Not fit to submit: {', '.join(counts)}."
+    return f"No errors, {counts[0]} to settle before you submit." if counts else "Fit to submit."
+
+
+def _check(root: Path) -> Iterator[Finding]:
+    for name, purpose in EXPECTED.items():
+        path = root / name
+        if not (path.is_dir() if name.endswith("/") else path.is_file()):
+            hint = f"Bring it back, from git or a newly generated project: it is {purpose}."
+            yield Finding(name, "It is missing", hint)
+    for file in sorted(root.glob("*.isc")):
+        if file.name != credentials.ISC:
+            yield from check_launch_file(file, root, homes(root))
+    for name in ("train.py", "model.py", "data.py"):
+        yield from _check_syntax(root / name)
+    yield from _check_launch_script(root / "launch.sh")
+    yield from check_lock(root)
+    yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
+
+
+def homes(root: Path) -> list[str]:
+    """Where the project may be on the ISC: the image puts it under its name, people clone it anywhere."""
+    names = [root.name]
+    # Without a readable pyproject.toml the folder's name will do.
+    with contextlib.suppress(OSError, ValueError, ImportError, KeyError, TypeError):
+        names.insert(0, load_toml((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"])
+    return [f"/root/{name}" for name in dict.fromkeys(names)]
+
+
+def _check_syntax(file: Path) -> Iterator[Finding]:
+    try:
+        ast.parse(file.read_bytes())
+    except OSError:
+        pass  # missing: it is said already
+    except SyntaxError as error:
+        yield Finding(
+            f"{file.name}:{error.lineno}", f"Python cannot read it ({error.msg})", "Mend this line."
+        )
+    except ValueError as error:  # a NUL
+        yield Finding(file.name, f"Python cannot read it ({error})", "Save it as plain UTF-8 text.")
+
+
+def _check_launch_script(file: Path) -> Iterator[Finding]:
+    if not file.is_file():
+        return
+    if os.name == "posix" and not os.access(file, os.X_OK):
+        yield Finding(file.name, "It is not executable", "Run: chmod +x launch.sh")
+    if b"\r" in file.read_bytes():
+        hint = "Save it with Unix line ends; in git: git config core.autocrlf input"
+        yield Finding(file.name, "It has Windows line ends, which bash takes for a part of the words", hint)

@@ -1,0 +1,371 @@
+"""What a training loop sees of its checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from isc_runtime import rng
+from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.state_size import expected_size
+from isc_runtime.checkpointing.store import Store
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.logs import Scalars
+from isc_runtime.options import AUTO, CheckpointOptions
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.interruption import Stopped, StopRequest
+from isc_runtime.sampler import ElasticSampler
+from isc_runtime.tests.processes import differences
+
+
+class Training:
+    """A model, all that belongs to it, and a step that draws from every random number generator."""
+
+    def __init__(self, store: Store, group: Group, width: int = 4, **options: Any) -> None:
+        rng.seed_everything(0)
+        self.model = nn.Sequential(nn.Linear(8, width), nn.Dropout(0.5), nn.Linear(width, 1))
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 3)
+        self.scaler = torch.amp.GradScaler("cpu")
+        self.metrics: dict[str, Any] = {"seen": 0}
+        self.sampler = ElasticSampler(64, 4)
+        state = {
+            name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "scaler", "metrics")
+        }
+        self.checkpointer = Checkpointer(
+            store, group, self.sampler, state, CheckpointOptions(**options), StopRequest(), Scalars(None)
+        )
+
+    def step(self) -> float:
+        loss: torch.Tensor = self.model(torch.randn(4, 8)).square().mean()
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.sampler.advance()
+        self.metrics["seen"] += 4
+        return loss.item()
+
+    def everything(self) -> dict[str, Any]:
+        return copy.deepcopy(self.checkpointer._collect([rng.capture(torch.device("cpu"))]))
+
+
+def test_what_is_restored_goes_on_as_if_nothing_had_happened(store: Store, group: Group) -> None:
+    training = Training(store, group)
+    with training.checkpointer as checkpointer:
+        assert not checkpointer.restore()
+        for _ in range(5):
+            training.step()
+        checkpointer.save()
+    expected = [training.step() for _ in range(5)]
+    again = Training(store, group)
+    with again.checkpointer as checkpointer:
+        assert checkpointer.restore()
+        assert [again.step() for _ in range(5)] == expected
+    assert differences(again.everything(), training.everything()) == []
+
+
+def test_settings_that_the_checkpoint_overrules_are_named(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group)
+    with training.checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    for rate, expected in ((1e-3, ""), (0.5, "(optimizer 0 initial_lr: 0.001, not 0.5; seed: 0, not 7)")):
+        caplog.clear()
+        again = Training(store, group)
+        again.optimizer.param_groups[0]["initial_lr"] = rate
+        again.optimizer.param_groups[0]["new in a later torch"] = True
+        again.sampler.seed = 7 if expected else 0
+        again.checkpointer.restore()
+        assert ("[RESUME]" in caplog.text) == bool(expected)
+        assert expected in caplog.text
+        assert again.optimizer.param_groups[0]["initial_lr"] == 1e-3
+
+
+def test_training_goes_on_while_a_save_is_written(store: Store, group: Group) -> None:
+    """What is saved is the state at the call, whatever the training does to it afterwards."""
+    training = Training(store, group)
+    with training.checkpointer as checkpointer:
+        training.step()
+        saved = training.everything()
+        checkpointer.save()
+        for _ in range(20):
+            training.step()
+    again = Training(store, group)
+    again.checkpointer.restore()
+    saved["saves"] = 1
+    assert differences(again.everything(), saved) == []
+
+
+def fail_writes(store: Store, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The next `count` writes end with a full disk."""
+    write, left = store.write, [count]
+
+    def full(state: dict[str, Any], payload: Path) -> None:
+        if left[0]:
+            left[0] -= 1
+            payload.write_bytes(b"torn")
+            raise OSError(28, os.strerror(28), str(payload))
+        write(state, payload)
+
+    monkeypatch.setattr(store, "write", full)
+
+
+def test_a_failed_save_is_logged_and_the_next_one_tried(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group)
+    with training.checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+        checkpointer.finish()
+        fail_writes(store, monkeypatch, 2)
+        for _ in range(3):
+            training.step()
+            checkpointer.save()
+            checkpointer.finish()
+    assert caplog.text.count("[FAILED]") == 2
+    assert "No space left on device" in caplog.text
+    assert len(store.entries()) == 2
+    again = Training(store, group)
+    again.checkpointer.restore()
+    assert again.sampler.progress.step == 4
+
+
+def test_failures_in_a_row_end_the_run_and_keep_the_last_good_checkpoint(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group, max_failed_saves=2)
+    training.step()
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    fail_writes(store, monkeypatch, 99)
+    training.step()
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    training.step()
+    training.checkpointer.save()
+    with pytest.raises(IscError, match=r"2 saves in a row failed.*No space left") as raised:
+        training.checkpointer.finish()
+    assert raised.value.exit_code == ExitCode.SAVE
+    again = Training(store, group)
+    again.checkpointer.restore()
+    assert again.sampler.progress.step == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_is_not_finite_is_never_saved(
+    store: Store, group: Group, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group)
+    training.step()
+    with torch.no_grad():
+        training.model.get_parameter("2.weight")[0, 1] = value
+    training.checkpointer.save()
+    with pytest.raises(IscError, match="3 saves in a row failed"):
+        training.checkpointer.settle()
+    assert "NaN or infinite values: model.2.weight" in caplog.text
+    assert store.entries() == []
+
+
+def test_a_last_save_that_fails_is_repeated(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group)
+    with training.checkpointer as checkpointer:
+        training.step()
+        fail_writes(store, monkeypatch, 2)
+        checkpointer.save()
+    again = Training(store, group)
+    again.checkpointer.restore()
+    assert again.sampler.progress.step == 1
+
+
+def test_a_last_save_that_keeps_failing_is_no_completed_training(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group)
+    training.step()
+    fail_writes(store, monkeypatch, 99)
+    training.checkpointer.save()
+    with pytest.raises(IscError, match="3 saves in a row failed") as raised, training.checkpointer:
+        pass
+    assert raised.value.exit_code == ExitCode.SAVE
+
+
+def test_a_stop_whose_save_fails_tries_again(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group)
+    training.step()
+    training.checkpointer.poll()
+    fail_writes(store, monkeypatch, 1)
+    ask(training, signal.SIGTERM)
+    with pytest.raises(Stopped):
+        training.checkpointer.poll()
+    assert [entry.read_manifest().step for entry in store.entries()] == [1]
+
+
+def ask(training: Training, number: signal.Signals) -> None:
+    """Sends this process a signal, and waits until the thread that listens has heard it."""
+    signal.raise_signal(number)
+    deadline = time.monotonic() + 5
+    while not training.checkpointer.stop.signal_number and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group)
+    training.metrics["scalar"] = np.float64(0.5)  # becomes a plain number
+    training.metrics["path"] = Path("x")
+    training.checkpointer.save()
+    assert "PosixPath cannot be part of a checkpoint: metrics.path" in caplog.text
+    del training.metrics["path"]
+    training.checkpointer.settle()
+    again = Training(store, group)
+    again.checkpointer.restore()
+    assert again.metrics["scalar"] == 0.5
+
+
+def test_a_payload_of_another_program_is_said_in_words(store: Store, group: Group) -> None:
+    payload = store.prepare(1, False)
+    store.save({"model": Path("unsafe")}, payload, 1, {})
+    store.publish(payload)
+    with pytest.raises(IscError, match="not safe to load") as raised:
+        Training(store, group).checkpointer.restore()
+    assert raised.value.exit_code == ExitCode.CHECKPOINT
+
+
+def test_another_model_is_said_in_one_message(store: Store, group: Group) -> None:
+    with (training := Training(store, group)).checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    with pytest.raises(
+        IscError, match=r"another training: its 'model' does not fit.*size mismatch"
+    ) as raised:
+        Training(store, group, width=5).checkpointer.restore()
+    assert raised.value.exit_code == ExitCode.CHECKPOINT
+    assert "--fresh" in raised.value.hint
+
+
+def test_a_missing_part_is_said_in_one_message(store: Store, group: Group) -> None:
+    with (training := Training(store, group)).checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    other = Training(store, group)
+    other.checkpointer.state["teacher"] = nn.Linear(1, 1)
+    with pytest.raises(IscError, match=r"its 'teacher' does not fit \(it has none\)"):
+        other.checkpointer.restore()
+
+
+def test_fresh_starts_over_and_keeps_the_old_ones(store: Store, group: Group) -> None:
+    with (training := Training(store, group)).checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    assert not Training(store, group, fresh=True).checkpointer.restore()
+    assert not Training(store, group).checkpointer.restore()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_at_the_next_batch_and_stops(
+    store: Store, group: Group, number: signal.Signals
+) -> None:
+    training = Training(store, group)
+    checkpointer = training.checkpointer
+    training.step()
+    checkpointer.poll()
+    ask(training, number)
+    training.step()
+    with pytest.raises(Stopped) as raised:
+        checkpointer.poll()
+    assert raised.value.code == 128 + number
+    again = Training(store, group)
+    again.checkpointer.restore()
+    assert again.sampler.progress.step == 2
+
+
+def test_a_stop_right_after_a_save_does_not_save_twice(store: Store, group: Group) -> None:
+    training = Training(store, group)
+    training.step()
+    training.checkpointer.save()
+    ask(training, signal.SIGTERM)
+    with pytest.raises(Stopped):
+        training.checkpointer.poll()
+    assert len(store.entries()) == 1
+
+
+def test_no_room_for_two_checkpoints_is_said_before_the_first_batch(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(store, group)
+    needed = 2 * expected_size(training.checkpointer.state.values())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed - 1})())
+    what = f"no room for two checkpoints: {needed} bytes are needed, {needed - 1} are free"
+    with pytest.raises(IscError, match=what) as raised:
+        training.checkpointer.restore()
+    assert raised.value.exit_code == ExitCode.SAVE
+
+
+def test_beside_a_checkpoint_there_must_be_room_for_one(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (training := Training(store, group)).checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    needed = expected_size(training.checkpointer.state.values())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed})())
+    assert Training(store, group).checkpointer.restore()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed - 1})())
+    with pytest.raises(IscError, match="no room for another checkpoint"):
+        Training(store, group).checkpointer.restore()
+
+
+def test_every_nth_save_is_an_anchor(store: Store, group: Group) -> None:
+    with (training := Training(store, group, anchor_saves=3)).checkpointer as checkpointer:
+        for _ in range(7):
+            training.step()
+            checkpointer.save()
+    forced = [entry.read_manifest().details["force"] for entry in store.entries()]
+    assert forced == [False, False, True, False, False, True, False]
+
+
+def test_auto_sets_the_interval_after_the_first_save(store: Store, group: Group) -> None:
+    with (training := Training(store, group, save_steps=AUTO)).checkpointer as checkpointer:
+        for _ in range(3):
+            training.step()
+            checkpointer.poll()
+        before = checkpointer.save_steps
+        checkpointer.save()
+    assert checkpointer.save_steps != before
+    assert checkpointer.is_due(checkpointer.save_steps - 1)
+
+
+def test_the_log_has_the_lines_that_the_team_knows(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with (training := Training(store, group)).checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    payload = str(store.entries()[-1].payload)
+    for mark in ("[ATTEMPT]", "[SUCCESS]", "[COMPLETE]"):
+        line = next(line for line in caplog.messages if line.startswith(mark))
+        assert payload in line
+    complete = next(line for line in caplog.messages if line.startswith("[COMPLETE]"))
+    for part in ("step 1", "mode local", "bytes in", "training held up"):
+        assert part in complete

@@ -1,0 +1,164 @@
+"""Exported weights are the checkpoint's, bit for bit, and a file that is there already is safe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from isc_runtime.checkpointing.export import export
+from isc_runtime.checkpointing.store import Store
+from isc_runtime.errors import ExitCode, IscError
+from model import build_model
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+class Tied(nn.Module):
+    """A model in which two names are one tensor, a third is a part of it, and a fourth is not contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(4, 4)
+        self.outputs = nn.Linear(4, 4)
+        self.outputs.weight = self.inputs.weight
+        self.register_buffer("part", self.inputs.weight.detach()[1:3])
+        self.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
+        self.register_buffer("count", torch.tensor(3))
+
+
+def save(store: Store, model: nn.Module, step: int = 10) -> Path:
+    payload = store.prepare(step, False)
+    state = {"model": model.state_dict(), "optimizer": {"state": {0: torch.ones(1000)}}}
+    store.save(state, payload, step, {})
+    store.publish(payload)
+    return payload
+
+
+@pytest.mark.parametrize("build", [build_model, Tied])
+def test_the_weights_are_the_same_and_load_as_usual(
+    store: Store, tmp_path: Path, build: type[nn.Module]
+) -> None:
+    model = build()
+    payload = save(store, model)
+    done = export(payload, tmp_path / "weights.safetensors")
+    weights = load_file(done.file)
+    assert {name: tensor.tolist() for name, tensor in weights.items()} == {
+        name: tensor.tolist() for name, tensor in model.state_dict().items()
+    }
+    build().load_state_dict(weights)  # all names are there
+    assert (done.step, done.tensors, done.left_out) == (10, len(weights), [])
+    assert done.bytes == done.file.stat().st_size
+    assert done.file.stat().st_mode == payload.stat().st_mode, "others may read it as they may read any file"
+    with safe_open(done.file, "pt") as file:
+        assert file.metadata()["step"] == "10"
+
+
+def test_a_checkpoint_can_be_named_in_many_ways(store: Store, tmp_path: Path) -> None:
+    save(store, build_model(), step=10)
+    payload = save(store, build_model(), step=20)
+    manifest, link = store.manifest_path(payload), store.directory / store.link_name
+    for number, name in enumerate([store.directory, payload, manifest, link, store.entries()[-1].path]):
+        assert export(name, tmp_path / f"{number}.safetensors").step == 20
+    assert export(store.entries()[0].path, tmp_path / "first.safetensors").step == 10
+
+
+def test_a_copied_artifact_is_read_through_its_broken_link(store: Store, tmp_path: Path) -> None:
+    save(store, build_model())
+    copy = tmp_path / "copy of it"
+    shutil.copytree(store.directory, copy, symlinks=True, ignore=shutil.ignore_patterns("copy*"))
+    for path in store.directory.iterdir():
+        if path != copy:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    assert export(copy / store.link_name, tmp_path / "weights.safetensors").step == 10
+
+
+def test_a_damaged_checkpoint_is_not_exported(store: Store, tmp_path: Path) -> None:
+    payload = save(store, build_model())
+    content = bytearray(payload.read_bytes())
+    content[len(content) // 2] ^= 1
+    payload.write_bytes(content)
+    with pytest.raises(IscError, match=r"damaged .*checksum.*checkpoints --verify") as raised:
+        export(payload, tmp_path / "weights.safetensors")
+    assert raised.value.exit_code == ExitCode.CHECKPOINT
+    assert not list(tmp_path.glob("weights*"))
+
+
+def test_a_file_that_exists_is_replaced_only_when_asked(store: Store, tmp_path: Path) -> None:
+    payload, file = save(store, build_model()), tmp_path / "weights.safetensors"
+    file.write_text("mine")
+    with pytest.raises(IscError, match=r"exists.*weights.safetensors.*--force"):
+        export(payload, file)
+    assert file.read_text() == "mine"
+    export(payload, file, force=True)
+    assert load_file(file).keys() == build_model().state_dict().keys()
+
+
+def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload, file = save(store, build_model()), tmp_path / "weights.safetensors"
+    file.write_text("old")
+    monkeypatch.setattr(
+        "isc_runtime.checkpointing.export.sync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full"))
+    )
+    with pytest.raises(IscError, match=r"cannot be written .*full.*weights.safetensors") as raised:
+        export(payload, file, force=True)
+    assert raised.value.exit_code == ExitCode.SAVE
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.glob("weights*")] == [file.name]
+
+
+def test_what_is_no_tensor_is_left_out_and_said(store: Store, tmp_path: Path) -> None:
+    payload = store.prepare(1, False)
+    store.save({"model": {"weight": torch.ones(2), "_extra_state": {"a": 1}}}, payload, 1, {})
+    assert export(payload, tmp_path / "w.safetensors").left_out == ["_extra_state"]
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        ({"weights": {}}, "No weights can be read"),
+        ({"model": {}}, "has no tensors"),
+        ({"model": {"w": torch.ones(2, 2).to_sparse()}}, "The tensor w is sparse"),
+    ],
+)
+def test_what_cannot_be_exported_says_why(
+    store: Store, tmp_path: Path, state: dict[str, object], what: str
+) -> None:
+    payload = store.prepare(1, False)
+    store.save(state, payload, 1, {})
+    with pytest.raises(IscError, match=what):
+        export(payload, tmp_path / "w.safetensors")
+    assert not list(tmp_path.glob("w.*"))
+
+
+@pytest.mark.parametrize("store", ["artifact"], indirect=True)
+def test_the_command(store: Store, tmp_path: Path) -> None:
+    save(store, build_model())
+    file = tmp_path / "weights.safetensors"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    line = [sys.executable, "-m", "isc_runtime", "export", str(store.directory), str(file)]
+    first, second = (
+        subprocess.run(line, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith(f"{file}: ")
+    assert (second.returncode, len(second.stderr.splitlines())) == (ExitCode.UNFIT, 1)
+    assert "--force" in second.stderr
+
+
+@pytest.mark.parametrize("name", ["absent", "absent/deeper/one", "empty"])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(IscError, match=r"There is no checkpoint.*isc_runtime checkpoints"):
+        export(tmp_path / name, tmp_path / "w.safetensors")

@@ -1,0 +1,118 @@
+"""A snapshot stays as it is, and its memory is used again."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from isc_runtime.checkpointing.snapshot import Snapshot, owned_by
+from isc_runtime.tests.processes import differences
+
+
+def test_a_snapshot_does_not_change_with_its_original() -> None:
+    state: dict[str, Any] = {"a": torch.ones(3), "b": [torch.zeros(2), ("x", torch.ones(1))], "c": 4}
+    taken = Snapshot().take(state)
+    state["a"].zero_()
+    state["b"][1][1].zero_()
+    assert taken["a"].tolist() == [1, 1, 1]
+    assert taken["b"][1][1].tolist() == [1]
+    assert (taken["b"][1][0], taken["c"]) == ("x", 4)
+
+
+def test_buffers_are_allocated_once() -> None:
+    snapshot, weights = Snapshot(), torch.ones(1000)
+    first = snapshot.take({"w": weights})["w"].data_ptr()
+    assert snapshot.take({"w": weights + 1})["w"].data_ptr() == first
+    assert snapshot.take({"w": torch.ones(1000, dtype=torch.float64)})["w"].dtype == torch.float64
+
+
+class Training:
+    """A model and its optimizer after a step, and a snapshot of both that puts off what it can."""
+
+    def __init__(self) -> None:
+        self.model = nn.BatchNorm1d(4)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1.0)
+        self.snapshot = Snapshot()
+        self.optimizer.register_step_pre_hook(lambda *_: self.snapshot.hold())
+        self.step()
+
+    def step(self) -> None:
+        """A batch: it changes buffers in its forward pass, and weights in its step."""
+        torch.autograd.backward(self.model(torch.randn(8, 4)).square().sum())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
+
+    def take(self) -> Any:
+        return self.snapshot.take(self.state(), owned_by([self.optimizer]))
+
+
+def test_what_is_put_off_is_copied_before_a_step_changes_it() -> None:
+    training = Training()
+    expected = copy.deepcopy(training.state())
+    taken = training.take()
+    background = threading.Timer(0.2, training.snapshot.complete)
+    background.start()
+    training.step()  # waits for it
+    background.join()
+    assert differences(taken, expected) == []
+    assert not training.snapshot.is_torn()
+    assert training.snapshot.held_up > 0
+    assert differences(training.state(), expected)
+
+
+def test_a_snapshot_that_is_not_saved_holds_up_no_step() -> None:
+    training = Training()
+    training.take()
+    training.snapshot.abandon()
+    training.step()  # would wait for ever
+    assert not training.snapshot.is_torn()
+
+
+def test_only_what_an_optimizer_owns_is_put_off() -> None:
+    """A forward pass changes the buffers of a BatchNorm, long before the step."""
+    training = Training()
+    taken = training.take()
+    expected = {name: tensor.clone() for name, tensor in training.model.named_buffers()}
+    training.model(torch.randn(8, 4))
+    training.snapshot.complete()
+    assert all(torch.equal(taken["model"][name], tensor) for name, tensor in expected.items())
+
+
+def test_a_change_that_is_not_the_step_s_is_noticed_and_nothing_put_off_any_more() -> None:
+    training = Training()
+    training.take()
+    with torch.no_grad():
+        training.model.weight.clamp_(max=0.1)
+    training.snapshot.complete()
+    assert training.snapshot.is_torn()
+    training.step()
+    assert training.snapshot.is_torn()
+    expected = copy.deepcopy(training.state())
+    taken = training.take()
+    with torch.no_grad():
+        training.model.weight.clamp_(max=0.05)
+    training.snapshot.complete()
+    assert differences(taken, expected) == []
+    assert not training.snapshot.is_torn()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_copies_while_it_computes() -> None:
+    weights = torch.ones(2**24, device="cuda", requires_grad=True)
+    optimizer = torch.optim.SGD([weights], lr=1.0)
+    snapshot = Snapshot()
+    taken = snapshot.take({"w": weights}, owned_by([optimizer]))
+    weights.grad = torch.ones_like(weights)
+    snapshot.hold()
+    optimizer.step()
+    snapshot.complete()
+    assert torch.equal(taken["w"], torch.ones(2**24))
+    assert weights.sum().item() == 0

@@ -1,0 +1,39 @@
+"""The size of a checkpoint is known before there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from isc_runtime.checkpointing.state_size import expected_size, size_of
+
+
+def test_the_size_of_a_state_is_that_of_its_tensors() -> None:
+    assert size_of({"a": torch.ones(10), "b": [torch.ones(5, dtype=torch.float64)], "c": "text"}) == 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.AdamW, {}),
+        (torch.optim.AdamW, {"amsgrad": True, "fused": True}),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        (torch.optim.SGD, {"lr": 0.1}),
+        (torch.optim.Adafactor, {}),
+    ],
+)
+def test_the_size_of_a_state_is_known_before_the_first_step(
+    kind: type[torch.optim.Optimizer], options: dict[str, Any]
+) -> None:
+    model = nn.Linear(30, 20)
+    optimizer = kind(model.parameters(), **options)
+    before = [parameter.clone() for parameter in model.parameters()]
+    expected = expected_size([model, optimizer, {"losses": torch.ones(5)}])
+    assert not optimizer.state
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    torch.autograd.backward(model(torch.ones(1, 30)).sum())
+    optimizer.step()
+    assert expected == size_of([model.state_dict(), optimizer.state_dict(), torch.ones(5)])

@@ -1,0 +1,73 @@
+"""Two real processes agree; and when one falls, both fall, with the reason."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.watch import RankError
+from isc_runtime.tests.processes import Place, run_forked
+from isc_runtime.tests.ranks import fallible_ranks
+
+SCRIPT = Path(fallible_ranks.__file__)
+
+
+def test_two_ranks_agree(tmp_path: Path) -> None:
+    for rank, ended in enumerate(run_forked(tmp_path, partial(fallible_ranks.main, "agree"))):
+        assert ended.code == 0, ended.output
+        assert f"rank {rank} agrees" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("how", "rank", "code", "expected"),
+    [
+        ("in an agreement", 1, ExitCode.DATA, "The thing is broken: /some/path. Mend it."),
+        ("on the master", 0, ExitCode.DATA, "The thing is broken: /some/path. Mend it."),
+        ("alone", 1, ExitCode.DATA, "The thing is broken: /some/path. Mend it."),
+        ("unforeseen", 1, ExitCode.FAILED, "ZeroDivisionError: nobody saw it coming"),
+        ("killed", 0, ExitCode.PEER, f"no answer from rank 1 on {socket.gethostname()}"),
+    ],
+)
+def test_one_falls_all_fall_with_the_reason(
+    tmp_path: Path, how: str, rank: int, code: int, expected: str
+) -> None:
+    ended = run_forked(tmp_path, partial(fallible_ranks.main, how))
+    assert {one.code for one in ended} <= {code, -signal.SIGKILL}, ended
+    said = "".join(one.output for one in ended)
+    (error,) = re.findall(r"ERROR: rank .*", said)
+    assert error.startswith(f"ERROR: rank {rank} on {socket.gethostname()}: ")
+    assert expected in error
+    assert "a collective ended" not in said
+
+
+def test_torchrun_ends_with_the_code_of_the_reason(tmp_path: Path) -> None:
+    ended = Place(tmp_path).torchrun(SCRIPT, "alone")
+    assert ended.code == ExitCode.DATA, ended.output
+    assert len(re.findall(r"ERROR: rank 1 on .*: The thing is broken", ended.output)) == 1, ended.output
+
+
+def test_a_rank_that_falls_before_there_is_a_group_takes_the_others_down(tmp_path: Path) -> None:
+    """An import that fails, say. torchrun alone would kill the others half a minute later, and only here."""
+    ended = Place(tmp_path).torchrun(SCRIPT, "before the group")
+    assert ended.code == ExitCode.DATA
+    assert "ERROR: The thing is broken: /some/path. Mend it." in ended.output
+    assert "SIGKILL" not in ended.output
+
+
+def test_a_group_of_one_agrees_with_itself() -> None:
+    group = Group(Environment(), torch.device("cpu"))
+    assert group.gather("x") == ["x"]
+    assert group.pulse(3, 4) == [3, 4]
+    assert group.on_master(lambda: 5) == 5
+    with pytest.raises(RankError, match=r"rank 0 on .*: What: where\. Hint\.") as raised, group.agreement():
+        raise IscError("What", "where", "Hint.", ExitCode.DATA)
+    assert raised.value.exit_code is ExitCode.DATA

@@ -1,0 +1,173 @@
+"""What would get into the image and must not, what would be missing, and how much it would be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from isc_runtime.submission.dockerfile import copied_files
+from isc_runtime.submission.finding import Finding
+from isc_runtime.submission.image import check_image, image_content
+
+PROJECT = Path(__file__).resolve().parents[3]
+KEY = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"  # in two, or this file would be taken for one
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with this project's Dockerfile and .dockerignore, and what they need."""
+    for name in (
+        "Dockerfile",
+        ".dockerignore",
+        "requirements.lock",
+        "requirements-cycling-utils.txt",
+        "model.py",
+    ):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    return tmp_path
+
+
+def write(root: Path, name: str, content: str | int = "") -> None:
+    """Writes a file, or one of so many bytes that takes no room."""
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str):
+        file.write_text(content)
+    else:
+        with file.open("wb") as stream:
+            stream.truncate(content)
+
+
+def found(root: Path) -> list[Finding]:
+    return list(check_image(root, image_content(root)))
+
+
+def test_this_project_is_fine_and_small(root: Path) -> None:
+    assert found(root) == []
+    content = image_content(PROJECT)
+    expected = {"train.py", "launch.sh", "isc_runtime/checkpointing/store.py", "requirements.lock"}
+    assert expected <= content.files.keys()
+    assert content.size < 10**6
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "credentials.isc",
+            "deep/credentials.isc",
+            ".env",
+            "a/.env.local",
+            "a/server.pem",
+            "tls.key",
+            "a/id_rsa",
+        ),
+        *(".netrc", ".pypirc", ".git-credentials", ".aws/credentials", ".ssh/config", "kaggle.json"),
+        *("ID_RSA", "service-account-7.json", ".kube/config"),
+    ],
+)
+def test_a_secret_is_found_by_its_name(root: Path, name: str) -> None:
+    write(root, ".dockerignore")
+    write(root, name, "x")
+    (finding,) = found(root)
+    assert (finding.severity, finding.where) == ("error", name)
+    assert "looks like a secret" in finding.what
+    assert ".dockerignore" in finding.hint
+
+
+@pytest.mark.parametrize(
+    "text", [KEY, "token: ghp_" + "a1" * 18, "AKIA" + "ABCDEFGH" * 2, "x=hf_" + "Ab" * 17]
+)
+def test_a_secret_is_found_by_its_content(root: Path, text: str) -> None:
+    write(root, "notes.txt", f"remember:\n{text}\n")
+    assert [finding.where for finding in found(root)] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", [".env.example", "id_rsa.pub", "environment.py", "keys.py", "monkey"])
+def test_what_only_sounds_like_a_secret_is_none(root: Path, name: str) -> None:
+    write(root, ".dockerignore")
+    write(root, name, "AKIA, ghp_ and PRIVATE KEY are words")
+    assert found(root) == []
+
+
+@pytest.mark.parametrize("name", ["credentials.isc", ".env", "deep/.env", "a/b/server.pem", "x/id_rsa"])
+def test_our_dockerignore_keeps_secrets_out(root: Path, name: str) -> None:
+    write(root, name, KEY)
+    assert found(root) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "where"),
+    [
+        ("pictures/train.npz", 2 * 10**6, "pictures"),
+        ("weights.safetensors", 10**6, "weights.safetensors"),
+        ("notes/film", 60 * 10**6, "notes"),
+        (".git/objects/pack", 5, ".git"),
+    ],
+)
+def test_data_are_told_by_size(root: Path, name: str, size: int, where: str) -> None:
+    write(root, ".dockerignore")
+    write(root, name, size)
+    (finding,) = found(root)
+    assert (finding.severity, finding.where) == ("warning", where)
+    assert "would be copied into the image" in finding.what
+    write(root, ".dockerignore", f"{where}\n")
+    assert found(root) == []
+
+
+def test_more_than_a_container_takes_is_an_error(root: Path) -> None:
+    write(root, "big", 26 * 10**9)
+    assert ("error", "26 GB would be copied into the image, and a container has room for 25 GB in all") in [
+        (finding.severity, finding.what) for finding in found(root)
+    ]
+
+
+def test_there_is_a_limit_to_looking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isc_runtime.submission.image.MOST_FILES", 3)
+    (finding,) = found(root)
+    assert "More than 3 files" in finding.what
+
+
+def test_what_is_copied_must_not_be_kept_out(root: Path) -> None:
+    write(root, ".dockerignore", "*.lock\n")
+    (finding,) = found(root)
+    assert finding.where.startswith("Dockerfile:")
+    assert ".dockerignore keeps requirements.lock out" in finding.what
+
+
+def test_only_what_the_dockerfile_copies_counts(root: Path) -> None:
+    write(root, "Dockerfile", "FROM scratch\nCOPY src/*.py conf* /x/\n")
+    for name in ("src/a.py", "src/a.txt", "src/deep/b.py", "config/x/y", "secret/.env"):
+        write(root, name)
+    assert sorted(path for path, _ in copied_files(root)) == ["config/x/y", "src/a.py"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ("a", "b D/a D/E/a D/E/x.key"),
+        ("/D", "a b"),
+        ("./D/", "a b"),
+        ("D/*", "a b"),
+        ("*/a", "a b D/E/a D/E/x.key"),
+        ("**/a", "b D/E/x.key"),
+        ("D/**/a", "a b D/E/x.key"),
+        ("**/*.key", "a b D/a D/E/a"),
+        ("**/x.???", "a b D/a D/E/a"),
+        ("[ab]", "D/a D/E/a D/E/x.key"),
+        ("[^a]", "a"),
+        ("# a\n\na", "b D/a D/E/a D/E/x.key"),
+        ("*\n!b", "b"),
+        ("D\n!D/E/a", "a b D/E/a"),
+        ("!D\nD", "a b"),
+        (r"\a", "b D/a D/E/a D/E/x.key"),
+    ],
+)
+def test_dockerignore(tmp_path: Path, rules: str, kept: str) -> None:
+    write(tmp_path, "Dockerfile", "FROM scratch\nCOPY . .\n")
+    write(tmp_path, ".dockerignore", f"{rules}\nDockerfile\n.dockerignore\n")
+    for name in ("a", "b", "D/a", "D/E/a", "D/E/x.key"):
+        write(tmp_path, name)
+    assert sorted(path for path, _ in copied_files(tmp_path)) == sorted(kept.split())

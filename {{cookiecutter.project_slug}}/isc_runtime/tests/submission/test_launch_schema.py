@@ -1,0 +1,47 @@
+"""Editors are told the same about launch files as the check tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from isc_runtime.submission.launch_file import load_toml
+from isc_runtime.submission.launch_schema import FILE, schema, text
+from isc_runtime.tests.submission.test_project import ACCEPTED, LAUNCH_FILE, Break, launch_file
+
+PROJECT = Path(__file__).resolve().parents[3]
+NO_TOML = {"no TOML", "twice", "no UTF-8", "another file"}
+OTHER_FILES = {
+    name for name, change in ACCEPTED.items() if change.__qualname__.partition(".")[0] != "launch_file"
+}
+
+
+def errors(file: Path) -> list[str]:
+    validator = jsonschema.Draft7Validator(schema())
+    return [error.message for error in validator.iter_errors(load_toml(file.read_text(encoding="utf-8")))]
+
+
+def test_the_committed_schema_is_the_one_that_the_table_makes() -> None:
+    assert FILE.read_text(encoding="utf-8") == text()
+    jsonschema.Draft7Validator.check_schema(schema())
+
+
+def test_the_launch_file_names_it() -> None:
+    first, *_ = (PROJECT / "experiment.isc").read_text(encoding="utf-8").splitlines()
+    assert first == f"#:schema ./{FILE.relative_to(PROJECT)}"
+
+
+@pytest.mark.parametrize("name", sorted(LAUNCH_FILE.keys() - NO_TOML))
+def test_what_the_check_refuses_the_schema_refuses(tmp_path: Path, name: str) -> None:
+    plant: Break = LAUNCH_FILE[name][0]
+    launch_file()(tmp_path)
+    plant(tmp_path)
+    assert errors(tmp_path / "experiment.isc")
+
+
+@pytest.mark.parametrize("name", sorted(ACCEPTED.keys() - OTHER_FILES))
+def test_what_the_check_accepts_the_schema_accepts(tmp_path: Path, name: str) -> None:
+    ACCEPTED[name](tmp_path)
+    assert errors(tmp_path / "experiment.isc") == []

@@ -1,0 +1,180 @@
+"""launch.sh, really run: what it checks, what it starts, and that no failure gets lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from isc_runtime.errors import ExitCode
+
+PROJECT = Path(__file__).resolve().parents[2]
+VARIABLES = {
+    "NNODES": "2",
+    "N_PROC": "4",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+    "NODE_RANK": "1",
+}
+# A python that says how it was called, and ends with one code as preflight and with another as torchrun.
+FAKE = """#!/bin/sh
+[ "$1" = -m ] && { printf "in %s:" "$PWD"; printf " <%s>" "$@"; echo; }
+[ "$3" = torchrun ] && exit TRAINED
+exit CHECKED
+"""
+
+
+@dataclass
+class Node:
+    """A machine on which a python that only says how it was called takes the place of the real one.
+
+    Attributes:
+        path: its directory; launch.sh is started there.
+        variables: all of the environment.
+    """
+
+    path: Path
+    variables: dict[str, str]
+
+    @property
+    def venv(self) -> Path:
+        return self.path / "a venv"
+
+    def install(self, checked: int = 0, trained: int = 0, text: str = FAKE) -> None:
+        program = self.venv / "bin" / "python"
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text.replace("CHECKED", str(checked)).replace("TRAINED", str(trained)))
+        program.chmod(0o755)
+
+    def launch(
+        self, *arguments: str, script: Path = PROJECT / "launch.sh"
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(script), *arguments],
+            cwd=self.path,
+            env=self.variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    node = Node(tmp_path, {})
+    node.variables = {**VARIABLES, "PATH": os.defpath, "VENV": str(node.venv)}
+    node.install()
+    return node
+
+
+def test_preflight_and_then_torchrun_from_any_directory(node: Node) -> None:
+    ended = node.launch("--dataset-id", "a b", "--epochs=*", "")
+    assert ended.returncode == 0, ended.stderr
+    preflight, torchrun = ended.stdout.splitlines()
+    assert preflight == (f"in {PROJECT}: <-m> <isc_runtime> <preflight> <--dataset-id> <a b> <--epochs=*> <>")
+    assert torchrun == (
+        f"in {PROJECT}: <-m> <isc_runtime> <torchrun> <--nnodes> <2> <--nproc-per-node> <4> <--node-rank> <1>"
+        " <--master-addr> <10.0.0.1> <--master-port> <29500>"
+        " <--signals-to-handle> <SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1>"
+        " <train.py> <--dataset-id> <a b> <--epochs=*> <>"
+    )
+
+
+def test_a_relative_path_to_it_will_do(node: Node) -> None:
+    folder = node.path / "some project"
+    folder.mkdir()
+    shutil.copy(PROJECT / "launch.sh", folder)
+    (node.path / "elsewhere" / folder.name).mkdir(parents=True)
+    node.variables["CDPATH"] = str(node.path / "elsewhere")  # where `cd` would look first
+    ended = node.launch(script=Path(folder.name) / "launch.sh")
+    assert ended.returncode == 0, ended.stderr
+    assert f"in {folder}: <-m> <isc_runtime> <torchrun>" in ended.stdout
+
+
+@pytest.mark.parametrize("missing", [["NNODES"], ["NODE_RANK", "MASTER_ADDR"], list(VARIABLES)])
+def test_all_missing_variables_are_named_at_once(node: Node, missing: list[str]) -> None:
+    for name in missing:
+        del node.variables[name]
+    ended = node.launch()
+    assert ended.returncode == ExitCode.UNFIT
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    named = ", ".join(name for name in VARIABLES if name in missing)
+    assert line.startswith(f"ERROR: Environment variables are not set: {named}. ")
+    assert "The ISC sets them on every node" in line
+    assert "python train.py" in line
+
+
+def test_an_empty_variable_is_missing(node: Node) -> None:
+    node.variables["N_PROC"] = ""
+    ended = node.launch()
+    assert ended.returncode == ExitCode.UNFIT
+    assert "not set: N_PROC." in ended.stderr
+
+
+@pytest.mark.parametrize("code", [1, 3, 4, 130])
+def test_a_failed_preflight_ends_it_with_its_code(node: Node, code: int) -> None:
+    node.install(checked=code)
+    ended = node.launch()
+    assert ended.returncode == code
+    assert "preflight" in ended.stdout
+    assert "torchrun" not in ended.stdout
+
+
+@pytest.mark.parametrize("code", [1, 7, 143])
+def test_a_failed_training_ends_it_with_its_code(node: Node, code: int) -> None:
+    node.install(trained=code)
+    assert node.launch().returncode == code
+
+
+def test_signals_reach_torchrun_itself(node: Node) -> None:
+    """It takes the place of the shell, which would not pass them on."""
+    node.install(text='#!/bin/sh\n[ "$3" = torchrun ] && kill -TERM $$\nexit 0\n')
+    assert node.launch().returncode == -15
+
+
+def test_the_active_environment_is_used_without_venv(node: Node) -> None:
+    node.variables["VIRTUAL_ENV"] = node.variables.pop("VENV")
+    ended = node.launch()
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_python_with_torch_in_the_path_will_do(node: Node) -> None:
+    node.variables["PATH"] = f"{node.venv / 'bin'}{os.pathsep}{node.variables['PATH']}"
+    node.variables["VIRTUAL_ENV"] = str(node.path / "none")
+    del node.variables["VENV"]
+    ended = node.launch()  # the fake one says yes to everything, also that it has torch
+    assert ended.returncode == 0, ended.stderr
+    node.install(text=f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n')  # no site-packages: no torch
+    assert node.launch().returncode == ExitCode.UNFIT
+
+
+@pytest.mark.parametrize("variable", ["VENV", "VIRTUAL_ENV"])
+def test_an_environment_without_python_is_an_error(node: Node, variable: str) -> None:
+    node.install(checked=1)  # first in PATH, it says no to everything, also that it has torch
+    node.variables["PATH"] = f"{node.venv / 'bin'}{os.pathsep}{node.variables['PATH']}"
+    del node.variables["VENV"]
+    node.variables[variable] = str(node.path / "none")
+    ended = node.launch()
+    assert ended.returncode == ExitCode.UNFIT
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"ERROR: No Python in this virtual environment: {node.path / 'none'}. ")
+    assert "set VENV" in line
+
+
+def test_the_real_preflight_refuses_a_dataset_that_is_not_there(node: Node) -> None:
+    node.install(text=f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    project = node.path / "project"  # a copy: it makes a directory for checkpoints
+    shutil.copytree(PROJECT / "isc_runtime", project / "isc_runtime")
+    for name in ("launch.sh", "data.py"):
+        shutil.copy2(PROJECT / name, project)
+    ended = node.launch("--dataset-id", "none", "--data-root", str(node.path), script=project / "launch.sh")
+    assert ended.returncode == ExitCode.DATA, ended.stderr
+    assert "none" in ended.stderr
+    assert "torchrun" not in ended.stdout

@@ -1,0 +1,165 @@
+"""Each way in which a place can be unfit gives its message and its exit code, at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isc_runtime.errors import ExitCode
+from isc_runtime.tests.processes import PROJECT, UNSET, Place
+
+Break = Callable[[Place], None]
+
+
+def without(*names: str) -> Break:
+    return lambda place: place.variables.update(dict.fromkeys(names, UNSET))
+
+
+def set_to(**variables: str) -> Break:
+    return lambda place: place.variables.update(
+        {name: value.replace("HERE", str(place.path)) for name, value in variables.items()}
+    )
+
+
+def file_in_place_of(name: str) -> Break:
+    def replace(place: Place) -> None:
+        (place.path / name).rmdir()
+        (place.path / name).write_text("")
+
+    return replace
+
+
+def remove(name: str) -> Break:
+    return lambda place: (place.path / name).rmdir()
+
+
+def dangling(name: str) -> Break:
+    def replace(place: Place) -> None:
+        (place.path / name).rmdir()
+        (place.path / name).symlink_to("nowhere")
+
+    return replace
+
+
+def hide_cycling_utils(place: Place) -> None:
+    """A finder that knows no cycling_utils, wherever the real one is installed."""
+    (place.path / "hidden").mkdir()
+    (place.path / "hidden" / "sitecustomize.py").write_text(
+        "import importlib.machinery, sys\n"
+        "find = importlib.machinery.PathFinder.find_spec\n"
+        "class Hide:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        return None if name == 'cycling_utils' else find(name, path, target)\n"
+        "sys.meta_path = [Hide if f is importlib.machinery.PathFinder else f for f in sys.meta_path]\n"
+    )
+    place.variables["PYTHONPATH"] = os.pathsep.join([str(place.path / "hidden"), str(PROJECT)])
+
+
+CASES = {
+    "no directory named": (
+        without("CHECKPOINT_ARTIFACT_PATH"),
+        ["No environment variable says where", "CHECKPOINT_ARTIFACT_PATH or OUTPUT_PATH", "unset LOSSY"],
+    ),
+    "two directories named": (
+        set_to(OUTPUT_PATH="HERE"),
+        ["name different", "OUTPUT_PATH=", "Unset one of them"],
+    ),
+    "empty variable": (set_to(CHECKPOINT_ARTIFACT_PATH=""), ["set but empty", "CHECKPOINT_ARTIFACT_PATH"]),
+    "empty mode": (set_to(LOSSY_ARTIFACT_PATH=""), ["set but empty", "LOSSY_ARTIFACT_PATH"]),
+    "no directory": (remove("checkpoints"), ["does not exist", "/checkpoints", "make it"]),
+    "a file": (file_in_place_of("checkpoints"), ["is not a directory", "/checkpoints"]),
+    "a link to nowhere": (dangling("checkpoints"), ["is not a directory", "/checkpoints"]),
+    "no log directory": (remove("logs"), ["LOSSY_ARTIFACT_PATH does not exist", "/logs"]),
+    "no cycling_utils": (hide_cycling_utils, ["cycling_utils is not installed", "-m pip install -r"]),
+    "a rank that is no number": (set_to(LOCAL_RANK="x", RANK="0"), ["not a number", "torchrun"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_unfit_place_is_refused(tmp_path: Path, case: str) -> None:
+    damage, expected = CASES[case]
+    place = Place(tmp_path, isc_mode=True)
+    damage(place)
+    before = sorted(tmp_path.rglob("*"))
+    ended = place.run()
+    assert ended.code == ExitCode.UNFIT
+    errors = [line for line in ended.output.splitlines() if line.startswith("ERROR")]
+    assert len(errors) == 1
+    for part in expected:
+        assert part in errors[0]
+    assert "Traceback" not in ended.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("call", ["unlink", "symlink", "rename", "fsync", "open", "scandir"])
+@pytest.mark.parametrize("code", ["ENOSPC", "EROFS", "EACCES", "EIO", "EDQUOT"])
+def test_what_a_directory_refuses_is_said_with_its_cure(
+    tmp_path: Path, call: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call of the probe may be the one that fails; root is refused nothing, so the call is replaced."""
+    import errno
+
+    from isc_runtime import preflight
+    from isc_runtime.errors import IscError
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOSSY_ARTIFACT_PATH", "CHECKPOINT_ARTIFACT_PATH", "OUTPUT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    number = getattr(errno, code)
+
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    target = {"rename": "pathlib.Path.replace", "unlink": "pathlib.Path.unlink"}.get(call, f"os.{call}")
+    if call in ("open", "symlink"):
+        target = {"open": "pathlib.Path.open", "symlink": "pathlib.Path.symlink_to"}[call]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, refuse)
+        with pytest.raises(IscError) as raised:
+            preflight.validate_and_setup_checkpoint_directory(False, defer_atomic_directory=True)
+    assert os.strerror(number) in raised.value.what
+    assert raised.value.where == str(tmp_path / "checkpoints")
+    assert raised.value.hint == preflight.CURES[number]
+
+
+def test_missing_data_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    ended = Place(tmp_path).run("--dataset-id", "missing", "--data-root", str(tmp_path))
+    assert ended.code == ExitCode.DATA
+    assert "missing" in ended.output.splitlines()[-1]
+
+
+def test_stage_1_does_not_import_torch(tmp_path: Path) -> None:
+    place = Place(tmp_path, isc_mode=True)
+    (tmp_path / "checkpoints").rmdir()
+    command = [sys.executable, "-X", "importtime", str(PROJECT / "train.py")]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=place.environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == ExitCode.UNFIT
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "isc_runtime.preflight" in imported
+    assert not imported & {"torch", "numpy", "rich", "xxhash"}
+
+
+@pytest.mark.parametrize("isc_mode", [False, True])
+def test_a_fit_place_passes_and_says_what_was_checked(tmp_path: Path, isc_mode: bool) -> None:
+    place = Place(tmp_path, isc_mode=isc_mode)
+    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+    assert ended.code == 0, ended.output
+    assert "🔧 EARLY CHECKPOINT DIRECTORY VALIDATION" in ended.output
+    assert f"ISC Mode: {isc_mode}" in ended.output
+    assert f"✅ Directory is writable: {place.checkpoints}" in ended.output
+    assert list(place.checkpoints.iterdir()) == []
+
+
+def test_a_log_without_utf_8_is_no_reason_to_fail(tmp_path: Path) -> None:
+    place = Place(tmp_path, variables={"PYTHONIOENCODING": "ascii"})
+    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+    assert ended.code == 0, ended.output
+    assert "? Directory is writable" in ended.output
