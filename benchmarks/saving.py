@@ -114,7 +114,7 @@ def rested(peer: Any) -> Any:
 def measure_memory(training: Training, report: Report) -> None:
     """The most memory that a save takes beside the state: in the first one, and in a later one."""
     size = size_of(training.state())
-    training.checkpointer._snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
+    training.checkpointer.equipment.snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
     before = resident()
     peaks = [peak_of(lambda: save(training)) - before for _ in range(3)]
     for number, peak in zip(("first", "second", "third"), peaks, strict=True):

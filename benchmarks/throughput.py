@@ -90,13 +90,13 @@ def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int
         checkpointer.save()
 
     def after_step() -> None:
-        checkpointer._snapshot.hold()  # the optimizer's step calls it
+        checkpointer.equipment.snapshot.hold()  # the optimizer's step calls it
         checkpointer.poll()
 
     def ours() -> float:
         seconds = block(step, ours_save, after_step)
         checkpointer.settle()
-        checkpointer._writer.submit(int).result()
+        checkpointer.equipment.writer.submit(int).result()
         return seconds
 
     def wait() -> None:

@@ -22,7 +22,7 @@ from torch import nn
 
 sys.path.insert(0, str(PROJECT))
 
-from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.checkpointer import Checkpointer, Run, State
 from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.environment import Environment
 from isc_runtime.logs import Scalars
@@ -67,15 +67,12 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sampler = ElasticSampler(10**9, 1, 0, self.group.rank, self.group.world_size)
-        self.checkpointer = Checkpointer(
-            LocalStore(directory, self.group, keep=1),
-            self.group,
-            self.sampler,
-            {"model": self.model, "optimizer": self.optimizer},
-            CheckpointOptions(**options),
-            StopRequest(),
-            Scalars(None),
-        )
+        run = Run(LocalStore(directory, self.group, keep=1), self.group, StopRequest(), Scalars(None))
+        self.checkpointer = Checkpointer(run, self.parts, CheckpointOptions(**options))
+
+    def parts(self) -> State:
+        """What the Checkpointer saves."""
+        return {"model": self.model, "optimizer": self.optimizer, "sampler": self.sampler}
 
     def state(self) -> dict[str, Any]:
         """What all of the peers save."""
@@ -94,14 +91,14 @@ def save(training: Training, until_step: float = BATCH) -> tuple[float, float]:
     """
     checkpointer = training.checkpointer
     training.sampler.advance()
-    checkpointer._writer.submit(int).result()  # the last save's old files are deleted by now
+    checkpointer.equipment.writer.submit(int).result()  # the last save's old files are deleted by now
     begun = time.perf_counter()
     held_up = seconds_of(checkpointer.save)
-    while checkpointer._saving is not None:
+    while checkpointer.is_saving:
         time.sleep(until_step)
-        held_up += seconds_of(checkpointer._snapshot.hold)  # the optimizer's step calls it
+        held_up += seconds_of(checkpointer.equipment.snapshot.hold)  # the optimizer's step calls it
         polled = seconds_of(checkpointer.poll)
-        held_up += polled if checkpointer._saving is None else 0.0
+        held_up += polled if not checkpointer.is_saving else 0.0
         until_step = 0.01  # so that what is written is published soon
     return held_up, time.perf_counter() - begun
 

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from data import check_data, load_data
 from isc_runtime import options
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.preflight import validate_and_setup_checkpoint_directory
-from isc_runtime.ranks.ending import reported
+from isc_runtime.preflight import check_place, open_store
+from isc_runtime.ranks.entry import reported
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
@@ -58,9 +59,7 @@ if __name__ == "__main__":
     arguments = parse_arguments()
     with reported():
         environment = Environment.read()
-        validate_and_setup_checkpoint_directory(
-            environment.isc_mode, environment.is_master, defer_atomic_directory=True
-        )
+        check_place(environment)
         check_data(arguments.dataset_id, arguments.data_root)
 
 with reported():  # what cannot be imported on one rank ends them all
@@ -70,8 +69,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from torch.utils.data import DataLoader, Subset
 
     from isc_runtime import rng
-    from isc_runtime.checkpointing.checkpointer import Checkpointer
-    from isc_runtime.checkpointing.local_store import LocalStore
+    from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
     from isc_runtime.logs import Scalars, configure_logging, progress_bar
     from isc_runtime.ranks.group import Group, process_group
     from isc_runtime.ranks.interruption import StopRequest, prepare_worker
@@ -90,11 +88,10 @@ class Trainer:
     def __init__(self, arguments: argparse.Namespace, group: Group) -> None:
         self.arguments = arguments
         self.group = group
-        with group.agreement():
-            self.training_data, self.held_out = load_data(arguments.dataset_id, arguments.data_root)
+        load = partial(load_data, arguments.dataset_id, arguments.data_root)
+        self.training_data, self.held_out = group.each(load)  # an error on one rank ends them all
         rng.seed_everything(arguments.seed)
-        with group.agreement():
-            self.model = build_model(arguments.model)
+        self.model = group.each(partial(build_model, arguments.model))
         example = torch.stack([self.training_data[0][0]] * 2).to(group.device)
         how = options.ParallelOptions.of(arguments)
         self.replica = parallelize(self.model, group, example, how)  # what is trained: on all ranks alike
@@ -119,8 +116,10 @@ class Trainer:
         self.use_amp = group.device.type == "cuda" and torch.cuda.is_bf16_supported() and not arguments.no_amp
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the position in the data and the random number generators."""
-        return {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "metrics")}
+        """What a checkpoint holds, besides the random number generators; asked at each save."""
+        return {
+            name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "sampler", "metrics")
+        }
 
     def learning_rate_factor(self, step: int) -> float:
         """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
@@ -233,14 +232,13 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
     with process_group(environment, *limits) as group, ExitStack() as stack:
         stop = StopRequest()  # from here on there is something to save
         # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.
-        directory, saver = validate_and_setup_checkpoint_directory(environment.isc_mode, group.is_master)
-        store = saver or LocalStore(directory, group, arguments.keep_checkpoints)
+        store = open_store(environment, group, arguments.keep_checkpoints)
         trainer = Trainer(arguments, group)
         scalars = Scalars(environment.log_directory if group.is_master else None)
         stack.callback(scalars.close)
+        run = Run(store, group, stop, scalars)
         how = options.CheckpointOptions.of(arguments)
-        checkpointer = Checkpointer(store, group, trainer.sampler, trainer.state(), how, stop, scalars)
-        stack.enter_context(checkpointer)
+        checkpointer = stack.enter_context(Checkpointer(run, trainer.state, how))
         trainer.run(checkpointer, scalars)
 
 

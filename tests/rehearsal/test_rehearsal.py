@@ -47,7 +47,11 @@ def test_two_nodes_of_two_ranks_killed_twice(project: Project) -> None:
         *("cycle-1", "cycle-2", "cycle-3", "tensorboard", "trial-start", "uninterrupted", "verdict.json")
     ]
     assert "Resumed from" in (folder / "cycle-2" / "node_0.log").read_text()
-    assert (folder / "cycle-2" / "node_1.log").exists()
+    for node in (0, 1):  # the validation is said once for each of its stages, and only node 0 is the master
+        log = (folder / "cycle-2" / f"node_{node}.log").read_text()
+        for title in ("🔧 EARLY CHECKPOINT DIRECTORY VALIDATION", "🔧 CHECKPOINT DIRECTORY VALIDATION"):
+            assert log.count(title) == 1, log
+        assert log.count(f"Is Master Process: {node == 0}") == 2, log
 
 
 def test_asked_to_stop_on_data_of_ones_own(project: Project, tmp_path: Path) -> None:

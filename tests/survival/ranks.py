@@ -15,7 +15,7 @@ import torch.utils.tensorboard
 
 import train
 from isc_runtime.environment import Environment
-from isc_runtime.ranks.ending import reported
+from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.shards import Counterparts, read
 from trainee import Child, fork
 

@@ -25,8 +25,7 @@ from torch.distributed.tensor import DTensor
 import isc_runtime.checkpointing.sharded_save  # noqa: F401  # imported here once, not in every child
 from isc_runtime import rng
 from isc_runtime.checkpointing.artifact_store import ArtifactStore
-from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.loading import Stateful
+from isc_runtime.checkpointing.checkpointer import Checkpointer, Run, State
 from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.environment import Environment
 from isc_runtime.logs import FORMAT, Scalars
@@ -69,23 +68,15 @@ class Trainee:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-2)
         self.sampler = ElasticSampler(100_000, 4, 0, group.rank, group.world_size)
         self.metrics: dict[str, Any] = {"loss": 0.0}
-        state: dict[str, Stateful | dict[str, Any]] = {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "metrics": self.metrics,
-        }
         self.store = KINDS[kind](directory, group)
         self.group = group
-        self.checkpointer = Checkpointer(
-            self.store,
-            group,
-            self.sampler,
-            state,
-            CheckpointOptions(**options),
-            stop_request(os.getpid()),
-            Scalars(None),
-        )
-        self.checkpointer._writer.submit(int).result()  # its thread exists from here on
+        run = Run(self.store, group, stop_request(os.getpid()), Scalars(None))
+        self.checkpointer = Checkpointer(run, self.state, CheckpointOptions(**options))
+        self.checkpointer.equipment.writer.submit(int).result()  # its thread exists from here on
+
+    def state(self) -> State:
+        """What a checkpoint holds."""
+        return {name: getattr(self, name) for name in ("model", "optimizer", "sampler", "metrics")}
 
     @property
     def step(self) -> int:
@@ -95,7 +86,7 @@ class Trainee:
     @property
     def failed_saves(self) -> int:
         """Failed saves in a row."""
-        return self.checkpointer._outcomes.failures
+        return self.checkpointer.failed_saves
 
     def train(self) -> None:
         """One step, which draws random numbers."""

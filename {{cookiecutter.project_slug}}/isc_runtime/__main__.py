@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
-from isc_runtime.ranks.ending import reported
+from isc_runtime.ranks.entry import reported
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -79,13 +79,12 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _preflight(arguments: argparse.Namespace) -> int:
-    from isc_runtime.preflight import validate_and_setup_checkpoint_directory
+    from isc_runtime.preflight import check_place
 
     sys.path.insert(0, str(PROJECT))
     from data import check_data
 
-    environment = Environment.read()
-    validate_and_setup_checkpoint_directory(environment.isc_mode, defer_atomic_directory=True)
+    check_place(Environment.read())
     check_data(arguments.dataset_id, arguments.data_root)
     return 0
 

@@ -51,7 +51,7 @@ class Environment:
             rank=_number(variables, "RANK") if by_torchrun else 0,
             local_rank=_number(variables, "LOCAL_RANK") if by_torchrun else 0,
             world_size=_number(variables, "WORLD_SIZE") if by_torchrun else 1,
-            node_rank=_number(variables, "GROUP_RANK") if by_torchrun else 0,
+            node_rank=_number(variables, "GROUP_RANK" if by_torchrun else "NODE_RANK", by_torchrun),
         )
 
     @property
@@ -97,8 +97,8 @@ class Environment:
         return name, Path(value)
 
 
-def _number(variables: Mapping[str, str], name: str) -> int:
-    value = variables.get(name, "")
+def _number(variables: Mapping[str, str], name: str, is_required: bool = True) -> int:
+    value = variables.get(name, "" if is_required else "0")
     if not value.isdecimal():
         raise IscError(
             "An environment variable is not a number",

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,12 @@ from isc_runtime.errors import IscError
 
 if TYPE_CHECKING:
     from isc_runtime.checkpointing.artifact_store import ArtifactStore
+    from isc_runtime.checkpointing.store import Store
     from isc_runtime.ranks.group import Group
 
 PACKAGES = ("torch", "numpy", "xxhash")  # without these nothing works; cycling_utils in ISC mode only
 RULE = "=" * 60
+SAID = "ISC_RUNTIME_STAGE_1"  # launch.sh sets it for the ranks that it starts
 SHARED_SECONDS = 1.5  # a network file system may take a moment to show a new file
 
 CURES = {
@@ -40,7 +43,7 @@ CURES = {
 def validate_and_setup_checkpoint_directory(
     isc_mode: bool, is_master: bool = True, defer_atomic_directory: bool = False
 ) -> tuple[Path, ArtifactStore | None]:
-    """Checks that checkpoints can be written, and says step by step what it finds.
+    """Both stages under the name and the signature that teams know; train.py calls what it consists of.
 
     Args:
         isc_mode: whether this is the ISC; otherwise checkpoints go to `./checkpoints`.
@@ -53,42 +56,79 @@ def validate_and_setup_checkpoint_directory(
         `symlink_latest`, collectives that every rank calls. Otherwise the saver is None.
 
     Raises:
-        IscError: the place is not fit; the message says what is wrong, where, and what to do. In stage 2
-            all ranks raise it, whichever found it.
+        IscError: as `check_place` and `open_store`.
     """
     environment = Environment.read()
-    title = (
-        "EARLY CHECKPOINT DIRECTORY VALIDATION"
-        if defer_atomic_directory
-        else "CHECKPOINT DIRECTORY VALIDATION"
-    )
-    report = Report(is_master)
-    report(f"🔧 {title}", RULE, "🔍 Checkpoint Directory Validation:")
-    report(f"   ISC Mode: {isc_mode}", f"   Is Master Process: {is_master}")
+    if not isc_mode:
+        environment = replace(environment, lossy_artifact_path=None)
     if defer_atomic_directory:
-        directory = _validate(environment, isc_mode, report)
-        report(RULE)
-        return directory, None
+        return check_place(environment, is_master), None
     from isc_runtime.ranks.group import current_group
 
-    group = current_group()
-    with group.agreement():
-        directory = _validate(environment, isc_mode, report)
-        if isc_mode:
-            _import_cycling_utils()
-    _check_shared(directory, group)
-    saver = None
-    if isc_mode:
-        from isc_runtime.checkpointing.artifact_store import ArtifactStore
+    store = open_store(environment, current_group(), speaks=is_master)
+    return store.directory, store if isc_mode else None  # type: ignore[return-value]  # an ArtifactStore
 
-        saver = ArtifactStore(directory, group)
+
+def check_place(environment: Environment, speaks: bool | None = None) -> Path:
+    """Stage 1: checks that checkpoints can be written, and says step by step what it finds.
+
+    Args:
+        environment: what the variables say.
+        speaks: whether this process writes the log block; by default one of each node does, and none where
+            launch.sh has said all this before.
+
+    Returns:
+        The checkpoint directory.
+
+    Raises:
+        IscError: the place is not ready; the message says what is wrong, where, and what to do.
+    """
+    is_first = environment.local_rank == 0 and SAID not in os.environ
+    report = Report(is_first if speaks is None else speaks)
+    report.begin("EARLY CHECKPOINT DIRECTORY VALIDATION", environment)
+    directory = _validate(environment, report)
+    report(RULE)
+    return directory
+
+
+def open_store(environment: Environment, group: Group, keep: int = 0, speaks: bool | None = None) -> Store:
+    """Stage 2: the ranks know each other, and what one of them finds wrong ends them all. A collective.
+
+    Args:
+        environment: what the variables say.
+        group: the ranks.
+        keep: how many checkpoints local mode keeps; 0 is all.
+        speaks: whether this process writes the log block; by default one of each node does.
+
+    Returns:
+        Where checkpoints live: the ISC's artifact, with its AtomicDirectory, or a folder.
+
+    Raises:
+        RankError: the place is not ready on some rank.
+    """
+    from isc_runtime.checkpointing.artifact_store import ArtifactStore
+    from isc_runtime.checkpointing.local_store import LocalStore
+
+    report = Report(environment.local_rank == 0 if speaks is None else speaks)
+    report.begin("CHECKPOINT DIRECTORY VALIDATION", environment)
+
+    def validate() -> Path:
+        directory = _validate(environment, report)
+        if environment.isc_mode:
+            _import_cycling_utils()
+        return directory
+
+    directory = group.each(validate)
+    _check_shared(directory, group)
+    store = ArtifactStore(directory, group) if environment.isc_mode else LocalStore(directory, group, keep)
+    if environment.isc_mode:
         report("✅ AtomicDirectory initialized successfully")
     report(RULE)
-    return directory, saver
+    return store
 
 
 class Report:
-    """The log block of the validation: plain lines, from the master alone.
+    """The log block of the validation, in plain lines.
 
     Args:
         speaks: whether this process is the one that prints.
@@ -97,6 +137,12 @@ class Report:
     def __init__(self, speaks: bool) -> None:
         self._speaks = speaks
 
+    def begin(self, title: str, environment: Environment) -> None:
+        """The head of the block."""
+        is_master = environment.is_master and environment.node_rank == 0
+        self(f"🔧 {title}", RULE, "🔍 Checkpoint Directory Validation:")
+        self(f"   ISC Mode: {environment.isc_mode}", f"   Is Master Process: {is_master}")
+
     def __call__(self, *lines: str) -> None:
         if self._speaks:
             encoding = sys.stdout.encoding or "ascii"  # a log without UTF-8 gets question marks, not a crash
@@ -104,7 +150,8 @@ class Report:
                 print(line.encode(encoding, "replace").decode(encoding), flush=True)
 
 
-def _validate(environment: Environment, isc_mode: bool, report: Report) -> Path:
+def _validate(environment: Environment, report: Report) -> Path:
+    isc_mode = environment.isc_mode
     report(f"   LOSSY_ARTIFACT_PATH: {environment.lossy_artifact_path or 'not set'}")
     _check_packages((*PACKAGES, "cycling_utils") if isc_mode else PACKAGES)
     if isc_mode:
@@ -189,12 +236,10 @@ def _unfit(what: str, directory: Path, error: OSError) -> IscError:
 def _check_shared(directory: Path, group: Group) -> None:
     """Does every node see what the master writes? AtomicDirectory needs it, and nothing promises it."""
     token = f"{PROBE_PREFIX}{uuid.uuid4().hex}"
-    token = group.on_master(lambda: token)
-    group.on_master(lambda: write_durably(directory / token, token.encode()))
+    token = group.master(lambda: token)
+    group.master(lambda: write_durably(directory / token, token.encode()))
     try:
-        with group.agreement():
-            if group.environment.local_rank == 0:
-                _wait_for(directory / token)
+        group.each(lambda: _wait_for(directory / token) if group.environment.local_rank == 0 else None)
     finally:
         if group.is_master:
             (directory / token).unlink(missing_ok=True)

@@ -1,11 +1,10 @@
 """Saving and resuming: from what a training loop talks to down to bytes on the disk.
 
     checkpointer                  what a training loop talks to: restore, save, poll, close
-    outcomes                      what became of the saves: log lines, scalars, too many failures
-    loading  saving               what a checkpoint puts back; one save on its way, how often one pays
+    save_log  sharded_save        what became of the saves; a save of a model of which each rank has a part
+    loading  save  policy         what a checkpoint puts back; one save and its states; when one is due
     artifact_store  local_store   the ISC's artifact (cycling_utils), a folder of a laptop
-    store                         what holds for both: heal, choose, set aside, save
-    sharded_save                  how all ranks write a model of which each holds a part
+    store  shard_writer           what holds for both: heal, choose, set aside, write; the files of all ranks
     snapshot  state_size          copies in reused memory; how large a state is
     export  listing               the weights of a checkpoint alone; an inventory in words
     inventory                     what a directory holds of checkpoints, and what a resume would take

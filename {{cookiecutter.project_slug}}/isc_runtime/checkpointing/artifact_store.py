@@ -44,7 +44,7 @@ class ArtifactStore(Store):
         Raises:
             RankError: the master could not make it.
         """
-        force_save = self.group.any(force_save)
+        force_save = any(self.group.gather(force_save))
         return str(self.prepare(0, force_save).parent)
 
     def symlink_latest(self, checkpoint_directory: str) -> None:
@@ -53,7 +53,7 @@ class ArtifactStore(Store):
         Raises:
             RankError: the master could not write the link.
         """
-        self.group.on_master(lambda: self._link(checkpoint_directory))
+        self.group.master(lambda: self._link(checkpoint_directory))
 
     def _link(self, checkpoint_directory: str) -> None:
         link = self.directory / self.link_name

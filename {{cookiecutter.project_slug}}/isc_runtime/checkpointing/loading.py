@@ -37,16 +37,14 @@ def load(
     entry: Entry,
     manifest: Manifest,
     group: Group,
-    sampler: ElasticSampler,
 ) -> int:
     """Loads a checkpoint that the master has verified into `state`, on one rank.
 
     Args:
-        state: the parts, by name, the sampler among them.
+        state: the parts, by name, the sampler, that is the position in the data, among them.
         entry: the checkpoint.
         manifest: what it should hold.
         group: the ranks; each gets its own random numbers back if there are as many as there were.
-        sampler: the position in the data, loaded as a part before.
 
     Returns:
         How many saves the training had made.
@@ -87,6 +85,7 @@ def load(
     if len(loaded["rng"]) == group.world_size:
         rng.restore(loaded["rng"][group.rank], group.device)
     else:  # another number of ranks: no generator goes on, but all are as good as new
+        sampler = cast(ElasticSampler, state["sampler"])
         rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
     return int(loaded["saves"])
 

@@ -51,7 +51,7 @@ class Store(ABC):
     def __init__(self, directory: Path, group: Group) -> None:
         self.directory = directory.absolute()
         self.group = group
-        group.on_master(self.heal)
+        group.master(self.heal)
 
     @abstractmethod
     def entries(self) -> list[Entry]:
@@ -83,7 +83,7 @@ class Store(ABC):
             step: the training's step.
             force: whether to keep this checkpoint when newer ones replace the others; the master's counts.
         """
-        return self.group.on_master(lambda: self.next_payload(step, force))
+        return self.group.master(lambda: self.next_payload(step, force))
 
     @abstractmethod
     def next_payload(self, step: int, force: bool) -> Path:

@@ -1,41 +1,49 @@
-"""How a program of this project ends: with one message and an exit code, and with all other ranks."""
+"""The end of a process that others wait for: said once, and nothing that is said can keep it from ending."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-import traceback
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
 
-from isc_runtime.errors import ExitCode, IscError
+PATIENCE = 5.0  # seconds for the last words: a log that nobody reads and a store that is gone get no more
+
+_ending = threading.Lock()
 
 
-@contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Ends the process when an error leaves the block: a message for an IscError, a traceback for others.
+def end(code: int, *last_words: Callable[[], int | None]) -> NoReturn:
+    """Ends this process at once: a regular exit would wait for threads, and for collectives without partners.
 
-    Outside of `group.process_group` nobody watches yet, so the other ranks of torchrun are told here.
+    The training and its watch may come here at the same time, with the same reason. The first one speaks; the
+    other one waits for the end.
+
+    Args:
+        code: the exit code.
+        last_words: called in this order; what one of them raises is ignored, and a number that it returns
+            replaces the exit code.
     """
-    code = ExitCode.FAILED
-    try:
-        yield
-        return
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except IscError as error:
-        problem: Exception = error
-        code = error.exit_code
-        if code is ExitCode.FAILED and error.__cause__ is not None:  # unforeseen, within an agreement
-            traceback.print_exception(error.__cause__)
-        sys.stderr.write(f"ERROR: {error}\n")  # one write: other ranks write to the same log
-        sys.stderr.flush()
-    except Exception as error:
-        problem = error
-        traceback.print_exc()
-    if "TORCHELASTIC_USE_AGENT_STORE" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        with contextlib.suppress(Exception):  # torch itself may be what is missing
-            from isc_runtime.ranks.watch import announce_early
+    while not _ending.acquire(blocking=False):
+        time.sleep(PATIENCE)
+    final = [code]
 
-            announce_early(problem)
-    raise SystemExit(code)
+    def lose_patience() -> None:
+        time.sleep(PATIENCE)
+        os._exit(final[0])
+
+    with contextlib.suppress(Exception):  # without memory for a thread there is no limit, but still an end
+        threading.Thread(target=lose_patience, daemon=True).start()
+    for words in (*last_words, sys.stdout.flush, sys.stderr.flush):
+        with contextlib.suppress(BaseException):  # a full disk, a closed pipe, a signal: the end comes first
+            better = words()
+            final[0] = final[0] if better is None else better
+    os._exit(final[0])
+
+
+def say(line: str) -> None:
+    """Writes a line to stderr at once: other ranks write to the same log. Raises OSError, ValueError."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -1,18 +1,15 @@
 """The process group, and how its ranks agree.
 
-Two rules keep a training from hanging. What one rank alone can fail at is done inside an agreement, so
-that all ranks learn of the error and raise the same one. And beside the training a thread on each rank
-watches for a rank that fell outside of any agreement, and takes this one down too.
+Two rules keep a training from hanging. What one rank alone can fail at is done by `each` or `master`, so that
+all ranks learn of the error and raise the same one. And beside the training a thread on each rank
+watches for a rank that fell outside of these, and takes this one down too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,9 +21,11 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.interruption import end_with_launcher
-from isc_runtime.ranks.watch import RankError, Watch, connect
-from isc_runtime.ranks.watch import Store as RendezvousStore
+from isc_runtime.ranks.ending import end
+from isc_runtime.ranks.interruption import Stopped, end_with_launcher
+from isc_runtime.ranks.mailbox import Mailbox
+from isc_runtime.ranks.rank_error import RankError
+from isc_runtime.ranks.watch import Watch, connect
 
 T = TypeVar("T")
 SETTLING = 0.02  # seconds; gloo's threads need some microseconds, and a turn on a busy core
@@ -39,13 +38,14 @@ class Group:
     Attributes:
         environment: what the variables say of this rank.
         device: where this rank computes.
+        mailbox: what ranks tell the master beside all collectives; None alone.
     """
 
     environment: Environment
     device: torch.device
+    mailbox: Mailbox | None = None
     _control: dist.ProcessGroup | None = None
     _watch: Watch | None = None
-    _reports: RendezvousStore | None = None  # a connection of its own: a thread waits there
     _pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)
     _last_pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)  # see _before_fork
 
@@ -70,80 +70,48 @@ class Group:
         self._wait_on()
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether any rank says so. A collective."""
-        return any(self.gather(flag))
-
-    def on_each(self, function: Callable[[], T]) -> list[T]:
-        """Calls `function` on each rank and returns what all returned, in the order of ranks. A collective.
+    def each(self, function: Callable[[], T]) -> T:
+        """Calls `function` on each rank and returns what it returned on this one. A collective.
 
         Raises:
-            RankError: it raised; the first failing rank's error.
+            RankError: it raised somewhere; the first failing rank's error, on all ranks.
         """
-        try:
-            outcome: T | RankError = function()
-        except Exception as error:
-            outcome = RankError.of(error, self.environment)
-        outcomes = self.gather(outcome)
-        for failed in outcomes:
-            if isinstance(failed, RankError):
-                raise failed
-        return outcomes  # type: ignore[return-value]  # none of them is an error
-
-    @contextlib.contextmanager
-    def agreement(self) -> Iterator[None]:
-        """What one rank raises in this block, all ranks raise at its end. A collective.
-
-        Raises:
-            RankError: the first failing rank's error.
-        """
+        result: T | None = None
         failure: RankError | None = None
         try:
-            yield
+            result = function()
         except Exception as error:
             failure = RankError.of(error, self.environment)
         for failed in filter(None, self.gather(failure)):
-            raise failed from (failed.__cause__ if failed is failure else None)
+            # What was pickled has lost its cause: only the rank that failed can show the traceback.
+            raise failed from (failure.__cause__ if failure and failed.rank == self.rank else None)
+        return result  # type: ignore[return-value]  # without an error it has a result
 
-    def on_master(self, function: Callable[[], T]) -> T:
+    def master(self, function: Callable[[], T]) -> T:
         """Calls `function` on the master and returns its result on all ranks. A collective.
 
         Raises:
             RankError: it raised.
         """
         outcome: T | RankError | None = None
+        failure: RankError | None = None
         if self.is_master:
             try:
                 outcome = function()
             except Exception as error:
-                outcome = RankError.of(error, self.environment)
+                outcome = failure = RankError.of(error, self.environment)
         if self._control is not None:
             outcomes = [outcome]
             dist.broadcast_object_list(outcomes, src=0, group=self._control)
             self._wait_on()
             outcome = outcomes[0]
         if isinstance(outcome, RankError):
-            raise outcome
+            raise outcome from (failure and failure.__cause__)
         return outcome  # type: ignore[return-value]  # the master's T is everybody's
 
     def _wait_on(self) -> None:
         if self._watch is not None:
             self._watch.wait_on()
-
-    def report(self, subject: str, value: object) -> None:
-        """Tells the master something, from a background thread: no collective."""
-        assert self._reports is not None
-        self._reports.set(f"{subject}/{self.rank}", pickle.dumps(value).hex())
-
-    def reports(self, subject: str) -> list[Any]:
-        """Waits for what each rank has to tell of a subject. The master's, from a background thread."""
-        assert self._reports is not None
-        keys = [f"{subject}/{rank}" for rank in range(self.world_size)]
-        self._reports.wait(keys, timedelta(days=1))  # whoever has an eye on the save gives up earlier
-        values = [pickle.loads(bytes.fromhex(self._reports.get(key).decode())) for key in keys]
-        for key in keys:
-            self._reports.delete_key(key)
-        return values
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place, of a tensor on this rank's device. A collective."""
@@ -169,6 +137,12 @@ class Group:
             return [0] * len(words)
         last[1].wait()
         return last[0].tolist()
+
+    def leave(self) -> None:
+        """Lets go of the last pulses, on the way out."""
+        for pulse in filter(None, (self._last_pulse, self._pulse)):
+            pulse[1].wait()
+        self._last_pulse = self._pulse = None
 
 
 _current: Group | None = None
@@ -246,36 +220,30 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         # A group of its own for agreements: they are about files and signals, and never wait for a GPU.
         control = dist.new_group(backend="gloo", timeout=limit)
         assert isinstance(control, dist.ProcessGroup)  # and not the mark of a rank that is not in it
-        _current = Group(environment, device, control, watch, store.clone())
-        yield _current
-        _current.gather(None)  # nobody leaves while another may still need it
-    except SystemExit as stop:
+        mailbox = Mailbox(store, environment.rank, environment.world_size)
+        group = _current = Group(environment, device, mailbox, control, watch)
+        yield group
+        group.gather(None)  # nobody leaves while another may still need it
+    except Stopped as stop:  # all ranks were, and have saved
         watch.close()
-        if stop.code not in (0, None):
-            _end(stop.code if isinstance(stop.code, int) else ExitCode.FAILED)
-        raise
+        end(stop.exit_code)
     except KeyboardInterrupt:  # torchrun passes Ctrl-C on to all ranks
         watch.close()
-        _end(130)
+        end(130)
     except BaseException as error:
-        _fall(error, environment, watch)
+        if isinstance(error, SystemExit) and error.code in (0, None):
+            watch.close()
+            raise
+        watch.fall(_said_by_exit(error) if isinstance(error, SystemExit) else error)
+    group.leave()
     watch.close()
     dist.destroy_process_group()
+    # A thread of gloo's that is still in Python when Python ends would abort the process.
+    time.sleep(SETTLING)
 
 
-def _fall(error: BaseException, environment: Environment, watch: Watch) -> None:
-    """Ends this process because of `error`, and all other ranks with it."""
-    failure = watch.announce(error)
-    if failure.rank == environment.rank and failure.exit_code is ExitCode.FAILED:
-        traceback.print_exception(error)
-    watch.report(failure)
-    with contextlib.suppress(Exception):  # torchrun's summary quotes it, where torchrun asked for it
-        get_error_handler().record_exception(failure)
-    _end(failure.exit_code)
-
-
-def _end(code: int) -> None:
-    """Ends at once: a regular exit would wait for collectives that other ranks no longer take part in."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def _said_by_exit(error: SystemExit) -> IscError:
+    """What `sys.exit(...)` on one rank means for all of them: an exit code, or a text to print."""
+    if isinstance(error.code, int) and error.code in set(ExitCode):
+        return IscError("The training ended itself (sys.exit)", exit_code=ExitCode(error.code))
+    return IscError(f"The training ended itself (sys.exit: {error.code})", exit_code=ExitCode.FAILED)

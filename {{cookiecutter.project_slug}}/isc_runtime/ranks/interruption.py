@@ -13,6 +13,8 @@ import threading
 import time
 from types import FrameType
 
+from isc_runtime.ranks.ending import end
+
 ONE_WISH = 2.0  # seconds: torchrun passes on a signal that a scheduler has sent to its ranks as well
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -27,7 +29,7 @@ class Stopped(SystemExit):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(128 + signal_number)
-        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
 
 
 class StopRequest:
@@ -60,7 +62,7 @@ class StopRequest:
         if not self.signal_number:
             self.signal_number, self._asked_at = number, time.monotonic()
         elif time.monotonic() - self._asked_at > ONE_WISH:
-            os._exit(128 + number)
+            end(128 + number)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -45,8 +45,7 @@ def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: 
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
     if options.compile and group.device.type == "cpu":
-        with group.agreement():
-            _require_compiler()
+        group.each(_require_compiler)
     sharded = options.parallelism == "fsdp" and group.world_size > 1
     if not sharded:
         model.to(group.device)

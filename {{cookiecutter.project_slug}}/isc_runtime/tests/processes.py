@@ -21,7 +21,7 @@ import torch
 
 import train
 from isc_runtime.environment import Environment
-from isc_runtime.ranks.ending import reported
+from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.interruption import SIGNALS
 from isc_runtime.ranks.torchrun import torchrun
 from isc_runtime.tests.cycling_utils_choice import python_path_for_children

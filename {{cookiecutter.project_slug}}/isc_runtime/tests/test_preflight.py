@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime import preflight
 from isc_runtime.errors import ExitCode
 from isc_runtime.tests.processes import PROJECT, UNSET, Place
 
@@ -105,7 +106,6 @@ def test_what_a_directory_refuses_is_said_with_its_cure(
     """Each call of the probe may be the one that fails; root is refused nothing, so the call is replaced."""
     import errno
 
-    from isc_runtime import preflight
     from isc_runtime.errors import IscError
 
     monkeypatch.chdir(tmp_path)
@@ -156,6 +156,23 @@ def test_a_fit_place_passes_and_says_what_was_checked(tmp_path: Path, isc_mode: 
     assert f"ISC Mode: {isc_mode}" in ended.output
     assert f"✅ Directory is writable: {place.checkpoints}" in ended.output
     assert list(place.checkpoints.iterdir()) == []
+
+
+@pytest.mark.parametrize("node", ["0", "1"])
+def test_only_node_0_calls_itself_master(tmp_path: Path, node: str) -> None:
+    """launch.sh asks on each node, before there are ranks."""
+    place = Place(tmp_path, isc_mode=True, variables={"NODE_RANK": node})
+    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+    assert ended.code == 0, ended.output
+    assert f"Is Master Process: {node == '0'}" in ended.output
+
+
+def test_what_launch_sh_has_said_is_checked_again_and_not_said_again(tmp_path: Path) -> None:
+    place = Place(tmp_path, isc_mode=True, variables={preflight.SAID: "said"})
+    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+    assert (ended.code, ended.output) == (0, "")
+    place.logs.rmdir()
+    assert place.run("preflight", script=PROJECT / "isc_runtime").code == ExitCode.UNFIT
 
 
 def test_a_log_without_utf_8_is_no_reason_to_fail(tmp_path: Path) -> None:

@@ -11,22 +11,24 @@ import torch
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.ending import reported
+from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.interruption import StopRequest
 
 ERROR = IscError("The thing is broken", "/some/path", "Mend it.", ExitCode.DATA)
 
 
+def fall() -> None:
+    """Raises an error that a person can understand."""
+    raise ERROR
+
+
 def agree(group: Group) -> None:
     """What agreements are for, without a failure."""
     assert group.gather(group.rank) == [0, 1]
-    assert group.any(group.rank == 1)
-    assert not group.any(False)
-    assert group.on_master(lambda: f"from {group.rank}") == "from 0"
+    assert group.master(lambda: f"from {group.rank}") == "from 0"
     assert group.sum(torch.tensor([1.0 + group.rank])).tolist() == [3.0]
-    with group.agreement():
-        pass
+    assert group.each(lambda: -group.rank) == -group.rank
     said = [group.pulse(batch * (1 + group.rank), 7 - group.rank) for batch in range(4)]
     assert said == [[0, 0], [0, 7], [2, 7], [4, 7]]
     print(f"rank {group.rank} agrees")
@@ -35,11 +37,9 @@ def agree(group: Group) -> None:
 def fail(group: Group, how: str) -> None:
     """Rank 1 (or the master) fails; the others wait for it in a collective."""
     if how == "in an agreement":
-        with group.agreement():
-            if group.rank == 1:
-                raise ERROR
+        group.each(lambda: fall() if group.rank == 1 else None)
     elif how == "on the master":
-        group.on_master(lambda: (_ for _ in ()).throw(ERROR))
+        group.master(fall)
     elif how == "alone" and group.rank == 1:
         raise ERROR
     elif how == "unforeseen" and group.rank == 1:

@@ -14,7 +14,7 @@ import torch
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.watch import RankError
+from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.tests.processes import Place, run_forked
 from isc_runtime.tests.ranks import fallible_ranks
 
@@ -67,7 +67,12 @@ def test_a_group_of_one_agrees_with_itself() -> None:
     group = Group(Environment(), torch.device("cpu"))
     assert group.gather("x") == ["x"]
     assert group.pulse(3, 4) == [3, 4]
-    assert group.on_master(lambda: 5) == 5
-    with pytest.raises(RankError, match=r"rank 0 on .*: What: where\. Hint\.") as raised, group.agreement():
+    assert group.master(lambda: 5) == 5
+    assert group.each(lambda: 6) == 6
+
+    def fall() -> None:
         raise IscError("What", "where", "Hint.", ExitCode.DATA)
+
+    with pytest.raises(RankError, match=r"rank 0 on .*: What: where\. Hint\.") as raised:
+        group.each(fall)
     assert raised.value.exit_code is ExitCode.DATA

@@ -15,8 +15,8 @@ from isc_runtime.errors import ExitCode
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import blocks, clip_gradients, parallelize, part_of_batch
+from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts, distribute, separate
-from isc_runtime.ranks.watch import RankError
 from isc_runtime.tests.processes import run_forked
 from model import build_model
 

@@ -1,25 +1,29 @@
-"""What may be written, and how often it pays."""
+"""When a save is due, and how often one pays."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
-from isc_runtime.checkpointing.saving import Pace, best_interval, first_not_finite
-
-
-def test_what_is_not_finite_is_named() -> None:
-    state = {
-        "model": {"good": torch.ones(2), "count": torch.tensor(1), "bad": torch.tensor([1.0, float("nan")])}
-    }
-    assert first_not_finite(state) == "model.bad"
-    del state["model"]["bad"]
-    assert first_not_finite(state) is None
+from isc_runtime.checkpointing.policy import Pace, SavePolicy, best_interval
+from isc_runtime.options import AUTO, CheckpointOptions
 
 
-def test_what_overflows_in_a_sum_is_finite_all_the_same() -> None:
-    assert first_not_finite({"large": torch.full((100,), 3e38)}) is None
-    assert first_not_finite({"opposed": torch.tensor([float("inf"), -float("inf")])}) == "opposed"
+def test_a_given_number_of_batches_counts_within_the_epoch() -> None:
+    policy = SavePolicy(CheckpointOptions(save_steps=5))
+    assert [batch for batch in range(15) if policy.due(100 + batch, batch)] == [4, 9, 14]
+
+
+def test_the_automatic_interval_counts_from_the_last_save() -> None:
+    policy = SavePolicy(CheckpointOptions(save_steps=AUTO))
+    policy.save_steps, saves = 7, []
+    for step in range(1, 50):
+        if policy.due(step, batch=step % 10):
+            saves.append(step)
+            policy.begun(step)
+            policy.save_steps += (
+                1
+            )
+    assert saves == [7, 15, 24, 34, 45]
 
 
 def test_the_automatic_interval_follows_young() -> None:

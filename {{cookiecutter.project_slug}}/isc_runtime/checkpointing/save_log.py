@@ -1,24 +1,42 @@
-"""What became of the saves: said in the log, noted for TensorBoard, and too many failures end the run."""
+"""What became of the saves: said in the log, noted for TensorBoard; too many failures end the run."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import shutil
+from dataclasses import dataclass
 
 from isc_runtime.checkpointing.durable import Manifest
-from isc_runtime.checkpointing.saving import Saving
+from isc_runtime.checkpointing.save import Save
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions
-from isc_runtime.ranks.watch import RankError
+from isc_runtime.ranks.rank_error import RankError
 
 logger = logging.getLogger("checkpoint")
 
 
-class Outcomes:
-    """Of the saves of one training, on all its ranks alike.
+@dataclass(frozen=True)
+class Ended:
+    """A save that has ended well, as the master tells all ranks.
+
+    Attributes:
+        manifest: what was written.
+        held_up: seconds for which the training stood still for it.
+        write_seconds: seconds from its beginning until it was durable.
+        save_steps: batches between two saves from now on.
+    """
+
+    manifest: Manifest
+    held_up: float
+    write_seconds: float
+    save_steps: int
+
+
+class SaveLog:
+    """The saves of one training, on all its ranks alike.
 
     Args:
         store: where the checkpoints live.
@@ -37,26 +55,19 @@ class Outcomes:
         self._scalars = scalars
         self._mode = "ISC" if isc_mode else "local"
 
-    def succeeded(self, saving: Saving, manifest: Manifest, stall: float, write_seconds: float) -> None:
-        """A checkpoint is published.
-
-        Args:
-            saving: the save.
-            manifest: what was written.
-            stall: seconds for which it held up the training.
-            write_seconds: seconds until it was durable.
-        """
+    def succeeded(self, save: Save, ended: Ended) -> None:
+        """A checkpoint is published."""
         self.failures = 0
-        size = sum(int(entry["size"]) for entry in manifest.files.values())
-        logger.info("[SUCCESS] Written, synced and verified: %s", saving.payload)
+        size = sum(int(entry["size"]) for entry in ended.manifest.files.values())
+        logger.info("[SUCCESS] Written, synced and verified: %s", save.payload)
         logger.info("[SUCCESS] Resume checkpoint: %s", self._store.directory / self._store.link_name)
         logger.info(
             "[COMPLETE] Checkpoint of step %d: path %s, mode %s, %d bytes in %.3f s, training held up %.3f s",
-            *(saving.step, saving.payload, self._mode, size, write_seconds, stall),
+            *(save.step, save.payload, self._mode, size, ended.write_seconds, ended.held_up),
         )
-        costs = {"bytes": size, "write_seconds": write_seconds, "stall_seconds": stall}
-        for name, value in {**costs, "bytes_per_second": size / write_seconds}.items():
-            self._scalars.add(f"checkpoint/{name}", value, saving.step)
+        costs = {"bytes": size, "write_seconds": ended.write_seconds, "stall_seconds": ended.held_up}
+        for name, value in {**costs, "bytes_per_second": size / ended.write_seconds}.items():
+            self._scalars.add(f"checkpoint/{name}", value, save.step)
 
     def failed(self, error: RankError, step: int) -> None:
         """A save failed; all ranks come here with the same error.

@@ -1,0 +1,197 @@
+"""One save, from its copy in memory to the link that points to it.
+
+      none ──start()──> copying ──────> writing ──────> written ──publish()──> published
+                           │               │
+                           └───────────────┴──> failed: nothing of it is left
+
+`start` is a collective and holds the training up while it copies what may change by itself. What only a step
+of the optimizer changes is copied in the background, then written, synced and checked there. `progress` tells
+the master how far that is, and `publish`, at a batch that all ranks agree on, moves the link.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Set
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isc_runtime.checkpointing.durable import WHOLE, Manifest
+from isc_runtime.checkpointing.snapshot import Snapshot
+from isc_runtime.checkpointing.store import Store
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+
+PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
+
+
+@dataclass
+class Equipment:
+    """What the saves of a training share.
+
+    Attributes:
+        store: where checkpoints live.
+        group: the ranks.
+        snapshot: memory for the copies, used again and again.
+        writer: the thread that writes, one save after the other.
+        layout: of the shards; planned in the first sharded save.
+    """
+
+    store: Store
+    group: Group
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    writer: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
+    )
+    layout: Any = None  # a shard_writer.Layout, which takes a second to import
+
+
+class Save(ABC):
+    """One save on its way; on all ranks.
+
+    Args:
+        equipment: what all saves share.
+        payload: the file where it goes.
+        step: the training's step.
+        begun: when, on the monotonic clock.
+        details: what its manifest says of it besides.
+        timeout: seconds after which it counts as failed.
+
+    Attributes:
+        held_up: seconds for which it held up the training.
+    """
+
+    format: str  # as a manifest's details name it
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        payload: Path,
+        step: int,
+        begun: float,
+        details: dict[str, Any],
+        timeout: float,
+    ) -> None:
+        self.payload = payload
+        self.step = step
+        self.begun = begun
+        self.details = {**details, "format": self.format}
+        self.timeout = timeout
+        self.held_up = 0.0
+        self._equipment = equipment
+        self._written: Future[Manifest] | None = None  # the master's
+
+    @abstractmethod
+    def start(self, state: dict[str, Any], put_off: Set[int]) -> None:
+        """Copies the state, and lets the background copy the rest and write. A collective.
+
+        Args:
+            state: of the training, of tensors and plain values.
+            put_off: the addresses of the tensors that may be copied later, before the optimizer's next step.
+
+        Raises:
+            RankError: it could not be copied on some rank; nothing is left of it.
+        """
+
+    def is_written(self) -> bool:
+        """Whether the background has ended, well or not; it is not waited for. False but on the master."""
+        return self._written is not None and self._written.done()
+
+    def progress(self) -> Manifest | None:
+        """What was written; None while it still is, after waiting for a moment. The master's.
+
+        Raises:
+            IscError: it could not be written, or has not ended in time.
+            OSError: it could not be written.
+        """
+        assert self._written is not None
+        wait([self._written], timeout=PATIENCE)
+        if self._written.done():
+            return self._written.result()
+        if time.monotonic() - self.begun > self.timeout:
+            raise IscError(
+                f"A save has not ended within {self.timeout:g} s",
+                self.payload,
+                "The storage does not answer: repair it, or give it more time with --save-timeout.",
+                ExitCode.SAVE,
+            )
+        return None
+
+    def publish(self) -> None:
+        """Makes it the newest checkpoint, and deletes in the background what it replaces. The master's."""
+        store = self._equipment.store
+        store.publish(self.payload)
+        self._equipment.writer.submit(store.tidy)  # a large file takes a while to delete
+
+    def _check_whole(self) -> None:
+        if self._equipment.snapshot.is_torn():
+            raise IscError(
+                "Something else than the optimizer's step changed the weights while they were copied",
+                self.payload,
+                "From now on the training waits until all is copied.",
+                ExitCode.SAVE,
+            )
+
+
+class WholeSave(Save):
+    """A state that every rank has: the master copies and writes it."""
+
+    format = WHOLE
+
+    def start(self, state: dict[str, Any], put_off: Set[int]) -> None:
+        copy: dict[str, Any] = {}
+        snapshot = self._equipment.snapshot
+
+        def take() -> None:
+            try:
+                copy.update(snapshot.take(state, put_off))
+            except BaseException:
+                snapshot.abandon()
+                self._equipment.store.discard(self.payload)
+                raise
+
+        self._equipment.group.master(take)
+        if self._equipment.group.is_master:  # only now: it would slow down what the ranks tell each other
+            self._written = self._equipment.writer.submit(self._write, copy)
+
+    def _write(self, copy: dict[str, Any]) -> Manifest:
+        """In the background. Of a save that fails nothing is left."""
+        store = self._equipment.store
+        try:
+            self._equipment.snapshot.complete()
+            check_finite(copy.get("model"), "model")
+        except BaseException:
+            store.discard(self.payload)
+            raise
+        return store.save(copy, self.payload, self.step, self.details, self._check_whole)
+
+
+def check_finite(state: Any, name: str) -> None:
+    """Refuses what would be worse than no checkpoint.
+
+    Raises:
+        IscError: the state holds NaN or infinite values.
+    """
+    found = first_not_finite(state, name)
+    if found:
+        raise IscError("The model holds NaN or infinite values", found, "It is not saved.", ExitCode.DIVERGED)
+
+
+def first_not_finite(state: Any, name: str = "") -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity, or None."""
+    if isinstance(state, torch.Tensor):
+        is_finite = (
+            not state.is_floating_point()
+            or bool(state.sum().isfinite())  # fast, and never finite with a NaN or an infinity in it
+            or bool(state.isfinite().all())
+        )
+        return None if is_finite else name
+    if isinstance(state, dict):
+        parts = [(f"{name}.{key}".lstrip("."), value) for key, value in state.items()]
+        return next(filter(None, (first_not_finite(value, part) for part, value in parts)), None)
+    return None
