@@ -37,7 +37,7 @@ def tensors(state: Any) -> list[torch.Tensor]:
 
 
 def measure_saves(training: Training, directory: Path, rounds: int, report: Report) -> None:
-    state = training.state()
+    state = training.state_dicts()
     published: list[float] = []
     buffers = [torch.empty_like(tensor, device="cpu") for tensor in tensors(state)]
 
@@ -113,7 +113,7 @@ def rested(peer: Any) -> Any:
 
 def measure_memory(training: Training, report: Report) -> None:
     """The most memory that a save takes beside the state: in the first one, and in a later one."""
-    size = size_of(training.state())
+    size = size_of(training.state_dicts())
     training.checkpointer.equipment.snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
     before = resident()
     peaks = [peak_of(lambda: save(training)) - before for _ in range(3)]

@@ -56,14 +56,14 @@ def measure(group: Group, directory: Path, megabytes: int, rounds: int) -> Repor
 
         def begin() -> None:
             nonlocal future
-            future = state_dict_saver.async_save(training.state(), checkpoint_id=dcp_directory)
+            future = state_dict_saver.async_save(training.state_dicts(), checkpoint_id=dcp_directory)
 
         held_up = seconds_of(begin)
         getattr(future, "upload_completion", future).result()
         return held_up
 
     def synchronous() -> float:
-        return seconds_of(lambda: state_dict_saver.save(training.state(), checkpoint_id=dcp_directory))
+        return seconds_of(lambda: state_dict_saver.save(training.state_dicts(), checkpoint_id=dcp_directory))
 
     saving = {"ours": ours, "async_save": asynchronous, "save": synchronous}
     held_up = take_turns({name: alike(peer) for name, peer in saving.items()}, rounds)
@@ -75,7 +75,7 @@ def measure(group: Group, directory: Path, megabytes: int, rounds: int) -> Repor
 
     def loaded() -> float:
         def work() -> None:
-            state = training.state()
+            state = training.state_dicts()
             state_dict_loader.load(state, checkpoint_id=dcp_directory)
             training.model.load_state_dict(state["model"])
             training.optimizer.load_state_dict(state["optimizer"])

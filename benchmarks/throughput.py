@@ -106,7 +106,7 @@ def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int
 
     def async_saves() -> None:
         wait()
-        running.append(async_save(training.state(), checkpoint_id=directory / "dcp"))
+        running.append(async_save(training.state_dicts(), checkpoint_id=directory / "dcp"))
 
     def asynchronous() -> float:
         seconds = block(step, async_saves, lambda: None)

@@ -22,8 +22,9 @@ from torch import nn
 
 sys.path.insert(0, str(PROJECT))
 
-from isc_runtime.checkpointing.checkpointer import Checkpointer, Run, State
+from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
 from isc_runtime.checkpointing.local_store import LocalStore
+from isc_runtime.checkpointing.parts import State
 from isc_runtime.environment import Environment
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions, ParallelOptions
@@ -60,7 +61,7 @@ class Training:
         layers = max(1, round(megabytes * 1e6 / (3 * 4 * WIDTH * (WIDTH + 1))))
         self.model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers)))
         how = ParallelOptions("fsdp" if sharded else "ddp")
-        parallelize(self.model, self.group, torch.zeros(1, WIDTH, device=self.group.device), how)
+        parallelize(self.model, self.group, self.first_loss, how)
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         for parameter in self.model.parameters():
             parameter.grad = torch.full_like(parameter, 1e-3)
@@ -68,13 +69,18 @@ class Training:
         self.optimizer.zero_grad()
         self.sampler = ElasticSampler(10**9, 1, 0, self.group.rank, self.group.world_size)
         run = Run(LocalStore(directory, self.group, keep=1), self.group, StopRequest(), Scalars(None))
-        self.checkpointer = Checkpointer(run, self.parts, CheckpointOptions(**options))
+        self.checkpointer = Checkpointer(run, self, CheckpointOptions(**options))
 
-    def parts(self) -> State:
+    def first_loss(self, model: nn.Module) -> torch.Tensor:
+        """A loss of zeros."""
+        loss: torch.Tensor = model(torch.zeros(1, WIDTH, device=self.group.device)).sum()
+        return loss
+
+    def state(self) -> State:
         """What the Checkpointer saves."""
         return {"model": self.model, "optimizer": self.optimizer, "sampler": self.sampler}
 
-    def state(self) -> dict[str, Any]:
+    def state_dicts(self) -> dict[str, Any]:
         """What all of the peers save."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 

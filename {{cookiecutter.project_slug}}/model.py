@@ -1,34 +1,65 @@
-"""The models. Yours to change: train.py needs `build_model`, and nothing else from here.
+"""The models, and what is trained. Yours to change; train.py needs four things from here:
 
-A model of your own: write its class, give it a name in MODELS, and train it with `--model NAME`. What it
-keeps in an `nn.ModuleList` are its blocks, which `--parallelism fsdp`, `--checkpoint-activations` and
-`--compile` treat one by one.
+- `build_model(name)` makes a model. What it keeps in an `nn.ModuleList` are its blocks, which
+  `--parallelism fsdp`, `--checkpoint-activations` and `--compile` treat one by one.
+- `batch_loss(model, batch)` says what is minimised.
+- `batch_scores(model, batch)` says how good the model is on held-out data.
+- `BEST` says which of the scores decides what is best.
+
+A batch is what the dataset in data.py makes of its samples: here a pair of images and labels.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.training.means import Best, Mean, Means
+
+BEST = Best("accuracy", more_is_better=True)
 
 
-def build_model(name: str = "convnet", channels: int = 1, classes: int = 10) -> nn.Module:
+def build_model(name: str | None = None) -> nn.Module:
     """Builds a model, with weights from torch's default random number generator.
 
     Args:
-        name: in MODELS.
-        channels: of the images.
-        classes: how many there are.
+        name: in MODELS; None is the first one.
 
     Raises:
         IscError: there is no model of this name.
     """
+    name = name or next(iter(MODELS))
     if name not in MODELS:
         hint = f"Choose one of {', '.join(MODELS)}, or add yours to MODELS in model.py."
         raise IscError("There is no such model", f"--model {name}", hint, ExitCode.USAGE)
-    return MODELS[name](channels, classes)
+    return MODELS[name]()
+
+
+def batch_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Means:
+    """The loss of a batch, to be minimised.
+
+    Args:
+        model: what to call; in parallel training it is wrapped.
+        batch: images, float (batch, channels, height, width), and labels, int64 (batch,).
+
+    Returns:
+        "loss", its total differentiable and summed over what it counts, here the samples; and whatever else
+        is good to see in the log.
+    """
+    images, labels = batch
+    return {"loss": Mean(cross_entropy(model(images), labels, reduction="sum"), len(labels))}
+
+
+def batch_scores(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Means:
+    """How good the model is on a batch of held-out data, which may be smaller than those of training.
+
+    Returns:
+        Sums and counts by name, the one that BEST names among them.
+    """
+    images, labels = batch
+    return {"accuracy": Mean((model(images).argmax(dim=1) == labels).sum(), len(labels))}
 
 
 class ConvNet(nn.Module):
@@ -148,5 +179,8 @@ def _positions(grid: Tensor) -> Tensor:
     return torch.cat([wave.expand(-1, rows, columns) for wave in waves]).to(grid.dtype)
 
 
-# What --model chooses from: takes the channels of the images and the number of classes, returns scores.
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {"convnet": ConvNet, "transformer": Transformer}
+# What --model chooses from; the first one is the default.
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "convnet": lambda: ConvNet(channels=1, classes=10),
+    "transformer": lambda: Transformer(channels=1, classes=10),
+}

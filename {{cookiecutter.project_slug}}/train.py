@@ -1,11 +1,12 @@
-"""Trains an image classifier, on a laptop or on the ISC, and goes on where it was interrupted.
+"""Trains what model.py and data.py say, on a laptop or on the ISC, and goes on where it was interrupted.
 
     python train.py                                     # alone, on the digits that scikit-learn ships
     torchrun --nproc-per-node=2 train.py                # two processes on this machine
     python train.py --dataset-id ID --data-root DIR     # Fashion-MNIST's files in DIR/ID
     isc train experiment.isc                            # on the ISC, through launch.sh
 
-Run the same command again after an interruption: it resumes by itself. This file is yours to change.
+Run the same command again after an interruption: it resumes by itself. This file is yours to change, and does
+not know what is trained: one model with one loss needs no change here.
 """
 
 import argparse
@@ -20,14 +21,15 @@ from typing import Any
 from data import check_data, load_data
 from isc_runtime import options
 from isc_runtime.environment import Environment
-from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.preflight import check_place, open_store
 from isc_runtime.ranks.entry import reported
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument_group("data").add_argument
     add("--dataset-id", help="a dataset of the ISC; without one the digits of scikit-learn")
@@ -35,16 +37,18 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--workers", type=options.not_negative, default=0, help="processes that load data")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=options.positive, default=15, help="how often all samples are seen")
-    add("--model", default="convnet", help="a name in MODELS in model.py")
+    add("--max-steps", type=options.positive, help="steps after which the training ends, if it has not yet")
+    add("--max-seconds", type=options.positive_float, help="the same in seconds, over all resumes")
+    add("--model", help="a name in MODELS in model.py; the first one by default")
     add("--batch-size", type=options.positive, default=32, help="samples of a step on each rank")
-    add(
-        "--accumulate", type=options.positive, default=1, help="parts that a batch is split in, to fit memory"
-    )
+    add("--accumulate", type=options.positive, default=1, help="parts of a batch, to fit memory")
     add("--learning-rate", type=options.positive_float, default=3e-3, help="after the warm-up")
     add("--warmup-epochs", type=options.positive_float, default=1.0, help="epochs of rising learning rate")
     add("--weight-decay", type=options.not_negative_float, default=0.01, help="of AdamW")
     add("--clip-norm", type=options.positive_float, default=1.0, help="largest norm of a gradient")
     add("--max-skipped", type=options.positive, default=5, help="steps in a row that may be not finite")
+    add("--eval-steps", type=options.not_negative, default=0, help="evaluate every N steps, besides epochs")
+    add("--eval-batch-size", type=options.positive, default=512, help="samples at once in evaluation")
     add("--seed", type=options.seed, default=0, help="of weights, dropout and the order of the data")
     add("--no-amp", action="store_true", help="compute in float32 where bf16 would do")
     add("--log-steps", type=options.positive, default=20, help="batches between two log lines")
@@ -64,21 +68,23 @@ if __name__ == "__main__":
 
 with reported():  # what cannot be imported on one rank ends them all
     import torch
-    from torch import Tensor
-    from torch.nn.functional import cross_entropy
-    from torch.utils.data import DataLoader, Subset
+    from torch import Tensor, nn
 
     from isc_runtime import rng
     from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
+    from isc_runtime.checkpointing.parts import State
     from isc_runtime.logs import Scalars, configure_logging, progress_bar
     from isc_runtime.ranks.group import Group, process_group
-    from isc_runtime.ranks.interruption import StopRequest, prepare_worker
+    from isc_runtime.ranks.interruption import StopRequest
     from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
-    from isc_runtime.sampler import ElasticSampler, ReplayableDataset, even_share
-    from model import build_model
+    from isc_runtime.training import loaders
+    from isc_runtime.training.batches import parts_of, size_of_batch, to_device
+    from isc_runtime.training.guard import StepGuard
+    from isc_runtime.training.means import Totals
+    from model import BEST, batch_loss, batch_scores, build_model
 
 Show = Callable[[int, str], None]
-EVALUATION_BATCH_SIZE = 512
+BEST_SO_FAR = f"best_{BEST.name}"
 logger = logging.getLogger("train")
 
 
@@ -88,140 +94,154 @@ class Trainer:
     def __init__(self, arguments: argparse.Namespace, group: Group) -> None:
         self.arguments = arguments
         self.group = group
-        load = partial(load_data, arguments.dataset_id, arguments.data_root)
-        self.training_data, self.held_out = group.each(load)  # an error on one rank ends them all
+        # What fails on one rank, ends all ranks: group.each.
+        self.data = loaders.Data(*group.each(partial(load_data, arguments.dataset_id, arguments.data_root)))
+        order = partial(loaders.make_sampler, self.data, arguments.batch_size, arguments.seed, group)
+        self.sampler = group.each(order)
+        self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group.device)
         rng.seed_everything(arguments.seed)
         self.model = group.each(partial(build_model, arguments.model))
-        example = torch.stack([self.training_data[0][0]] * 2).to(group.device)
+        self.use_amp = group.device.type == "cuda" and torch.cuda.is_bf16_supported() and not arguments.no_amp
         how = options.ParallelOptions.of(arguments)
-        self.replica = parallelize(self.model, group, example, how)  # what is trained: on all ranks alike
+        self.replica = parallelize(self.model, group, self.first_loss, how)  # trained: on all ranks alike
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
         )
-        self.sampler = ElasticSampler(
-            len(self.training_data), arguments.batch_size, arguments.seed, group.rank, group.world_size
-        )
-        self.loader = DataLoader(
-            ReplayableDataset(self.training_data),
-            batch_sampler=self.sampler,
-            num_workers=arguments.workers,
-            worker_init_fn=prepare_worker,
-            persistent_workers=arguments.workers > 0,
-            generator=torch.Generator(),  # its own: the default one would draw from the training's
-            pin_memory=group.device.type == "cuda",
-        )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
-        self.metrics: dict[str, Any] = {"best_accuracy": 0.0, "skipped": 0, "skipped_in_a_row": 0}
-        self.use_amp = group.device.type == "cuda" and torch.cuda.is_bf16_supported() and not arguments.no_amp
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=False)  # fp16 needs it
+        self.metrics: dict[str, Any] = {BEST_SO_FAR: BEST.worst, "evaluated_step": 0}
+        self.guard = StepGuard(self.model, self.metrics, arguments.max_skipped)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What a checkpoint holds, besides the random number generators; asked at each save."""
-        return {
-            name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "sampler", "metrics")
-        }
+        names = ["model", "optimizer", "scheduler", "sampler", "metrics"]
+        names += ["scaler"] if self.scaler.is_enabled() else []
+        return {name: getattr(self, name) for name in names}
+
+    def first_loss(self, model: nn.Module) -> Tensor:
+        """The loss of the batch that the training begins with."""
+        batch = to_device(loaders.example_batch(self.data, self.sampler), self.group.device)
+        part, _ = next(parts_of(batch, self.arguments.accumulate))
+        with self.autocast():
+            return batch_loss(model, part)["loss"].total
 
     def learning_rate_factor(self, step: int) -> float:
         """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
-        epochs_done = self.sampler.progress.epoch + self.sampler.progress.samples / self.sampler.length
-        warm_up = min(1.0, 0.01 + epochs_done / self.arguments.warmup_epochs)
-        return float(warm_up * (1 + math.cos(math.pi * min(1.0, epochs_done / self.arguments.epochs))) / 2)
+        warm_up = min(1.0, 0.01 + self.sampler.epochs_done / self.arguments.warmup_epochs)
+        done = self.sampler.epochs_done / self.arguments.epochs
+        if self.arguments.max_steps:
+            done = max(done, self.sampler.progress.step / self.arguments.max_steps)
+        return float(warm_up * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+    def is_complete(self, checkpointer: Checkpointer) -> bool:
+        """Whether enough was trained."""
+        progress, most = self.sampler.progress, self.arguments.max_steps or math.inf
+        return progress.epoch >= self.arguments.epochs or progress.step >= most or checkpointer.is_time_up
+
+    def is_evaluation_due(self, checkpointer: Checkpointer) -> bool:
+        """At the end of an epoch and of the training, and in between if that was asked for."""
+        step, every = self.sampler.progress.step, self.arguments.eval_steps
+        is_due = self.sampler.is_epoch_done or self.is_complete(checkpointer) or (every and step % every == 0)
+        return bool(is_due) and self.metrics["evaluated_step"] != step
 
     def run(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
-        """Trains to the last epoch, from wherever the checkpoint has put it."""
+        """Trains to the end, from wherever the checkpoint has put it."""
         checkpointer.restore()
-        epochs, done = self.arguments.epochs, self.sampler.progress.step
-        with progress_bar(self.group.is_master, done + self.sampler.batches_left(epochs), done) as show:
-            while self.sampler.progress.epoch < epochs:
-                self.train_epoch(checkpointer, scalars, show)
-                accuracy = self.evaluate(checkpointer)
-                self.sampler.next_epoch()
-                improved = accuracy > self.metrics["best_accuracy"]
-                self.metrics["best_accuracy"] = max(accuracy, self.metrics["best_accuracy"])
-                progress = self.sampler.progress
-                logger.info(f"epoch {progress.epoch} of {epochs}: held-out accuracy {accuracy:.4f}")
-                scalars.add("evaluation/accuracy", accuracy, progress.step)
-                checkpointer.save(force=improved)  # the save of the epoch's last batch, evaluation included
+        progress, epochs = self.sampler.progress, self.arguments.epochs
+        if self.is_complete(checkpointer):
+            logger.info("It was complete before, at step %d. To train further raise --epochs", progress.step)
+        total = min(progress.step + self.sampler.batches_left(epochs), self.arguments.max_steps or math.inf)
+        with progress_bar(self.group.is_master, int(total), progress.step) as show:
+            while True:
+                if self.is_evaluation_due(checkpointer):
+                    self.evaluate(checkpointer, scalars)
+                if self.is_complete(checkpointer):
+                    break
+                self.train(checkpointer, scalars, show)
         checkpointer.settle()
-        logger.info("Training is complete: best accuracy %.4f", self.metrics["best_accuracy"])
+        logger.info("Training is complete: best %s %.4f", BEST.name, self.metrics[BEST_SO_FAR])
 
-    def train_epoch(self, checkpointer: Checkpointer, scalars: Scalars, show: Show) -> None:
-        """Trains on what is left of the epoch."""
+    def train(self, checkpointer: Checkpointer, scalars: Scalars, show: Show) -> None:
+        """Trains to the next evaluation."""
         self.replica.train()
-        for batch, (images, labels) in enumerate(self.loader, start=self.sampler.progress.batch):
-            loss, norm = self.train_batch(images.to(self.group.device), labels.to(self.group.device))
+        for batch in self.loader:
+            totals = Totals(self.group)
+            norm = self.train_batch(to_device(batch, self.group.device), totals)
             self.sampler.advance()
             self.scheduler.step()
-            if (batch + 1) % self.arguments.log_steps == 0:
-                self.log(loss, norm, scalars, show)
-            if checkpointer.is_due(batch) and self.sampler.progress.samples < self.sampler.length:
+            done = self.sampler.progress.batch
+            if done % self.arguments.log_steps == 0:
+                self.log(totals, norm, scalars, show)
+            if self.is_evaluation_due(checkpointer):  # it ends with a save
+                break
+            if checkpointer.is_due(done - 1):
                 checkpointer.save()
             checkpointer.poll()
+        else:
+            self.sampler.check_epoch_is_done()
+        checkpointer.poll()
 
-    def train_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the optimizer. Returns this rank's loss and the norm of the gradient of all."""
-        total = torch.zeros((), device=self.group.device)
-        image_parts = images.chunk(self.arguments.accumulate)
-        label_parts = labels.chunk(self.arguments.accumulate)
-        for number, (part, part_labels) in enumerate(zip(image_parts, label_parts, strict=True), start=1):
-            with part_of_batch(self.replica, is_last=number == len(image_parts)), self.autocast():
-                loss = cross_entropy(self.replica(part), part_labels) * len(part_labels) / len(labels)
+    def train_batch(self, batch: Any, totals: Totals) -> Tensor:
+        """One step of the optimizer. Returns the norm of the gradient of all ranks."""
+        self.guard.remember()
+        norm = self.gradients(batch, totals)
+        if self.guard.allows(norm, self.sampler.progress.step + 1, self.scaler):
+            self.optimizer.step()
+        self.scaler.update()
+        return norm
+
+    def gradients(self, batch: Any, totals: Totals) -> Tensor:
+        """Puts the gradient of the batch's mean loss over all ranks into the parameters; returns its norm."""
+        self.optimizer.zero_grad()
+        samples, count = size_of_batch(batch), torch.zeros((), device=self.group.device)
+        for part, is_last in parts_of(batch, self.arguments.accumulate):
+            with part_of_batch(self.replica, is_last), self.autocast():
+                means = batch_loss(self.replica, part)
+                loss = self.scaler.scale(means["loss"].total / samples)
             # A loss that is not finite, on whatever rank, makes the gradients NaN on all of them.
             torch.autograd.backward(loss, 1 + (loss - loss).detach())
-            total += loss.detach()
-        norm = clip_gradients(self.model, self.arguments.clip_norm)
-        self.step_if_finite(norm)
-        self.optimizer.zero_grad()
-        return total, norm
+            totals.add(means)
+            count += means["loss"].count
+        self.scaler.unscale_(self.optimizer)
+        # The ranks' gradients are averaged; what is wanted is their sum over what all of them count.
+        factor = samples * self.group.world_size / self.group.sum(count)
+        return clip_gradients(self.model, self.arguments.clip_norm, factor)
 
     def autocast(self) -> torch.autocast:
         """bf16 where the device has it."""
         return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.use_amp)
 
-    def step_if_finite(self, norm: Tensor) -> None:
-        """Takes the step, or skips it: the norm is the same on all ranks, and so is what they do."""
-        if norm.isfinite():
-            self.optimizer.step()
-            self.metrics["skipped_in_a_row"] = 0
-            return
-        self.metrics["skipped"] += 1
-        self.metrics["skipped_in_a_row"] += 1
-        where = f"step {self.sampler.progress.step + 1}"
-        logger.warning(f"{where} is skipped, its loss or gradient is not finite: {self.metrics}")
-        if self.metrics["skipped_in_a_row"] >= self.arguments.max_skipped:
-            raise IscError(
-                f"{self.arguments.max_skipped} steps in a row were not finite",
-                where,
-                "Lower --learning-rate or look at the data; the last checkpoint is from before it.",
-                ExitCode.DIVERGED,
-            )
-
     @torch.no_grad()
-    def evaluate(self, checkpointer: Checkpointer) -> float:
-        """The share of held-out samples that are classified right; each rank looks at its part of them."""
+    def evaluate(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
+        """Looks at the held-out data, each rank at its part of them, and saves."""
         self.replica.eval()
-        # All ranks call the model equally often: in each call the shards of a sharded one come together.
-        own, counted = even_share(len(self.held_out), self.group.rank, self.group.world_size)
-        loader = DataLoader(Subset(self.held_out, own), EVALUATION_BATCH_SIZE, generator=torch.Generator())
-        right = torch.zeros((), device=self.group.device)
-        for images, labels in loader:
+        totals = Totals(self.group)
+        for batch, counts in loaders.held_out_batches(self.data, self.arguments.eval_batch_size, self.group):
             with self.autocast():
-                scores = self.model(images.to(self.group.device))
-            hits = scores.argmax(dim=1) == labels.to(self.group.device)
-            right += hits[:counted].sum()
-            counted -= len(hits)
+                totals.add(batch_scores(self.model, to_device(batch, self.group.device)), counts)
             checkpointer.poll()
-        return float(self.group.sum(right)) / len(self.held_out)
+        means = totals.over_ranks()
+        step, where = self.sampler.progress.step, f"step {self.sampler.progress.step}"
+        if self.sampler.is_epoch_done:
+            self.sampler.next_epoch()
+            where = f"epoch {self.sampler.progress.epoch} of {self.arguments.epochs}"
+        logger.info("%s: held-out %s", where, ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
+        for name, mean in means.items():
+            scalars.add(f"evaluation/{name}", mean, step)
+        before, self.metrics["evaluated_step"] = self.metrics[BEST_SO_FAR], step
+        self.metrics[BEST_SO_FAR] = BEST.better_of(before, means)
+        checkpointer.save(force=self.metrics[BEST_SO_FAR] != before)
 
-    def log(self, loss: Tensor, norm: Tensor, scalars: Scalars, show: Show) -> None:
+    def log(self, totals: Totals, norm: Tensor, scalars: Scalars, show: Show) -> None:
         """One dense line, and the same for TensorBoard."""
-        progress = self.sampler.progress
-        mean_loss = float(self.group.sum(loss.clone())) / self.group.world_size
+        progress, means = self.sampler.progress, totals.over_ranks()
         rate = float(self.scheduler.get_last_lr()[0])
-        text = f"loss {mean_loss:.4f}  norm {float(norm):.3f}  rate {rate:.2e}"
+        said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        text = f"{said}  norm {float(norm):.3f}  rate {rate:.2e}"
         logger.info("epoch %d batch %d step %d: %s", progress.epoch + 1, progress.batch, progress.step, text)
-        show(progress.step, f"loss {mean_loss:.4f}")
-        for name, value in {"loss": mean_loss, "gradient_norm": float(norm), "learning_rate": rate}.items():
+        show(progress.step, said)
+        for name, value in {**means, "gradient_norm": float(norm), "learning_rate": rate}.items():
             scalars.add(f"training/{name}", value, progress.step)
 
 
@@ -238,7 +258,7 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
         stack.callback(scalars.close)
         run = Run(store, group, stop, scalars)
         how = options.CheckpointOptions.of(arguments)
-        checkpointer = stack.enter_context(Checkpointer(run, trainer.state, how))
+        checkpointer = stack.enter_context(Checkpointer(run, trainer, how))
         trainer.run(checkpointer, scalars)
 
 

@@ -25,8 +25,9 @@ from torch.distributed.tensor import DTensor
 import isc_runtime.checkpointing.sharded_save  # noqa: F401  # imported here once, not in every child
 from isc_runtime import rng
 from isc_runtime.checkpointing.artifact_store import ArtifactStore
-from isc_runtime.checkpointing.checkpointer import Checkpointer, Run, State
+from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
 from isc_runtime.checkpointing.local_store import LocalStore
+from isc_runtime.checkpointing.parts import State
 from isc_runtime.environment import Environment
 from isc_runtime.logs import FORMAT, Scalars
 from isc_runtime.options import CheckpointOptions, ParallelOptions
@@ -44,6 +45,12 @@ ALONE = Group(Environment(), torch.device("cpu"))
 def stop_request(process: int) -> StopRequest:
     """The one of this process: a thread and a pipe each, which a fork does not inherit as they are."""
     return StopRequest()
+
+
+def first_loss(model: nn.Module) -> torch.Tensor:
+    """A loss of zeros."""
+    loss: torch.Tensor = model(torch.zeros(1, 16)).sum()
+    return loss
 
 
 class Trainee:
@@ -64,14 +71,14 @@ class Trainee:
         self.model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 1))
         self.sharded = sharded and group.world_size > 1
         if self.sharded:
-            parallelize(self.model, group, torch.zeros(1, 16), ParallelOptions("fsdp"))
+            parallelize(self.model, group, first_loss, ParallelOptions("fsdp"))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-2)
         self.sampler = ElasticSampler(100_000, 4, 0, group.rank, group.world_size)
         self.metrics: dict[str, Any] = {"loss": 0.0}
         self.store = KINDS[kind](directory, group)
         self.group = group
         run = Run(self.store, group, stop_request(os.getpid()), Scalars(None))
-        self.checkpointer = Checkpointer(run, self.state, CheckpointOptions(**options))
+        self.checkpointer = Checkpointer(run, self, CheckpointOptions(**options))
         self.checkpointer.equipment.writer.submit(int).result()  # its thread exists from here on
 
     def state(self) -> State:

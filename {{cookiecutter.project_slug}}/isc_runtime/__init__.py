@@ -1,12 +1,13 @@
 """What an experiment on the ISC needs and no researcher wants to write.
 
-It is the template's, and moves on with it: update it, do not edit it. Four wings over one ground floor:
+It is the template's, and moves on with it: update it, do not edit it. Five wings over one ground floor:
 
     __main__                      the commands: python -m isc_runtime check | checkpoints | export | ...
     preflight  rehearsal          is this place fit to train in? experiment.isc, run here as the ISC would
-    checkpointing  submission     saving and resuming; is this project fit to submit?
+    checkpointing  submission     saving and resuming; is this project ready to submit?
+    training                      what the loop of train.py is made of, whatever is trained
     ranks                         one falls, all fall: the process group, signals, replicas and shards
-    sampler  logs  rng  environment  options  errors  sizes             the ground floor
+    sampler  logs  rng  environment  options  errors  sizes  tree         the ground floor
     tests                         of all this, in the same wings
 
 A module imports only from floors below its own, and a wing's own floors are in its `__init__.py`, which

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 AUTO = 0  # the value of `save_steps` that stands for "auto"
 
 
+class Options:
+    """Options that belong together: a dataclass whose fields are called as in the parsed arguments."""
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Picks them from the parsed arguments; what was not given there is as by default."""
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # it is a dataclass
+        given = {name: getattr(arguments, name, None) for name in names}
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+
 @dataclass(frozen=True)
-class CheckpointOptions:
+class CheckpointOptions(Options):
     """How a Checkpointer saves.
 
     Attributes:
@@ -21,6 +37,7 @@ class CheckpointOptions:
         save_timeout: seconds after which a save that does not end ends the run.
         sync_save: training waits until a checkpoint is written.
         fresh: existing checkpoints are moved aside.
+        max_seconds: of training, over all resumes, after which it is to end.
     """
 
     save_steps: int = 100
@@ -31,15 +48,11 @@ class CheckpointOptions:
     save_timeout: float = 1800.0
     sync_save: bool = False
     fresh: bool = False
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> CheckpointOptions:
-        """Picks them from the parsed arguments."""
-        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
+    max_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
-class ParallelOptions:
+class ParallelOptions(Options):
     """How a model is spread over the ranks.
 
     Attributes:
@@ -51,11 +64,6 @@ class ParallelOptions:
     parallelism: str = "ddp"
     checkpoint_activations: bool = False
     compile: bool = False
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> ParallelOptions:
-        """Picks them from the parsed arguments."""
-        return cls(**{field.name: getattr(arguments, field.name) for field in fields(cls)})
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:

@@ -8,13 +8,13 @@ number of ranks, without replaying what came before.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
@@ -104,25 +104,48 @@ def even_share(length: int, rank: int, world_size: int) -> tuple[list[int], int]
 
 
 class ReplayableDataset(Dataset[Any]):
-    """Makes random augmentation a function of the position in the training, for an ElasticSampler.
+    """Makes all that is random in loading a batch a function of the position in the training.
 
     A worker's own random numbers would begin anew with every epoch and after every resume. The training's
-    are not touched.
+    are not touched. For `DataLoader(batch_sampler=ElasticSampler(...), collate_fn=as_it_is)`.
 
     Args:
         dataset: what is loaded; it may draw from Python's, NumPy's and torch's generators.
+        collate: makes a batch of samples, and may draw, too; by default torch's own way.
     """
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset = dataset
+        self.collate = collate or default_collate
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length
 
-    def __getitems__(self, batch: Batch) -> list[Any]:
-        """The samples of a batch; a DataLoader's loaders call it."""
+    def __getitems__(self, batch: list[int]) -> Any:
+        """A batch; a DataLoader's loaders call it."""
+        several = getattr(self.dataset, "__getitems__", None)
+        assert isinstance(batch, Batch)  # and no other sampler's
         with rng.seeded(batch.seed):
-            return [self.dataset[index] for index in batch]
+            return self.collate(several(batch) if several else [self.dataset[index] for index in batch])
+
+
+def as_it_is(batch: Any) -> Any:
+    """What a ReplayableDataset returns is a batch already."""
+    return batch
+
+
+def _shares(weights: Sequence[float], length: int) -> NDArray[np.float64]:
+    """The sums of the weights up to each sample, of a whole of 1."""
+    given = np.asarray(weights, dtype=np.float64)
+    if given.shape != (length,) or not np.isfinite(given).all() or given.min() < 0 or given.sum() <= 0:
+        raise IscError(
+            f"The weights must be {length} numbers, one for each sample, not negative and not all 0",
+            f"weights of shape {given.shape}",
+            "Correct them in data.py.",
+            ExitCode.DATA,
+        )
+    shares: NDArray[np.float64] = np.cumsum(given) / given.sum()
+    return shares
 
 
 class ElasticSampler(Sampler[list[int]]):
@@ -141,10 +164,18 @@ class ElasticSampler(Sampler[list[int]]):
         seed: together with the epoch it determines the order.
         rank: of this process.
         world_size: number of ranks.
+        weights: of each sample: with them samples are drawn with replacement, in proportion, as many as there
+            are in an epoch.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(f"length and batch_size must be positive, not {length} and {batch_size}")
@@ -154,6 +185,7 @@ class ElasticSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.progress = Progress()
+        self._weights = None if weights is None else _shares(weights, length)
 
     def samples_in_batch(self, samples: int) -> int:
         """Samples that all ranks consume in the batch that begins at position `samples`."""
@@ -173,10 +205,18 @@ class ElasticSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         epoch, batches = self.progress.epoch, self._positions(self.progress.samples)
         while block := list(itertools.islice(batches, BATCHES_AT_ONCE)):
-            indices = permute(np.concatenate(block), self.length, self.seed, epoch)
+            indices = self._choose(np.concatenate(block), epoch)
             parts = np.split(indices, np.cumsum([len(positions) for positions in block])[:-1])
             for positions, part in zip(block, parts, strict=True):
                 yield Batch(part.tolist(), hash((self.seed, epoch, int(positions[0]))) % 2**32)
+
+    def _choose(self, positions: NDArray[np.uint64], epoch: int) -> NDArray[np.integer[Any]]:
+        """Which samples are at these positions of the epoch's order."""
+        if self._weights is None:
+            return permute(positions, self.length, self.seed, epoch)
+        (key,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)
+        uniform = _mix(_mix(positions ^ key) + key).astype(np.float64) / 2.0**64
+        return np.minimum(np.searchsorted(self._weights, uniform, side="right"), self.length - 1)
 
     def _positions(self, samples: int) -> Iterator[NDArray[np.uint64]]:
         """The positions of this rank's batches, from the global position `samples` to the epoch's end."""
@@ -187,8 +227,43 @@ class ElasticSampler(Sampler[list[int]]):
             yield np.arange(first, first + each, dtype=np.uint64) % np.uint64(self.length)
             samples += consumed
 
+    @property
+    def is_epoch_done(self) -> bool:
+        """Whether nothing is left of the epoch."""
+        return self.progress.samples >= self.length
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs trained so far, with the part of the present one."""
+        return self.progress.epoch + self.progress.samples / self.length
+
+    def check_epoch_is_done(self) -> None:
+        """To be called when the loader has no more batches.
+
+        Raises:
+            IscError: there should be more.
+        """
+        if not self.is_epoch_done:
+            raise IscError(
+                f"The loader has no more batches after {self.progress.samples} of {self.length} samples",
+                f"epoch {self.progress.epoch + 1}",
+                "Let it take its batches from the ElasticSampler: DataLoader(batch_sampler=...).",
+                ExitCode.DATA,
+            )
+
     def advance(self) -> None:
-        """Counts the batch that was just trained on, on all ranks."""
+        """Counts the batch that was just trained on, on all ranks.
+
+        Raises:
+            IscError: the epoch has no more batches.
+        """
+        if self.is_epoch_done:
+            raise IscError(
+                f"The loader gives more batches than an epoch of {self.length} samples has",
+                f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}",
+                "Let it take its batches from the ElasticSampler: DataLoader(batch_sampler=...).",
+                ExitCode.DATA,
+            )
         self.progress.samples += self.samples_in_batch(self.progress.samples)
         self.progress.batch += 1
         self.progress.step += 1

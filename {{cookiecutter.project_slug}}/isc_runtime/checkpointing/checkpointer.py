@@ -1,6 +1,6 @@
 """What a training loop talks to: restore, save, poll, close.
 
-    with Checkpointer(run, state, options) as checkpointer:
+    with Checkpointer(run, training, options) as checkpointer:
         checkpointer.restore()
         ...                                # one batch
         if checkpointer.is_due(batch):
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -24,14 +24,14 @@ from weakref import WeakSet
 import torch
 
 from isc_runtime import rng
-from isc_runtime.checkpointing.loading import Stateful, load
+from isc_runtime.checkpointing.loading import load
+from isc_runtime.checkpointing.parts import POSITION, State, Training, parts_of, warn_of_what_is_left_out
 from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.save import Equipment, Save, WholeSave
 from isc_runtime.checkpointing.save_log import Ended, SaveLog
 from isc_runtime.checkpointing.snapshot import owned_by
 from isc_runtime.checkpointing.state_size import expected_size
 from isc_runtime.checkpointing.store import Store
-from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.group import Group
@@ -39,10 +39,6 @@ from isc_runtime.ranks.interruption import Stopped, StopRequest
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts
 from isc_runtime.sampler import ElasticSampler
-
-POSITION = "sampler"  # the part of the state that says how far the training is
-
-State = dict[str, Stateful | dict[str, Any]]  # the parts of a training, by name
 
 logger = logging.getLogger("checkpoint")
 
@@ -69,31 +65,31 @@ class Checkpointer:
 
     Args:
         run: what the training runs in.
-        state: says what the training consists of, by name; asked at each save: "model", "optimizer", ..., and
-            "sampler", the position. A part has a `state_dict` and a `load_state_dict`, or is a dict of plain
-            values. Before training starts the parts must be the same on all ranks.
+        training: what is saved; see `parts.Training`.
         options: how to save.
 
     Attributes:
         policy: when a save is due.
         equipment: what all saves share.
+        is_time_up: whether the training has taken `max_seconds`, as all ranks know since the last poll.
 
     Raises:
         IscError: a part is neither, or there is no position.
     """
 
-    def __init__(self, run: Run, state: Callable[[], State], options: CheckpointOptions) -> None:
+    def __init__(self, run: Run, training: Training, options: CheckpointOptions) -> None:
         self.store, self.group, self.stop, self.scalars = run.store, run.group, run.stop, run.scalars
         self.options = options
         self.policy = SavePolicy(options)
-        self._state = state
-        self._saves = 0
+        self._training = training
+        self.is_time_up = False
+        self._saves, self._seconds, self._since = 0, 0.0, time.monotonic()
         self._log = SaveLog(run.store, options, run.scalars, run.group.environment.isc_mode)
         self._save: Save | None = None  # the one that is on its way
         self._saved_position: dict[str, int] | None = None
         self.equipment = Equipment(run.store, run.group)
         self._held: WeakSet[torch.optim.Optimizer] = WeakSet()  # whose steps wait for the copy
-        parts = self._parts()
+        parts = parts_of(self._training)
         self._sampler: ElasticSampler = parts[POSITION]  # type: ignore[assignment]
         self._kind = self._choose_kind(parts)
 
@@ -120,23 +116,6 @@ class Checkpointer:
 
         return ShardedSave
 
-    def _parts(self) -> State:
-        """What the training consists of now."""
-        parts = self._state()
-        for name, part in parts.items():
-            if not isinstance(part, dict) and not hasattr(part, "load_state_dict"):
-                raise IscError(
-                    f"A {type(part).__name__} is part of the state, and could be saved but not restored",
-                    name,
-                    "Keep it in a dict, as train.py keeps `metrics`, or in an object with state_dict and "
-                    "load_state_dict.",
-                    ExitCode.USAGE,
-                )
-        if not isinstance(parts.get(POSITION), ElasticSampler):
-            hint = "Add the ElasticSampler of the training data to what `state` returns."
-            raise IscError("The state does not say how far the training is", POSITION, hint, ExitCode.USAGE)
-        return parts
-
     @property
     def is_saving(self) -> bool:
         """Whether a save is on its way."""
@@ -157,7 +136,8 @@ class Checkpointer:
             RankError: there are checkpoints and none is good, or this one is of another training, or there is
                 no room for two more.
         """
-        parts = self._parts()
+        parts = parts_of(self._training)
+        warn_of_what_is_left_out(self._training)
         if self.options.fresh:
             self.group.master(self.store.set_all_aside)
         self.group.master(lambda: self.store.check_room(expected_size(parts.values())))
@@ -168,6 +148,7 @@ class Checkpointer:
             return False
         entry, manifest = chosen
         self._saves = self.group.each(lambda: load(parts, entry, manifest, self.group))
+        self._seconds, self._since = float(manifest.details.get("seconds", 0.0)), time.monotonic()
         self._saved_position = self._sampler.state_dict()
         progress = self._sampler.progress
         self.policy.begun(progress.step)
@@ -220,6 +201,7 @@ class Checkpointer:
         payload = self.store.prepare(step, forced)
         logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
         details = {**vars(self._sampler.progress), "force": forced, "world_size": self.group.world_size}
+        details["seconds"] = self._seconds_trained()
         save = self._kind(self.equipment, payload, step, begun, details, self.options.save_timeout)
         state = {**parts, "rng": [generators for generators, _ in said], "saves": self._saves}
         save.start(state, self._put_off())
@@ -229,7 +211,7 @@ class Checkpointer:
     def _collect(self) -> tuple[dict[str, Any], dict[str, Any] | RankError]:
         """The state of the parts, and of this rank's random number generators, or why there is none."""
         try:
-            parts = self._parts()
+            parts = parts_of(self._training)
             state = {
                 name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()
             }
@@ -241,7 +223,9 @@ class Checkpointer:
         """The tensors that only an optimizer's step changes: from now on that step waits for their copy."""
         if self.options.sync_save:
             return frozenset()
-        optimizers = [part for part in self._parts().values() if isinstance(part, torch.optim.Optimizer)]
+        optimizers = [
+            part for part in parts_of(self._training).values() if isinstance(part, torch.optim.Optimizer)
+        ]
         for optimizer in optimizers:
             if optimizer not in self._held:
                 optimizer.register_step_pre_hook(lambda *_: self.equipment.snapshot.hold())
@@ -286,6 +270,10 @@ class Checkpointer:
             logger.info("Saving every %d batches: a save costs %.3f s", save_steps, cost)
         return Ended(manifest, held_up, write_seconds, save_steps)
 
+    def _seconds_trained(self) -> float:
+        """Since the training began, over all resumes."""
+        return self._seconds + time.monotonic() - self._since
+
     def settle(self) -> None:
         """Waits until the last save is published, and repeats it if it failed. All ranks call it.
 
@@ -307,9 +295,12 @@ class Checkpointer:
         """
         save = self._save
         self.policy.pace.poll(self._sampler.progress.step, self.is_saving, time.monotonic())
-        signal_number, written_step = self.group.pulse(
-            self.stop.signal_number, save.step if save is not None and save.is_written() else -1
+        signal_number, written_step, is_time_up = self.group.pulse(
+            self.stop.signal_number,
+            save.step if save is not None and save.is_written() else -1,
+            self._seconds_trained() > self.options.max_seconds,
         )
+        self.is_time_up |= bool(is_time_up)
         if save is not None and written_step == save.step:
             self.finish()
         if signal_number:

@@ -26,6 +26,7 @@ from isc_runtime.checkpointing.snapshot import Snapshot
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
+from isc_runtime.tree import leaves, name_of
 
 PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 
@@ -184,14 +185,15 @@ def check_finite(state: Any, name: str) -> None:
 
 def first_not_finite(state: Any, name: str = "") -> str | None:
     """The name of the first tensor that holds a NaN or an infinity, or None."""
-    if isinstance(state, torch.Tensor):
-        is_finite = (
-            not state.is_floating_point()
-            or bool(state.sum().isfinite())  # fast, and never finite with a NaN or an infinity in it
-            or bool(state.isfinite().all())
-        )
-        return None if is_finite else name
-    if isinstance(state, dict):
-        parts = [(f"{name}.{key}".lstrip("."), value) for key, value in state.items()]
-        return next(filter(None, (first_not_finite(value, part) for part, value in parts)), None)
-    return None
+    return next(
+        (name_of(path) for path, leaf in leaves(state, (name,) if name else ()) if not _is_finite(leaf)), None
+    )
+
+
+def _is_finite(leaf: Any) -> bool:
+    return (
+        not isinstance(leaf, torch.Tensor)
+        or not leaf.is_floating_point()
+        or bool(leaf.sum().isfinite())  # fast, and never finite with a NaN or an infinity in it
+        or bool(leaf.isfinite().all())
+    )

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.checkpointing.loadable import check_loadable
 from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.tree import Path, mapped
 
-PLAIN = (bool, int, float, complex, str, bytes)
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
 
 
@@ -57,7 +57,7 @@ class Snapshot:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
         pairs: Pairs = []
-        copy = self._plan(state, (), pairs)
+        copy = self._plan(state, pairs)
         put_off = put_off if self._may_put_off else frozenset()
         at_once = [pair for pair in pairs if pair[1].data_ptr() not in put_off]
         self._put_off = [pair for pair in pairs if pair[1].data_ptr() in put_off]
@@ -130,25 +130,19 @@ class Snapshot:
         versions = [tensor._version for _, tensor in self._put_off]
         return versions != self._versions
 
-    def _plan(self, state: Any, path: tuple[object, ...], pairs: Pairs) -> Any:
+    def _plan(self, state: Any, pairs: Pairs) -> Any:
         """The copy, its tensors not filled yet; with what they are to be filled is added to `pairs`."""
-        if isinstance(state, Tensor):
-            pairs.append((self._buffer(state, path), state.detach()))
-            return pairs[-1][0]
-        if isinstance(state, dict):
-            return {key: self._plan(value, (*path, key), pairs) for key, value in state.items()}
-        if type(state) in (list, tuple):
-            return type(state)(self._plan(value, (*path, i), pairs) for i, value in enumerate(state))
-        if isinstance(state, np.generic):
-            return state.item()
-        if state is None or type(state) in PLAIN:
-            return state
-        raise IscError(
-            f"A {type(state).__module__}.{type(state).__name__} cannot be part of a checkpoint",
-            ".".join(map(str, path)),
-            "It could not be loaded again: keep it as a number, text or tensor, or dicts or lists of these.",
-            ExitCode.SAVE,
-        )
+
+        def replace(path: Path, node: Any) -> Any:
+            check_loadable(path, node)
+            if isinstance(node, Tensor):
+                pairs.append((self._buffer(node, path), node.detach()))
+                return pairs[-1][0]
+            if isinstance(node, dict) and type(node) is not dict:  # a plain one is read by everybody
+                return mapped(dict(node), replace, path)
+            return node.item() if isinstance(node, np.generic) else node
+
+        return mapped(state, replace)
 
     def _buffer(self, tensor: Tensor, path: tuple[object, ...]) -> Tensor:
         buffer = self._buffers.get(path)

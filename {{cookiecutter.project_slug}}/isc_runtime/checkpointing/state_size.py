@@ -10,16 +10,13 @@ from typing import Any
 
 import torch
 
+from isc_runtime.tree import leaves
+
 
 def size_of(state: Any) -> int:
     """Bytes of all tensors in a state."""
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        return sum(size_of(value) for value in state.values())
-    if isinstance(state, list | tuple):
-        return sum(size_of(value) for value in state)
-    return 0
+    tensors = (leaf for _, leaf in leaves(state) if isinstance(leaf, torch.Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def expected_size(parts: Iterable[Any]) -> int:

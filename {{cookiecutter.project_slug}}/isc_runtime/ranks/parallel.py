@@ -10,9 +10,8 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +25,9 @@ from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_sharded
 
 
-def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: ParallelOptions) -> nn.Module:
+def parallelize(
+    model: nn.Module, group: Group, first_loss: Callable[[nn.Module], torch.Tensor], options: ParallelOptions
+) -> nn.Module:
     """Brings a model to this rank's device, in the way that the options say. All ranks call it.
 
     Make the optimizer after it: sharding replaces the parameters.
@@ -34,7 +35,7 @@ def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: 
     Args:
         model: with the same weights on all ranks, on the CPU.
         group: the ranks; alone there is nothing to share, and the model is returned as it is.
-        example: a small batch of inputs, on this rank's device.
+        first_loss: computes the loss, a scalar, of a batch with the model that it is given.
         options: how.
 
     Raises:
@@ -56,7 +57,7 @@ def parallelize(model: nn.Module, group: Group, example: torch.Tensor, options: 
             block.compile()
     if sharded:
         return _shard(model, group)
-    return _replicate(model, group, example)
+    return _replicate(model, group, first_loss)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -84,15 +85,27 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
         yield
 
 
-def clip_gradients(model: nn.Module, largest_norm: float) -> torch.Tensor:
-    """Scales the gradients down to a norm, on all ranks alike. A collective when the model is sharded.
+def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Multiplies the gradients, then scales them down to a norm, on all ranks alike.
+
+    A collective when the model is sharded.
+
+    Args:
+        model: whose gradients these are.
+        largest_norm: of what is left.
+        factor: what the gradients are multiplied with first; a scalar on their device.
 
     Returns:
-        The norm before that, of the whole gradient, a scalar that is the same on all ranks: not finite if
-        any rank's part of the gradient is not.
+        The norm in between, of the whole gradient, a scalar that is the same on all ranks: not finite if any
+        rank's part of the gradient is not.
     """
-    norm = nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
-    return norm.full_tensor() if is_sharded(norm) else norm
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    norm = (norm.full_tensor() if is_sharded(norm) else norm) * factor
+    coefficient = (largest_norm / (norm + 1e-6)).clamp(max=1.0) * factor
+    for gradient in gradients:
+        (gradient.to_local() if is_sharded(gradient) else gradient).mul_(coefficient)
+    return norm
 
 
 def _require_compiler() -> None:
@@ -131,7 +144,7 @@ def _shard(model: nn.Module, group: Group) -> nn.Module:
     return model
 
 
-def _replicate(model: nn.Module, group: Group, example: torch.Tensor) -> nn.Module:
+def _replicate(model: nn.Module, group: Group, first_loss: Callable[[nn.Module], torch.Tensor]) -> nn.Module:
     """DistributedDataParallel, with its buckets already in the order that they will keep.
 
     DDP rearranges its buckets after the first backward pass. With more than two ranks that changes the order
@@ -143,19 +156,10 @@ def _replicate(model: nn.Module, group: Group, example: torch.Tensor) -> nn.Modu
     generators = rng.capture(group.device)
     buffers = [buffer.clone() for buffer in model.buffers()]
     replica = DistributedDataParallel(model)
-    torch.autograd.backward([tensor.sum() for tensor in _results(replica(example))])
+    torch.autograd.backward(first_loss(replica))
     replica.zero_grad()
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
     rng.restore(generators, group.device)
     return replica
-
-
-def _results(output: Any) -> Iterator[torch.Tensor]:
-    """The tensors in what a model returns that depend on its parameters."""
-    if isinstance(output, torch.Tensor):
-        if output.requires_grad:
-            yield output
-    elif isinstance(output, dict | list | tuple):
-        for part in output.values() if isinstance(output, dict) else output:
-            yield from _results(part)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import IscError
-from isc_runtime.sampler import ElasticSampler, ReplayableDataset, even_share, permute
+from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share, permute
 
 
 def everything(length: int, seed: int, epoch: int) -> list[int]:
@@ -130,6 +130,7 @@ def test_augmentation_is_new_each_epoch_and_the_same_after_a_resume(workers: int
         loader = DataLoader(
             ReplayableDataset(Noisy()),
             batch_sampler=sampler,
+            collate_fn=as_it_is,
             num_workers=workers,
             generator=torch.Generator(),
         )

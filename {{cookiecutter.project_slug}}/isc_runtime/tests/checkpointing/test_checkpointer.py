@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from isc_runtime import rng
-from isc_runtime.checkpointing.checkpointer import Checkpointer, Run, State
+from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
+from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.state_size import expected_size
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
@@ -40,9 +41,12 @@ class Training:
         self.metrics: dict[str, Any] = {"seen": 0}
         self.sampler = ElasticSampler(64, 4)
         names = ("model", "optimizer", "scheduler", "scaler", "sampler", "metrics")
-        self.state: State = {name: getattr(self, name) for name in names}
+        self.parts: State = {name: getattr(self, name) for name in names}
         run = Run(store, group, StopRequest(), Scalars(None))
-        self.checkpointer = Checkpointer(run, lambda: self.state, CheckpointOptions(**options))
+        self.checkpointer = Checkpointer(run, self, CheckpointOptions(**options))
+
+    def state(self) -> State:
+        return self.parts
 
     def step(self) -> float:
         loss: torch.Tensor = self.model(torch.randn(4, 8)).square().mean()
@@ -58,7 +62,7 @@ class Training:
     def everything(self) -> dict[str, Any]:
         """What a checkpoint of this instant should hold, put together without the Checkpointer's own code."""
         parts = {
-            name: part if isinstance(part, dict) else part.state_dict() for name, part in self.state.items()
+            name: part if isinstance(part, dict) else part.state_dict() for name, part in self.parts.items()
         }
         return copy.deepcopy({**parts, "rng": [rng.capture(torch.device("cpu"))]})
 
@@ -274,7 +278,7 @@ def test_a_missing_part_is_said_in_one_message(store: Store, group: Group) -> No
         training.step()
         checkpointer.save()
     other = Training(store, group)
-    other.state["teacher"] = nn.Linear(1, 1)
+    other.parts["teacher"] = nn.Linear(1, 1)
     with pytest.raises(IscError, match=r"its 'teacher' does not fit \(it has none\)"):
         other.checkpointer.restore()
 
@@ -319,7 +323,7 @@ def test_no_room_for_two_checkpoints_is_said_before_the_first_batch(
     store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = Training(store, group)
-    needed = 2 * expected_size(training.state.values())
+    needed = 2 * expected_size(training.parts.values())
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed - 1})())
     what = f"no room for two checkpoints: {needed} bytes are needed, {needed - 1} are free"
     with pytest.raises(IscError, match=what) as raised:
@@ -333,7 +337,7 @@ def test_beside_a_checkpoint_there_must_be_room_for_one(
     with (training := Training(store, group)).checkpointer as checkpointer:
         training.step()
         checkpointer.save()
-    needed = expected_size(training.state.values())
+    needed = expected_size(training.parts.values())
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed})())
     assert Training(store, group).checkpointer.restore()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": needed - 1})())

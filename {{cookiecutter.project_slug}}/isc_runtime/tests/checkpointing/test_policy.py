@@ -20,9 +20,7 @@ def test_the_automatic_interval_counts_from_the_last_save() -> None:
         if policy.due(step, batch=step % 10):
             saves.append(step)
             policy.begun(step)
-            policy.save_steps += (
-                1
-            )
+            policy.save_steps += 1
     assert saves == [7, 15, 24, 34, 45]
 
 

@@ -24,11 +24,16 @@ ALONE = Group(Environment(), torch.device("cpu"))
 IMAGES, LABELS = torch.randn(4, 1, 8, 8), torch.arange(4)
 
 
+def first_loss(model: nn.Module) -> torch.Tensor:
+    loss: torch.Tensor = model(IMAGES).sum()
+    return loss
+
+
 def gradients(options: ParallelOptions) -> dict[str, torch.Tensor]:
     """Of one batch, by name; dropout included."""
     torch.manual_seed(1)
     model = build_model("transformer")
-    replica = parallelize(model, ALONE, IMAGES, options)
+    replica = parallelize(model, ALONE, first_loss, options)
     torch.manual_seed(2)
     torch.autograd.backward(cross_entropy(replica(IMAGES), LABELS))
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
@@ -50,7 +55,7 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
             bytes_kept += tensor.nbytes
             return tensor
 
-        model = parallelize(build_model("transformer"), ALONE, IMAGES, options)
+        model = parallelize(build_model("transformer"), ALONE, first_loss, options)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model(IMAGES)
         return bytes_kept
@@ -72,7 +77,7 @@ def shard_and_compare() -> None:
         model = build_model("transformer").eval()
         whole = {name: value.detach().clone() for name, value in model.named_parameters()}
         own = slice(group.rank * 2, group.rank * 2 + 2)
-        replica = parallelize(model, group, IMAGES, ParallelOptions("fsdp"))
+        replica = parallelize(model, group, first_loss, ParallelOptions("fsdp"))
         for number, part in enumerate((slice(0, 1), slice(1, 2)), start=1):
             with part_of_batch(replica, is_last=number == 2):
                 loss = cross_entropy(replica(IMAGES[own][part]), LABELS[own][part]) / 2
@@ -97,19 +102,19 @@ def test_two_ranks_share_one_model(tmp_path: Path) -> None:
 
 def test_alone_there_is_nothing_to_share() -> None:
     model = build_model("transformer")
-    assert parallelize(model, ALONE, IMAGES, ParallelOptions("fsdp")) is model
+    assert parallelize(model, ALONE, first_loss, ParallelOptions("fsdp")) is model
     assert not Counterparts({"model": model})
 
 
 def test_compiling_keeps_the_names_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled before the first call
     names = list(build_model("transformer").state_dict())
-    model = parallelize(build_model("transformer"), ALONE, IMAGES, ParallelOptions(compile=True))
+    model = parallelize(build_model("transformer"), ALONE, first_loss, ParallelOptions(compile=True))
     assert list(model.state_dict()) == names
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RankError, match=r"no C\+\+ compiler no-such-compiler .*without --compile") as error:
-        parallelize(build_model("transformer"), ALONE, IMAGES, ParallelOptions(compile=True))
+        parallelize(build_model("transformer"), ALONE, first_loss, ParallelOptions(compile=True))
     assert error.value.exit_code == ExitCode.UNFIT

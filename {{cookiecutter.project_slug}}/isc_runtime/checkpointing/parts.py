@@ -1,0 +1,85 @@
+"""What a training consists of, and whether all of it is saved."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+from torch import nn
+
+from isc_runtime.checkpointing.loading import Stateful
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.sampler import ElasticSampler
+
+POSITION = "sampler"  # the part of the state that says how far the training is
+
+State = dict[str, Stateful | dict[str, Any]]  # the parts of a training, by name
+
+logger = logging.getLogger("checkpoint")
+
+
+class Training(Protocol):
+    """What a Checkpointer saves and restores.
+
+    An attribute that has a `state_dict` and need not be saved is named in `left_out`, a tuple of names.
+    """
+
+    def state(self) -> State:
+        """What the training consists of, by name: "model", "optimizer", ..., and "sampler", the position.
+
+        Asked at each save. A part has a `state_dict` and a `load_state_dict`, or is a dict of plain values.
+        Before training starts the parts must be the same on all ranks.
+        """
+
+
+def parts_of(training: Training) -> State:
+    """What the training consists of now.
+
+    Raises:
+        IscError: a part could be saved but not restored, or there is no position.
+    """
+    parts = training.state()
+    for name, part in parts.items():
+        if not isinstance(part, dict) and not hasattr(part, "load_state_dict"):
+            raise IscError(
+                f"A {type(part).__name__} is part of the state, and could be saved but not restored",
+                name,
+                "Keep it in a dict, as train.py keeps `metrics`, or in an object with state_dict and "
+                "load_state_dict.",
+                ExitCode.USAGE,
+            )
+    if not isinstance(parts.get(POSITION), ElasticSampler):
+        hint = "Add the ElasticSampler of the training data to what `state` returns."
+        raise IscError("The state does not say how far the training is", POSITION, hint, ExitCode.USAGE)
+    return parts
+
+
+def warn_of_what_is_left_out(training: Training) -> None:
+    """Names what the training holds that has a state and is not saved."""
+    for name in left_out(training):
+        logger.warning(
+            "[STATE] %s.%s has a state_dict and is not saved: a resume would begin with a new one. Add %r to "
+            "what state() returns, or to %s.left_out if that is what you want.",
+            *(type(training).__name__, name, name, type(training).__name__),
+        )
+
+
+def left_out(training: Training) -> list[str]:
+    """The attributes of the training that have a `state_dict` and are not in the state, nor declared so."""
+    parts = list(training.state().values())
+    saved = {id(parameter) for part in parts if isinstance(part, nn.Module) for parameter in _tensors(part)}
+    declared = getattr(training, "left_out", ())
+    found = []
+    for name, value in vars(training).items():
+        if name in declared or not callable(getattr(value, "state_dict", None)) or isinstance(value, type):
+            continue
+        if any(value is part for part in parts) or not value.state_dict():
+            continue  # a GradScaler that is switched off has nothing to save
+        if isinstance(value, nn.Module) and all(id(tensor) in saved for tensor in _tensors(value)):
+            continue  # another view of what is saved: DistributedDataParallel, a part of the model
+        found.append(name)
+    return found
+
+
+def _tensors(module: nn.Module) -> list[Any]:
+    return [*module.parameters(), *module.buffers()]

@@ -1,0 +1,55 @@
+"""What a training consists of: what cannot come back is refused, what is forgotten is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from isc_runtime.checkpointing.parts import State, left_out, parts_of
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.sampler import ElasticSampler
+
+
+class Forgetful:
+    """A training that saves its model alone, and holds more."""
+
+    left_out: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        self.replica = nn.ModuleDict({"module": self.model})
+        self.average = torch.optim.swa_utils.AveragedModel(self.model)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9)
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.sampler = ElasticSampler(4, 2)
+        self.more: dict[str, Any] = {}
+
+    def state(self) -> State:
+        return {"model": self.model, "sampler": self.sampler, **self.more}
+
+
+def test_what_has_a_state_and_is_not_saved_is_found() -> None:
+    """Not another view of the model, nor what is switched off."""
+    training = Forgetful()
+    assert left_out(training) == ["average", "optimizer"]
+    training.left_out = ("average",)
+    training.more = {"optimizer": training.optimizer}
+    assert left_out(training) == []
+
+
+def test_a_plain_value_would_not_come_back() -> None:
+    training = Forgetful()
+    training.more = {"best": 0.5}
+    with pytest.raises(IscError, match=r"A float is part of the state.*: best\. Keep it in a dict") as raised:
+        parts_of(training)
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
+def test_without_a_position_there_is_no_resume() -> None:
+    training = Forgetful()
+    training.more = {"sampler": {}}
+    with pytest.raises(IscError, match=r"does not say how far the training is: sampler\. Add the"):
+        parts_of(training)

@@ -1,0 +1,85 @@
+"""A step that is not finite is skipped, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from isc_runtime.errors import ExitCode, IscError
+
+logger = logging.getLogger("train")
+
+
+class StepGuard:
+    """Lets a step of the optimizer happen, or takes back what its forward pass has changed in the model.
+
+    That are buffers: running statistics, what spectral norm keeps, counters. One is copied again only after
+    something has changed it, as torch's version counter tells: a constant mask costs nothing.
+
+    Args:
+        model: whose forward pass may change its buffers.
+        metrics: where skipped steps are counted, a part of the training's state.
+        most: so many skipped steps in a row end the training.
+    """
+
+    def __init__(self, model: nn.Module, metrics: dict[str, Any], most: int) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._most = most
+        self._copies: dict[
+            str, tuple[int, Tensor, Tensor]
+        ] = {}  # version and buffer when it was copied, copy
+        metrics |= {"skipped": 0, "skipped_in_a_row": 0}
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Before the forward pass: this is what a skipped step goes back to."""
+        for name, buffer in self._model.named_buffers():
+            version, copied, copy = self._copies.get(name, (-1, None, None))
+            if copied is not buffer or copy is None:
+                self._copies[name] = (buffer._version, buffer, buffer.clone())
+            elif version != buffer._version:
+                copy.copy_(buffer)
+                self._copies[name] = (buffer._version, buffer, copy)
+
+    def allows(self, norm: Tensor, step: int, scaler: GradScaler) -> bool:
+        """Whether to take the step; if not, the model is as it was at `remember`.
+
+        Args:
+            norm: of the gradient of all ranks: the same on all of them, and so is the answer.
+            step: the training's, for the log.
+            scaler: with one that is enabled an overflow is no failure: it scales less next time.
+
+        Raises:
+            IscError: too many steps in a row were not finite.
+        """
+        if norm.isfinite():
+            self._metrics["skipped_in_a_row"] = 0
+            return True
+        self._take_back()
+        self._metrics["skipped"] += 1
+        if scaler.is_enabled() and scaler.get_scale() > 1:
+            return False
+        self._metrics["skipped_in_a_row"] += 1
+        in_a_row = self._metrics["skipped_in_a_row"]
+        logger.warning(f"step {step} is skipped, loss or gradient are not finite: number {in_a_row} in a row")
+        if in_a_row >= self._most:
+            raise IscError(
+                f"{self._most} steps in a row were not finite",
+                f"step {step}",
+                "Lower --learning-rate or look at the data; the last checkpoint is from before it.",
+                ExitCode.DIVERGED,
+            )
+        return False
+
+    @torch.no_grad()
+    def _take_back(self) -> None:
+        for name, buffer in self._model.named_buffers():
+            version, copied, copy = self._copies[name]
+            if copied is not buffer or version != buffer._version:
+                buffer.copy_(copy)
+                self._copies[name] = (buffer._version, buffer, copy)
