@@ -24,13 +24,14 @@ from weakref import WeakSet
 import torch
 
 from isc_runtime import rng
+from isc_runtime.checkpointing.loadable import check_state
 from isc_runtime.checkpointing.loading import load
 from isc_runtime.checkpointing.parts import POSITION, State, Training, parts_of, warn_of_what_is_left_out
 from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.save import Equipment, Save, WholeSave
 from isc_runtime.checkpointing.save_log import Ended, SaveLog
 from isc_runtime.checkpointing.snapshot import owned_by
-from isc_runtime.checkpointing.state_size import expected_size
+from isc_runtime.checkpointing.state_size import expected_size, size_of
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions
@@ -88,6 +89,7 @@ class Checkpointer:
         self._save: Save | None = None  # the one that is on its way
         self._saved_position: dict[str, int] | None = None
         self.equipment = Equipment(run.store, run.group)
+        self._is_size_known = False
         self._held: WeakSet[torch.optim.Optimizer] = WeakSet()  # whose steps wait for the copy
         parts = parts_of(self._training)
         self._sampler: ElasticSampler = parts[POSITION]  # type: ignore[assignment]
@@ -141,6 +143,7 @@ class Checkpointer:
         if self.options.fresh:
             self.group.master(self.store.set_all_aside)
         self.group.master(lambda: self.store.check_room(expected_size(parts.values())))
+        self.group.each(self._check_loadable)
         chosen = self.group.master(self.store.choose)
         if chosen is None:
             logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
@@ -198,6 +201,9 @@ class Checkpointer:
         for failed in (own for own, _ in said if isinstance(own, RankError)):
             raise failed
         forced = any(wish for _, wish in said)
+        if not self._is_size_known:  # only now the optimizers have made their state
+            self.group.master(lambda: self.store.check_room(size_of(parts)))
+            self._is_size_known = True
         payload = self.store.prepare(step, forced)
         logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
         details = {**vars(self._sampler.progress), "force": forced, "world_size": self.group.world_size}
@@ -218,6 +224,13 @@ class Checkpointer:
             return state, rng.capture(self.group.device)
         except Exception as error:  # a state_dict of the user's; the others must not wait for this rank
             return {}, RankError.of(error, self.group.environment)
+
+    def _check_loadable(self) -> None:
+        """Could this be saved, and loaded again? Raises IscError, or what a part's `state_dict` raises."""
+        state, own = self._collect()
+        if isinstance(own, RankError):
+            raise own
+        check_state(state)
 
     def _put_off(self) -> Set[int]:
         """The tensors that only an optimizer's step changes: from now on that step waits for their copy."""

@@ -11,11 +11,21 @@ from torch.nn import Parameter
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.shards import is_sharded
-from isc_runtime.tree import Path, name_of
+from isc_runtime.tree import Path, mapped, name_of
 
 KEYS = (bool, int, float, str)
 PLAIN = (*KEYS, complex, bytes, type(None))
 CONVERT = "It could not be loaded again: keep it as a number, text or tensor, or dicts or lists of these."
+
+
+def check_state(state: Any) -> None:
+    """Refuses a state that could be saved, and not be loaded again as it is. Raises IscError."""
+
+    def look(path: Path, node: Any) -> Any:
+        check_loadable(path, node)
+        return node
+
+    mapped(state, look)
 
 
 def check_loadable(path: Path, node: Any) -> None:

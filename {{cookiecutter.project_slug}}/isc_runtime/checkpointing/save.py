@@ -41,6 +41,7 @@ class Equipment:
         snapshot: memory for the copies, used again and again.
         writer: the thread that writes, one save after the other.
         layout: of the shards; planned in the first sharded save.
+        is_proven: whether what was written could be read back; the first save finds out.
     """
 
     store: Store
@@ -50,6 +51,7 @@ class Equipment:
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
     )
     layout: Any = None  # a shard_writer.Layout, which takes a second to import
+    is_proven: bool = False
 
 
 class Save(ABC):
@@ -129,6 +131,13 @@ class Save(ABC):
         store.publish(self.payload)
         self._equipment.writer.submit(store.tidy)  # a large file takes a while to delete
 
+    def _check(self) -> None:
+        """Called when the bytes are durable: is this what a resume can go on from? Raises IscError."""
+        self._check_whole()
+        if not self._equipment.is_proven:
+            check_readable(self.payload)
+            self._equipment.is_proven = True
+
     def _check_whole(self) -> None:
         if self._equipment.snapshot.is_torn():
             raise IscError(
@@ -169,7 +178,24 @@ class WholeSave(Save):
         except BaseException:
             store.discard(self.payload)
             raise
-        return store.save(copy, self.payload, self.step, self.details, self._check_whole)
+        return store.save(copy, self.payload, self.step, self.details, self._check)
+
+
+def check_readable(payload: Path) -> None:
+    """Reads what was written as a resume does; the tensors themselves are only mapped.
+
+    Raises:
+        IscError: it cannot be read.
+    """
+    try:
+        torch.load(payload, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise IscError(
+            f"What was written cannot be loaded again ({' '.join(str(error).split())[:300]})",
+            payload,
+            "Something in the state has a type that torch.load(weights_only=True) refuses: convert it.",
+            ExitCode.SAVE,
+        ) from error
 
 
 def check_finite(state: Any, name: str) -> None:

@@ -69,4 +69,4 @@ class ShardedSave(Save):
         except BaseException:  # no rank writes any more
             store.discard(self.payload)
             raise
-        return store.save(rest, self.payload, self.step, self.details, others=others)
+        return store.save(rest, self.payload, self.step, self.details, self._check, others)

@@ -56,8 +56,7 @@ class Snapshot:
         Raises:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
-        pairs: Pairs = []
-        copy = self._plan(state, pairs)
+        copy, pairs = self._plan(state)
         put_off = put_off if self._may_put_off else frozenset()
         at_once = [pair for pair in pairs if pair[1].data_ptr() not in put_off]
         self._put_off = [pair for pair in pairs if pair[1].data_ptr() in put_off]
@@ -130,8 +129,13 @@ class Snapshot:
         versions = [tensor._version for _, tensor in self._put_off]
         return versions != self._versions
 
-    def _plan(self, state: Any, pairs: Pairs) -> Any:
-        """The copy, its tensors not filled yet; with what they are to be filled is added to `pairs`."""
+    def _plan(self, state: Any) -> tuple[Any, Pairs]:
+        """The copy of a state, its tensors not filled yet, and with what they are to be filled.
+
+        Raises:
+            IscError: something in it could be saved, but not loaded with `weights_only=True`.
+        """
+        pairs: Pairs = []
 
         def replace(path: Path, node: Any) -> Any:
             check_loadable(path, node)
@@ -142,7 +146,7 @@ class Snapshot:
                 return mapped(dict(node), replace, path)
             return node.item() if isinstance(node, np.generic) else node
 
-        return mapped(state, replace)
+        return mapped(state, replace), pairs
 
     def _buffer(self, tensor: Tensor, path: tuple[object, ...]) -> Tensor:
         buffer = self._buffers.get(path)

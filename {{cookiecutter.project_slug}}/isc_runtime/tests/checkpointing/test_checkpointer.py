@@ -55,6 +55,8 @@ class Training:
         self.scaler.update()
         self.optimizer.zero_grad()
         self.scheduler.step()
+        if self.sampler.is_epoch_done:
+            self.sampler.next_epoch()
         self.sampler.advance()
         self.metrics["seen"] += 4
         return loss.item()
@@ -250,6 +252,30 @@ def test_what_could_not_be_loaded_again_is_not_saved(
     again = Training(store, group)
     again.checkpointer.restore()
     assert again.metrics["scalar"] == 0.5
+
+
+def test_what_could_not_be_loaded_again_is_said_before_the_first_batch(store: Store, group: Group) -> None:
+    training = Training(store, group)
+    training.metrics["seen"] = {1, 2}
+    with pytest.raises(IscError, match=r"A builtins\.set cannot be part of a checkpoint: metrics\.seen"):
+        training.checkpointer.restore()
+
+
+def test_the_first_checkpoint_is_read_back_before_it_counts(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a planner of states has overlooked: what cannot be loaded is no success."""
+    monkeypatch.setattr("isc_runtime.checkpointing.snapshot.check_loadable", lambda path, node: None)
+    training = Training(store, group)
+    training.metrics["path"] = Path("x")
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    assert "cannot be loaded again" in caplog.text
+    assert store.entries() == []
+    del training.metrics["path"]
+    training.checkpointer.save()
+    training.checkpointer.settle()
+    assert len(store.entries()) == 1
 
 
 def test_a_payload_of_another_program_is_said_in_words(store: Store, group: Group) -> None:

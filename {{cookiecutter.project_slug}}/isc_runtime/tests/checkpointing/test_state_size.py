@@ -22,7 +22,6 @@ def test_the_size_of_a_state_is_that_of_its_tensors() -> None:
         (torch.optim.AdamW, {"amsgrad": True, "fused": True}),
         (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
         (torch.optim.SGD, {"lr": 0.1}),
-        (torch.optim.Adafactor, {}),
     ],
 )
 def test_the_size_of_a_state_is_known_before_the_first_step(
@@ -37,3 +36,22 @@ def test_the_size_of_a_state_is_known_before_the_first_step(
     torch.autograd.backward(model(torch.ones(1, 30)).sum())
     optimizer.step()
     assert expected == size_of([model.state_dict(), optimizer.state_dict(), torch.ones(5)])
+
+
+class Own(torch.optim.Optimizer):
+    """An optimizer with attributes of its own, whose step must not be taken to see what it makes."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.history: list[float] = []
+
+    def step(self, closure: Any = None) -> Any:
+        raise AssertionError("nobody asked for a step")
+
+
+@pytest.mark.parametrize("kind", [Own, torch.optim.Adafactor, torch.optim.SparseAdam, torch.optim.LBFGS])
+def test_of_other_optimizers_only_the_least_is_known(kind: Any) -> None:
+    model = nn.Linear(30, 20)
+    optimizer = kind(model.parameters())
+    assert expected_size([model, optimizer]) == size_of(model.state_dict())
+    assert not optimizer.state
