@@ -55,7 +55,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     options.add_parallel_options(parser)
     options.add_checkpoint_options(parser)
     options.add_distributed_options(parser)
-    return parser.parse_args(command_line)
+    return options.parse(parser, command_line)
 
 
 if __name__ == "__main__":
@@ -71,8 +71,9 @@ with reported():  # what cannot be imported on one rank ends them all
     from torch import Tensor, nn
 
     from isc_runtime import rng
-    from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
+    from isc_runtime.checkpointing.checkpointer import Checkpointer
     from isc_runtime.checkpointing.parts import State
+    from isc_runtime.checkpointing.run import Run
     from isc_runtime.logs import Scalars, configure_logging, progress_bar
     from isc_runtime.ranks.group import Group, process_group
     from isc_runtime.ranks.interruption import StopRequest
@@ -150,7 +151,7 @@ class Trainer:
         checkpointer.restore()
         progress, epochs = self.sampler.progress, self.arguments.epochs
         if self.is_complete(checkpointer):
-            logger.info("It was complete before, at step %d. To train further raise --epochs", progress.step)
+            logger.info("It was complete before, at step %d: to go on, raise what ended it", progress.step)
         total = min(progress.step + self.sampler.batches_left(epochs), self.arguments.max_steps or math.inf)
         with progress_bar(self.group.is_master, int(total), progress.step) as show:
             while True:

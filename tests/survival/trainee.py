@@ -25,9 +25,10 @@ from torch.distributed.tensor import DTensor
 import isc_runtime.checkpointing.sharded_save  # noqa: F401  # imported here once, not in every child
 from isc_runtime import rng
 from isc_runtime.checkpointing.artifact_store import ArtifactStore
-from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
+from isc_runtime.checkpointing.checkpointer import Checkpointer
 from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.checkpointing.parts import State
+from isc_runtime.checkpointing.run import Run
 from isc_runtime.environment import Environment
 from isc_runtime.logs import FORMAT, Scalars
 from isc_runtime.options import CheckpointOptions, ParallelOptions

@@ -13,6 +13,22 @@ if TYPE_CHECKING:
 AUTO = 0  # the value of `save_steps` that stands for "auto"
 
 
+GIVEN = "given"  # the attribute that names the options that were given
+_ABSENT = object()
+
+
+def parse(parser: argparse.ArgumentParser, command_line: list[str] | None = None) -> argparse.Namespace:
+    """Parses a command line, and notes in `given`, a frozenset, which options stand in it.
+
+    So that what is asked for explicitly can be told from what is a default.
+    """
+    arguments = parser.parse_args(command_line)
+    without_defaults = argparse.Namespace(**dict.fromkeys(vars(arguments), _ABSENT))
+    found = vars(parser.parse_args(command_line, without_defaults))
+    setattr(arguments, GIVEN, frozenset(name for name, value in found.items() if value is not _ABSENT))
+    return arguments
+
+
 class Options:
     """Options that belong together: a dataclass whose fields are called as in the parsed arguments."""
 

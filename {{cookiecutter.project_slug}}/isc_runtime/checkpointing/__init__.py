@@ -1,13 +1,14 @@
 """Saving and resuming: from what a training loop talks to down to bytes on the disk.
 
     checkpointer                  what a training loop talks to: restore, save, poll, close
-    parts                         what a training consists of, and whether all of it is saved
+    parts  run                    what a training consists of, and whether all of it is saved; what it runs in
     save_log  sharded_save        what became of the saves; a save of a model of which each rank has a part
     loading  save  policy         what a checkpoint puts back; one save and its states; when one is due
+    asked                         what the command line asks for otherwise than when the run began
     artifact_store  local_store   the ISC's artifact (cycling_utils), a folder of a laptop
     store  shard_writer           what holds for both: heal, choose, set aside, write; the files of all ranks
     snapshot  state_size          copies in reused memory; how large a state is
-    loadable                      what can be saved so that it can be loaded again
+    loadable  finite  background  what can be saved so that it can be loaded again; a thread that writes
     export  listing               the weights of a checkpoint alone; an inventory in words
     inventory                     what a directory holds of checkpoints, and what a resume would take
     entries                       the checkpoints in a directory, found by name and manifest

@@ -13,10 +13,10 @@ at a later batch, which is the same on all ranks, the checkpoint is published. `
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Set
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -24,41 +24,32 @@ from weakref import WeakSet
 import torch
 
 from isc_runtime import rng
+from isc_runtime.checkpointing.asked import Asked
 from isc_runtime.checkpointing.loadable import check_state
 from isc_runtime.checkpointing.loading import load
-from isc_runtime.checkpointing.parts import POSITION, State, Training, parts_of, warn_of_what_is_left_out
+from isc_runtime.checkpointing.parts import (
+    POSITION,
+    State,
+    Training,
+    collect,
+    not_finite,
+    parts_of,
+    warn_of_what_is_left_out,
+)
 from isc_runtime.checkpointing.policy import SavePolicy
+from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.save import Equipment, Save, WholeSave
 from isc_runtime.checkpointing.save_log import Ended, SaveLog
 from isc_runtime.checkpointing.snapshot import owned_by
 from isc_runtime.checkpointing.state_size import expected_size, size_of
-from isc_runtime.checkpointing.store import Store
-from isc_runtime.logs import Scalars
+from isc_runtime.errors import IscError
 from isc_runtime.options import CheckpointOptions
-from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.interruption import Stopped, StopRequest
+from isc_runtime.ranks.interruption import Stopped
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts
 from isc_runtime.sampler import ElasticSampler
 
 logger = logging.getLogger("checkpoint")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a training runs in.
-
-    Attributes:
-        store: where its checkpoints live.
-        group: its ranks.
-        stop: whether a signal asked it to stop.
-        scalars: where the costs of each save are noted.
-    """
-
-    store: Store
-    group: Group
-    stop: StopRequest
-    scalars: Scalars
 
 
 class Checkpointer:
@@ -91,7 +82,10 @@ class Checkpointer:
         self.equipment = Equipment(run.store, run.group)
         self._is_size_known = False
         self._held: WeakSet[torch.optim.Optimizer] = WeakSet()  # whose steps wait for the copy
-        parts = parts_of(self._training)
+        parts = parts_of(training)
+        self._asked = Asked(getattr(training, "arguments", None), parts)
+        modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
+        self.equipment.modules = frozenset(modules)
         self._sampler: ElasticSampler = parts[POSITION]  # type: ignore[assignment]
         self._kind = self._choose_kind(parts)
 
@@ -101,13 +95,15 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # After an error on this rank alone the others would not take part in publishing; what is written
-        # whole by then is found by the next restore all the same.
-        if error is None or isinstance(error, Stopped):
+        is_well = error is None or isinstance(error, Stopped)
+        if is_well:
             self.settle()
         elif self.group.world_size == 1:
-            self.finish()
-        self.equipment.writer.shutdown(wait=self.group.world_size == 1)
+            with contextlib.suppress(IscError):  # logged; what counts is the error that is on its way
+                self.finish()
+        # After an error on this rank alone the others would not take part in publishing; what is written
+        # whole by then is found by the next restore all the same.
+        self.equipment.writer.close(wait=is_well and self.group.world_size == 1)
 
     def _choose_kind(self, parts: State) -> type[Save]:
         """The way to save, for good: a model in shards needs a folder for each checkpoint."""
@@ -143,14 +139,15 @@ class Checkpointer:
         if self.options.fresh:
             self.group.master(self.store.set_all_aside)
         self.group.master(lambda: self.store.check_room(expected_size(parts.values())))
-        self.group.each(self._check_loadable)
         chosen = self.group.master(self.store.choose)
         if chosen is None:
+            self.group.each(self._look_at_state)
             logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
             self.scalars.begin(0)
             return False
         entry, manifest = chosen
-        self._saves = self.group.each(lambda: load(parts, entry, manifest, self.group))
+        self._saves = self.group.each(lambda: load(parts, entry, manifest, self.group, self._asked))
+        self.group.each(self._look_at_state)
         self._seconds, self._since = float(manifest.details.get("seconds", 0.0)), time.monotonic()
         self._saved_position = self._sampler.state_dict()
         progress = self._sampler.progress
@@ -210,6 +207,7 @@ class Checkpointer:
         details["seconds"] = self._seconds_trained()
         save = self._kind(self.equipment, payload, step, begun, details, self.options.save_timeout)
         state = {**parts, "rng": [generators for generators, _ in said], "saves": self._saves}
+        state["asked"] = self._asked.state()
         save.start(state, self._put_off())
         save.held_up = time.monotonic() - begun
         return save
@@ -217,20 +215,16 @@ class Checkpointer:
     def _collect(self) -> tuple[dict[str, Any], dict[str, Any] | RankError]:
         """The state of the parts, and of this rank's random number generators, or why there is none."""
         try:
-            parts = parts_of(self._training)
-            state = {
-                name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()
-            }
-            return state, rng.capture(self.group.device)
+            return collect(self._training), rng.capture(self.group.device)
         except Exception as error:  # a state_dict of the user's; the others must not wait for this rank
             return {}, RankError.of(error, self.group.environment)
 
-    def _check_loadable(self) -> None:
-        """Could this be saved, and loaded again? Raises IscError, or what a part's `state_dict` raises."""
-        state, own = self._collect()
-        if isinstance(own, RankError):
-            raise own
+    def _look_at_state(self) -> None:
+        """Could it be saved, and loaded again? And what in it is not finite by intention, as a mask is?
+        Raises IscError, or what a part's `state_dict` raises."""
+        state = collect(self._training)
         check_state(state)
+        self.equipment.not_finite = frozenset(not_finite(self._training, state))
 
     def _put_off(self) -> Set[int]:
         """The tensors that only an optimizer's step changes: from now on that step waits for their copy."""
@@ -310,7 +304,7 @@ class Checkpointer:
         self.policy.pace.poll(self._sampler.progress.step, self.is_saving, time.monotonic())
         signal_number, written_step, is_time_up = self.group.pulse(
             self.stop.signal_number,
-            save.step if save is not None and save.is_written() else -1,
+            save.step if save is not None and (save.is_written() or save.is_overdue()) else -1,
             self._seconds_trained() > self.options.max_seconds,
         )
         self.is_time_up |= bool(is_time_up)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from isc_runtime import rng
+from isc_runtime.checkpointing.asked import Asked, settings_of
 from isc_runtime.checkpointing.durable import SHARDED, Damaged, Manifest
 from isc_runtime.checkpointing.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
@@ -37,6 +38,7 @@ def load(
     entry: Entry,
     manifest: Manifest,
     group: Group,
+    asked: Asked,
 ) -> int:
     """Loads a checkpoint that the master has verified into `state`, on one rank.
 
@@ -45,6 +47,8 @@ def load(
         entry: the checkpoint.
         manifest: what it should hold.
         group: the ranks; each gets its own random numbers back if there are as many as there were.
+
+        asked: what the command line asks for.
 
     Returns:
         How many saves the training had made.
@@ -69,7 +73,8 @@ def load(
             ExitCode.CHECKPOINT,
         ) from None
     loaded = _bring_shards(loaded, entry, is_whole, state)
-    given = _settings(state)
+    given, fresh = _settings(state), settings_of(state)
+    sampler = cast(ElasticSampler, state["sampler"])
     for name, part in state.items():
         try:
             _put_back(part, loaded[name], is_mapped=is_whole)
@@ -81,11 +86,15 @@ def load(
                 "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
                 ExitCode.CHECKPOINT,
             ) from None
+    if "asked" in loaded:  # 0.1.0 did not note it
+        asked.take_over(loaded["asked"], state, fresh)
+    if loaded["sampler"]["length"] != sampler.length:
+        had = loaded["sampler"]["length"]
+        logger.warning("[RESUME] The data have %d samples, and had %d before", sampler.length, had)
     _say_what_is_overruled(given, _settings(state))
     if len(loaded["rng"]) == group.world_size:
         rng.restore(loaded["rng"][group.rank], group.device)
     else:  # another number of ranks: no generator goes on, but all are as good as new
-        sampler = cast(ElasticSampler, state["sampler"])
         rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
     return int(loaded["saves"])
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from torch import nn
 
+from isc_runtime.checkpointing.finite import names_of_not_finite
 from isc_runtime.checkpointing.loading import Stateful
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.sampler import ElasticSampler
@@ -52,6 +54,19 @@ def parts_of(training: Training) -> State:
         hint = "Add the ElasticSampler of the training data to what `state` returns."
         raise IscError("The state does not say how far the training is", POSITION, hint, ExitCode.USAGE)
     return parts
+
+
+def collect(training: Training) -> dict[str, Any]:
+    """The state of all parts now, not copied. Raises IscError, or what a `state_dict` raises."""
+    parts = parts_of(training).items()
+    return {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts}
+
+
+def not_finite(training: Training, state: dict[str, Any]) -> Iterator[str]:
+    """The names of the tensors of its modules that hold a NaN or an infinity."""
+    modules = [name for name, part in parts_of(training).items() if isinstance(part, nn.Module)]
+    for name in modules:
+        yield from names_of_not_finite(state[name], name)
 
 
 def warn_of_what_is_left_out(training: Training) -> None:

@@ -14,19 +14,20 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Set
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from isc_runtime.checkpointing.background import Background
 from isc_runtime.checkpointing.durable import WHOLE, Manifest
+from isc_runtime.checkpointing.finite import names_of_not_finite
 from isc_runtime.checkpointing.snapshot import Snapshot
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.tree import leaves, name_of
 
 PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 
@@ -42,16 +43,18 @@ class Equipment:
         writer: the thread that writes, one save after the other.
         layout: of the shards; planned in the first sharded save.
         is_proven: whether what was written could be read back; the first save finds out.
+        modules: the names of the parts that are modules.
+        not_finite: the names of those of their tensors that were not finite at the start, as a mask may be.
     """
 
     store: Store
     group: Group
     snapshot: Snapshot = field(default_factory=Snapshot)
-    writer: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
-    )
+    writer: Background = field(default_factory=lambda: Background("checkpoint-writer"))
     layout: Any = None  # a shard_writer.Layout, which takes a second to import
     is_proven: bool = False
+    modules: frozenset[str] = frozenset()
+    not_finite: frozenset[str] = frozenset()
 
 
 class Save(ABC):
@@ -105,6 +108,10 @@ class Save(ABC):
         """Whether the background has ended, well or not; it is not waited for. False but on the master."""
         return self._written is not None and self._written.done()
 
+    def is_overdue(self) -> bool:
+        """Whether it takes longer than it may."""
+        return time.monotonic() - self.begun > self.timeout
+
     def progress(self) -> Manifest | None:
         """What was written; None while it still is, after waiting for a moment. The master's.
 
@@ -116,7 +123,7 @@ class Save(ABC):
         wait([self._written], timeout=PATIENCE)
         if self._written.done():
             return self._written.result()
-        if time.monotonic() - self.begun > self.timeout:
+        if self.is_overdue():
             raise IscError(
                 f"A save has not ended within {self.timeout:g} s",
                 self.payload,
@@ -174,7 +181,7 @@ class WholeSave(Save):
         store = self._equipment.store
         try:
             self._equipment.snapshot.complete()
-            check_finite(copy.get("model"), "model")
+            check_finite(self._equipment, copy)
         except BaseException:
             store.discard(self.payload)
             raise
@@ -198,28 +205,19 @@ def check_readable(payload: Path) -> None:
         ) from error
 
 
-def check_finite(state: Any, name: str) -> None:
+def check_finite(equipment: Equipment, state: dict[str, Any]) -> None:
     """Refuses what would be worse than no checkpoint.
 
+    Args:
+        equipment: which parts are modules, and what in them was not finite before the training began.
+        state: by the names of the parts, or with paths as keys.
+
     Raises:
-        IscError: the state holds NaN or infinite values.
+        IscError: a module of the training holds values that have become NaN or infinite.
     """
-    found = first_not_finite(state, name)
-    if found:
-        raise IscError("The model holds NaN or infinite values", found, "It is not saved.", ExitCode.DIVERGED)
-
-
-def first_not_finite(state: Any, name: str = "") -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity, or None."""
-    return next(
-        (name_of(path) for path, leaf in leaves(state, (name,) if name else ()) if not _is_finite(leaf)), None
-    )
-
-
-def _is_finite(leaf: Any) -> bool:
-    return (
-        not isinstance(leaf, torch.Tensor)
-        or not leaf.is_floating_point()
-        or bool(leaf.sum().isfinite())  # fast, and never finite with a NaN or an infinity in it
-        or bool(leaf.isfinite().all())
-    )
+    for key, part in state.items():
+        if key.partition(".")[0] in equipment.modules:
+            for name in names_of_not_finite(part, key):
+                if name not in equipment.not_finite:
+                    what = "A module holds NaN or infinite values"
+                    raise IscError(what, name, "It is not saved.", ExitCode.DIVERGED)

@@ -43,9 +43,7 @@ class ShardedSave(Save):
         outcome: Written | RankError
         try:
             self._equipment.snapshot.complete()
-            for key, copy in copies.items():
-                if key.startswith("model."):
-                    check_finite(copy, key)
+            check_finite(self._equipment, copies)
             with written_by_torch(self.payload.parent):
                 outcome = shards.write(copies)
             self._check_whole()
@@ -64,7 +62,7 @@ class ShardedSave(Save):
             for outcome in outcomes:
                 if isinstance(outcome, RankError):
                     raise outcome
-            check_finite(rest.get("model"), "model")
+            check_finite(self._equipment, rest)
             others = shards.seal(outcomes)
         except BaseException:  # no rank writes any more
             store.discard(self.payload)

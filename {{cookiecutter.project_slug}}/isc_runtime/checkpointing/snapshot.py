@@ -18,6 +18,7 @@ from isc_runtime.checkpointing.loadable import check_loadable
 from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.tree import Path, mapped
 
+SAMPLED_TENSORS, SAMPLED_VALUES = 500, 100  # at most about so many, and of each: some milliseconds in all
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
 
 
@@ -37,6 +38,7 @@ class Snapshot:
         self._buffers: dict[tuple[object, ...], Tensor] = {}
         self._put_off: Pairs = []
         self._versions: list[int] = []  # of what is put off, when the snapshot was taken
+        self._samples: Pairs = []  # some of its values, and what they were then
         self._is_torn: bool | None = None  # not known before the step
         self._may_put_off = True
         self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
@@ -61,6 +63,7 @@ class Snapshot:
         at_once = [pair for pair in pairs if pair[1].data_ptr() not in put_off]
         self._put_off = [pair for pair in pairs if pair[1].data_ptr() in put_off]
         self._versions = [tensor._version for _, tensor in self._put_off]
+        self._samples = _sampled([tensor for _, tensor in self._put_off if not tensor.is_cuda])
         self._is_torn = None
         self.held_up = 0.0
         self._copied.clear()
@@ -99,7 +102,7 @@ class Snapshot:
 
     def abandon(self) -> None:
         """Nobody will call `complete`: this snapshot is not saved, and no step need wait for it."""
-        self._put_off, self._versions = [], []
+        self._put_off, self._versions, self._samples = [], [], []
         self._copied.set()
 
     def hold(self) -> None:
@@ -125,9 +128,12 @@ class Snapshot:
         return is_torn
 
     def _is_changed(self) -> bool:
-        """Torch counts the changes of each tensor, because autograd needs to know of them."""
+        """Torch counts the changes of each tensor, because autograd needs to know of them. It does not count
+        those that are made through `.data`: samples of the values show these."""
         versions = [tensor._version for _, tensor in self._put_off]
-        return versions != self._versions
+        return versions != self._versions or any(
+            not bool(((now == before) | (now != now)).all()) for now, before in self._samples
+        )
 
     def _plan(self, state: Any) -> tuple[Any, Pairs]:
         """The copy of a state, its tensors not filled yet, and with what they are to be filled.
@@ -155,6 +161,19 @@ class Snapshot:
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._buffers[path] = buffer
         return buffer
+
+
+def _sampled(tensors: list[Tensor]) -> Pairs:
+    """Views of some values of some tensors, and copies of them.
+
+    What changes weights between two steps changes most of them: clipping, averaging, weight decay by hand.
+    """
+    found = []
+    for tensor in tensors[:: max(1, len(tensors) // SAMPLED_TENSORS)]:
+        if tensor.is_contiguous() and tensor.numel():
+            view = tensor.view(-1)[:: max(1, tensor.numel() // SAMPLED_VALUES)]
+            found.append((view, view.clone()))
+    return found
 
 
 def _copy(pairs: Pairs) -> None:

@@ -39,13 +39,14 @@ class Group:
         environment: what the variables say of this rank.
         device: where this rank computes.
         mailbox: what ranks tell the master beside all collectives; None alone.
+        watch: what notices that nothing goes on any more; None where nobody looks.
     """
 
     environment: Environment
     device: torch.device
     mailbox: Mailbox | None = None
+    watch: Watch | None = None
     _control: dist.ProcessGroup | None = None
-    _watch: Watch | None = None
     _pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)
     _last_pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)  # see _before_fork
 
@@ -64,6 +65,7 @@ class Group:
     def gather(self, value: T) -> list[T]:
         """What each rank says, in the order of ranks, on all of them. A collective."""
         if self._control is None:
+            self._wait_on()
             return [value]
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._control)
@@ -103,15 +105,15 @@ class Group:
         if self._control is not None:
             outcomes = [outcome]
             dist.broadcast_object_list(outcomes, src=0, group=self._control)
-            self._wait_on()
             outcome = outcomes[0]
+        self._wait_on()
         if isinstance(outcome, RankError):
             raise outcome from (failure and failure.__cause__)
         return outcome  # type: ignore[return-value]  # the master's T is everybody's
 
     def _wait_on(self) -> None:
-        if self._watch is not None:
-            self._watch.wait_on()
+        if self.watch is not None:
+            self.watch.wait_on()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place, of a tensor on this rank's device. A collective."""
@@ -125,10 +127,10 @@ class Group:
         No rank waits for another here: the words travel in the background and are read a batch later,
         when the gradients' own exchange has long made sure that they have arrived.
         """
+        if self.watch is not None:
+            self.watch.progress()
         if self._control is None:
             return list(words)
-        assert self._watch is not None
-        self._watch.progress()
         last = self._last_pulse = self._pulse
         tensor = torch.tensor(words)
         work = dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._control, async_op=True)
@@ -200,8 +202,12 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
     if environment.world_size == 1:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             end_with_launcher()
-        _current = Group(environment, choose_device(environment))
-        yield _current
+        watch = Watch(None, environment, first_timeout, timeout)
+        _current = Group(environment, choose_device(environment), watch=watch)
+        try:
+            yield _current
+        finally:
+            watch.close()
         return
     get_error_handler().initialize()
     store = connect(first_timeout)
@@ -221,7 +227,7 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         control = dist.new_group(backend="gloo", timeout=limit)
         assert isinstance(control, dist.ProcessGroup)  # and not the mark of a rank that is not in it
         mailbox = Mailbox(store, environment.rank, environment.world_size)
-        group = _current = Group(environment, device, mailbox, control, watch)
+        group = _current = Group(environment, device, mailbox, watch, control)
         yield group
         group.gather(None)  # nobody leaves while another may still need it
     except Stopped as stop:  # all ranks were, and have saved

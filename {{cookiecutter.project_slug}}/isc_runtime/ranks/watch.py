@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
 import threading
 import time
 import traceback
@@ -70,16 +71,20 @@ class Watch:
     """Watches the other ranks, from two threads.
 
     Args:
-        store: through which the ranks tell each other.
+        store: through which the ranks tell each other; None alone.
         environment: what the variables say of this rank.
         first_timeout: seconds in which the first batch must be done.
         timeout: seconds from one batch to the next before the training is taken for hung.
     """
 
     def __init__(self, store: Store, environment: Environment, first_timeout: float, timeout: float) -> None:
-        # A connection serves one thread at a time: the training, and the thread that looks, have their own.
-        self._store, self._announcing = store.clone(), store.clone()
-        self._store.set(f"{HOST}{environment.rank}", environment.hostname)
+        targets = [self._look_at_clock]
+        if store is not None:
+            # A connection serves one thread at a time: the training and the thread that looks have their own.
+            self._store, self._announcing = store.clone(), store.clone()
+            self._store.set(f"{HOST}{environment.rank}", environment.hostname)
+            targets.append(self._look_at_store)
+        self._is_alone = store is None
         self._environment = environment
         self._timeout = timeout
         self._deadline = time.monotonic() + first_timeout
@@ -87,7 +92,6 @@ class Watch:
         self._launcher = os.getppid()
         self._hosts_store = environment.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         self._closed = threading.Event()
-        targets = (self._look_at_store, self._look_at_clock)
         self._threads = [threading.Thread(target=target, name="watch", daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
@@ -158,10 +162,18 @@ class Watch:
             self._end(failure)
 
     def _look_at_clock(self) -> None:
-        """The last resort: node 0 stands still, so that the store answers nobody, not even with an error."""
+        """The last resort: node 0 stands still, so that the store answers nobody, not even with an error.
+
+        Alone it is all there is to look at.
+        """
         while not self._closed.wait(INTERVAL):
-            if time.monotonic() > self._deadline + GRACE:
-                self._end(self._stalled("; node 0 does not answer"), show_stacks)
+            if time.monotonic() > self._deadline + (0 if self._is_alone else GRACE):
+                if _is_debugged():
+                    self.wait_on()
+                else:
+                    self._end(
+                        self._stalled("" if self._is_alone else "; node 0 does not answer"), show_stacks
+                    )
 
     def _end(self, failure: RankError, *before: Callable[[], None]) -> NoReturn:
         end(failure.exit_code, *before, lambda: self._say(failure))
@@ -212,6 +224,16 @@ class Watch:
 
     def _failure(self, what: str, where: str, hint: str) -> RankError:
         return RankError.of(IscError(what, where, hint, ExitCode.PEER), self._environment)
+
+
+def _is_debugged() -> bool:
+    """Whether a person looks at the training in a debugger, which takes as long as it takes."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_globals.get("__name__") in ("bdb", "pdb", "pydevd", "debugpy"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_communication(error: BaseException) -> bool:

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from isc_runtime import rng
-from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
+from isc_runtime.checkpointing.checkpointer import Checkpointer
 from isc_runtime.checkpointing.parts import State
+from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.state_size import expected_size
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
@@ -42,8 +43,8 @@ class Training:
         self.sampler = ElasticSampler(64, 4)
         names = ("model", "optimizer", "scheduler", "scaler", "sampler", "metrics")
         self.parts: State = {name: getattr(self, name) for name in names}
-        run = Run(store, group, StopRequest(), Scalars(None))
-        self.checkpointer = Checkpointer(run, self, CheckpointOptions(**options))
+        self.run = Run(store, group, StopRequest(), Scalars(None))
+        self.checkpointer = Checkpointer(self.run, self, CheckpointOptions(**options))
 
     def state(self) -> State:
         return self.parts
@@ -70,9 +71,9 @@ class Training:
 
 
 def content(store: Store) -> dict[str, Any]:
-    """What the newest checkpoint holds, as torch reads it, but for the count of saves."""
+    """The parts in the newest checkpoint, as torch reads it."""
     state: dict[str, Any] = torch.load(store.entries()[-1].payload, weights_only=True)
-    del state["saves"]
+    del state["saves"], state["asked"]
     return state
 
 
@@ -191,6 +192,26 @@ def test_a_model_that_is_not_finite_is_never_saved(
         training.checkpointer.settle()
     assert "NaN or infinite values: model.2.weight" in caplog.text
     assert store.entries() == []
+
+
+def test_what_became_not_finite_is_refused_in_any_module(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A causal mask is full of -inf from the start; an average of weights is a module like the model."""
+    training = Training(store, group)
+    training.model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    training.parts["average"] = torch.optim.swa_utils.AveragedModel(training.model)
+    again = Checkpointer(training.run, training, CheckpointOptions())
+    again.restore()
+    training.step()
+    again.save()
+    again.finish()
+    assert len(store.entries()) == 1
+    training.parts["average"].get_parameter("module.0.weight").data[0, 0] = torch.nan  # type: ignore[union-attr]
+    again.save()
+    again.finish()
+    assert "NaN or infinite values: average.module.0.weight" in caplog.text
+    assert len(store.entries()) == 1
 
 
 def test_a_last_save_that_fails_is_repeated(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -86,19 +87,31 @@ def test_only_what_an_optimizer_owns_is_put_off() -> None:
     assert all(torch.equal(taken["model"][name], tensor) for name, tensor in expected.items())
 
 
-def test_a_change_that_is_not_the_step_s_is_noticed_and_nothing_put_off_any_more() -> None:
+def change_weights(weights: torch.Tensor) -> None:
+    """A change by hand, as torch's version counter sees it."""
+    with torch.no_grad():
+        weights.sub_(0.25)
+
+
+def change_data(weights: torch.Tensor) -> None:
+    """The same in a way that no counter sees."""
+    weights.data.sub_(0.25)
+
+
+@pytest.mark.parametrize("change", [change_weights, change_data])
+def test_a_change_that_is_not_the_step_s_is_noticed_and_nothing_put_off_any_more(
+    change: Callable[[torch.Tensor], None],
+) -> None:
     training = Training()
     training.take()
-    with torch.no_grad():
-        training.model.weight.clamp_(max=0.1)
+    change(training.model.weight)
     training.snapshot.complete()
     assert training.snapshot.is_torn()
     training.step()
     assert training.snapshot.is_torn()
     expected = copy.deepcopy(training.state())
     taken = training.take()
-    with torch.no_grad():
-        training.model.weight.clamp_(max=0.05)
+    change_data(training.model.weight)
     training.snapshot.complete()
     assert differences(taken, expected) == []
     assert not training.snapshot.is_torn()

@@ -1,0 +1,45 @@
+"""A thread that does one thing after another, and holds up no end."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Background:
+    """Like an executor with one thread; but Python does not wait at its end for a thread that is stuck.
+
+    Args:
+        name: of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Does it after all that was submitted before."""
+        future: Future[T] = Future()
+        self._work.put((future, lambda: function(*arguments)))
+        return future
+
+    def close(self, wait: bool) -> None:
+        """Nothing more will be submitted. `wait` waits until all is done."""
+        self._work.put(None)
+        if wait:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, function = work
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+            del work, future, function  # what it held, a copy of the state, is free from here on

@@ -1,0 +1,35 @@
+"""Which tensors hold a NaN or an infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from isc_runtime.tree import leaves, name_of
+
+
+def names_of_not_finite(state: Any, name: str = "") -> Iterator[str]:
+    """The names of the tensors in a state that hold a NaN or an infinity.
+
+    Args:
+        state: dicts, lists and tuples of tensors.
+        name: of the state itself, with which the names begin.
+    """
+    for path, leaf in leaves(state, (name,) if name else ()):
+        if not _is_finite(leaf):
+            yield name_of(path)
+
+
+def _is_finite(leaf: Any) -> bool:
+    return (
+        not isinstance(leaf, torch.Tensor)
+        or not (leaf.is_floating_point() or leaf.is_complex())
+        or _all_finite(leaf if leaf.element_size() > 1 else leaf.float())  # float8 has no arithmetic
+    )
+
+
+def _all_finite(tensor: torch.Tensor) -> bool:
+    # The sum is fast, and never finite with a NaN or an infinity in it.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())

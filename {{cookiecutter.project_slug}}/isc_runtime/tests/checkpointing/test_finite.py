@@ -1,0 +1,30 @@
+"""Which values are not finite, of whatever type they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from isc_runtime.checkpointing.finite import names_of_not_finite
+
+NAN, INF = float("nan"), float("inf")
+
+
+def test_what_is_not_finite_is_named() -> None:
+    state = {"good": torch.ones(2), "count": torch.tensor(1), "bad": [torch.tensor([1.0, NAN])]}
+    assert list(names_of_not_finite(state, "model")) == ["model.bad.0"]
+    del state["bad"]
+    assert list(names_of_not_finite(state)) == []
+
+
+def test_what_overflows_in_a_sum_is_finite_all_the_same() -> None:
+    assert list(names_of_not_finite({"large": torch.full((100,), 3e38)})) == []
+    assert list(names_of_not_finite({"opposed": torch.tensor([INF, -INF])})) == ["opposed"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.complex64])
+def test_of_any_type(dtype: torch.dtype) -> None:
+    values = torch.tensor([1.0, 2.0, 3.0])
+    assert list(names_of_not_finite({"x": values.to(dtype)})) == []
+    values[1] = NAN
+    assert list(names_of_not_finite({"x": values.to(dtype)})) == ["x"]
