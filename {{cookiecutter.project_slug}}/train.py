@@ -97,8 +97,8 @@ class Trainer:
         self.group = group
         # What fails on one rank, ends all ranks: group.each.
         self.data = loaders.Data(*group.each(partial(load_data, arguments.dataset_id, arguments.data_root)))
-        order = partial(loaders.make_sampler, self.data, arguments.batch_size, arguments.seed, group)
-        self.sampler = group.each(order)
+        begin = partial(loaders.make_position, self.data, arguments.batch_size, arguments.seed, group)
+        self.sampler = group.each(begin)
         self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group.device)
         rng.seed_everything(arguments.seed)
         self.model = group.each(partial(build_model, arguments.model))
@@ -118,7 +118,7 @@ class Trainer:
         """What a checkpoint holds, besides the random number generators; asked at each save."""
         names = ["model", "optimizer", "scheduler", "sampler", "metrics"]
         names += ["scaler"] if self.scaler.is_enabled() else []
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | self.data.parts()
 
     def first_loss(self, model: nn.Module) -> Tensor:
         """The loss of the batch that the training begins with."""
@@ -129,10 +129,10 @@ class Trainer:
 
     def learning_rate_factor(self, step: int) -> float:
         """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
-        warm_up = min(1.0, 0.01 + self.sampler.epochs_done / self.arguments.warmup_epochs)
-        done = self.sampler.epochs_done / self.arguments.epochs
+        epochs, done = self.arguments.epochs, self.sampler.epochs_done / self.arguments.epochs
         if self.arguments.max_steps:
             done = max(done, self.sampler.progress.step / self.arguments.max_steps)
+        warm_up = min(1.0, 0.01 + done * epochs / self.arguments.warmup_epochs)
         return float(warm_up * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
     def is_complete(self, checkpointer: Checkpointer) -> bool:
@@ -149,11 +149,11 @@ class Trainer:
     def run(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
         """Trains to the end, from wherever the checkpoint has put it."""
         checkpointer.restore()
-        progress, epochs = self.sampler.progress, self.arguments.epochs
+        progress, arguments = self.sampler.progress, self.arguments
         if self.is_complete(checkpointer):
             logger.info("It was complete before, at step %d: to go on, raise what ended it", progress.step)
-        total = min(progress.step + self.sampler.batches_left(epochs), self.arguments.max_steps or math.inf)
-        with progress_bar(self.group.is_master, int(total), progress.step) as show:
+        total = loaders.steps_in_all(self.sampler, arguments.epochs, arguments.max_steps)
+        with progress_bar(self.group.is_master, total, progress.step) as show:
             while True:
                 if self.is_evaluation_due(checkpointer):
                     self.evaluate(checkpointer, scalars)

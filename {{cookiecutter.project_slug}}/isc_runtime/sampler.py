@@ -8,6 +8,7 @@ number of ranks, without replaying what came before.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,11 @@ class Progress:
     step: int = 0
 
 
+def seed_of(seed: int, epoch: int, position: int) -> int:
+    """The seed for what is random in loading the batch that begins at a position of an epoch."""
+    return hash((seed, epoch, position)) % 2**32
+
+
 class Batch(list[int]):
     """The indices of a batch, and the seed for what is random in loading it.
 
@@ -148,7 +154,72 @@ def _shares(weights: Sequence[float], length: int) -> NDArray[np.float64]:
     return shares
 
 
-class ElasticSampler(Sampler[list[int]]):
+class Position(ABC):
+    """Where in the data a training is: the part of its state that says how far it is.
+
+    Args:
+        batch_size: samples of a batch on one rank.
+        seed: together with the epoch it determines all that is random in the data.
+        rank: of this process.
+        world_size: number of ranks.
+    """
+
+    def __init__(self, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.progress = Progress()
+
+    @property
+    @abstractmethod
+    def is_epoch_done(self) -> bool:
+        """Whether nothing is left of the epoch."""
+
+    @abstractmethod
+    def check_epoch_is_done(self) -> None:
+        """To be called when the loader has no more batches. Raises IscError: there should be more."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Counts the batch that was just trained on, on all ranks."""
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs trained so far, with the part of the present one as far as it is known."""
+        return self.progress.epoch
+
+    @abstractmethod
+    def batches_left(self, epochs: int) -> float:
+        """Batches that are left of a training of so many epochs; infinity if that is not known."""
+
+    def share(self, consumed: int) -> range:
+        """Which of the samples that all ranks consume in a batch are this rank's; more than there are, to
+        make up the number."""
+        each = -(-consumed // self.world_size)
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def _count(self, consumed: int) -> None:
+        self.progress.samples += consumed
+        self.progress.batch += 1
+        self.progress.step += 1
+
+    def next_epoch(self) -> None:
+        """Begins the next epoch at its first sample."""
+        self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps; the number of ranks is not part of it."""
+        return {**vars(self.progress), "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from there, in the order that the checkpoint's seed gives."""
+        state = dict(state)
+        self.seed = state.pop("seed")
+        self.progress = Progress(**state)
+
+
+class ElasticSampler(Position, Sampler[list[int]]):
     """The batches of one rank, for `DataLoader(batch_sampler=...)`.
 
     Each batch of all ranks together takes the next `world_size * batch_size` samples of the epoch's order.
@@ -179,12 +250,8 @@ class ElasticSampler(Sampler[list[int]]):
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(f"length and batch_size must be positive, not {length} and {batch_size}")
+        super().__init__(batch_size, seed, rank, world_size)
         self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.progress = Progress()
         self._weights = None if weights is None else _shares(weights, length)
 
     def samples_in_batch(self, samples: int) -> int:
@@ -195,7 +262,7 @@ class ElasticSampler(Sampler[list[int]]):
         """Batches that are left in the epoch."""
         return self._batches(self.length - self.progress.samples)
 
-    def batches_left(self, epochs: int) -> int:
+    def batches_left(self, epochs: int) -> float:
         """Batches that are left of a training of so many epochs."""
         return len(self) + (epochs - self.progress.epoch - 1) * self._batches(self.length)
 
@@ -208,7 +275,7 @@ class ElasticSampler(Sampler[list[int]]):
             indices = self._choose(np.concatenate(block), epoch)
             parts = np.split(indices, np.cumsum([len(positions) for positions in block])[:-1])
             for positions, part in zip(block, parts, strict=True):
-                yield Batch(part.tolist(), hash((self.seed, epoch, int(positions[0]))) % 2**32)
+                yield Batch(part.tolist(), seed_of(self.seed, epoch, int(positions[0])))
 
     def _choose(self, positions: NDArray[np.uint64], epoch: int) -> NDArray[np.integer[Any]]:
         """Which samples are at these positions of the epoch's order."""
@@ -222,9 +289,9 @@ class ElasticSampler(Sampler[list[int]]):
         """The positions of this rank's batches, from the global position `samples` to the epoch's end."""
         while samples < self.length:
             consumed = self.samples_in_batch(samples)
-            each = -(-consumed // self.world_size)
-            first = samples + self.rank * each
-            yield np.arange(first, first + each, dtype=np.uint64) % np.uint64(self.length)
+            own = self.share(consumed)
+            positions = np.arange(samples + own.start, samples + own.stop, dtype=np.uint64)
+            yield positions % np.uint64(self.length)
             samples += consumed
 
     @property
@@ -244,12 +311,7 @@ class ElasticSampler(Sampler[list[int]]):
             IscError: there should be more.
         """
         if not self.is_epoch_done:
-            raise IscError(
-                f"The loader has no more batches after {self.progress.samples} of {self.length} samples",
-                f"epoch {self.progress.epoch + 1}",
-                "Let it take its batches from the ElasticSampler: DataLoader(batch_sampler=...).",
-                ExitCode.DATA,
-            )
+            raise self._mismatch(f"no more batches after {self.progress.samples} of {self.length} samples")
 
     def advance(self) -> None:
         """Counts the batch that was just trained on, on all ranks.
@@ -258,23 +320,20 @@ class ElasticSampler(Sampler[list[int]]):
             IscError: the epoch has no more batches.
         """
         if self.is_epoch_done:
-            raise IscError(
-                f"The loader gives more batches than an epoch of {self.length} samples has",
-                f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}",
-                "Let it take its batches from the ElasticSampler: DataLoader(batch_sampler=...).",
-                ExitCode.DATA,
-            )
-        self.progress.samples += self.samples_in_batch(self.progress.samples)
-        self.progress.batch += 1
-        self.progress.step += 1
+            raise self._mismatch(f"more batches than an epoch of {self.length} samples has")
+        self._count(self.samples_in_batch(self.progress.samples))
 
-    def next_epoch(self) -> None:
-        """Begins the next epoch at its first sample."""
-        self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
+    def _mismatch(self, what: str) -> IscError:
+        return IscError(
+            f"The loader has {what}",
+            f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}",
+            "Let it take its batches from the ElasticSampler: DataLoader(batch_sampler=...).",
+            ExitCode.DATA,
+        )
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps; the number of ranks is not part of it."""
-        return {**vars(self.progress), "length": self.length, "seed": self.seed}
+        return {**super().state_dict(), "length": self.length}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from there, in the order that the checkpoint's seed gives.
@@ -283,8 +342,8 @@ class ElasticSampler(Sampler[list[int]]):
             IscError: in the middle of an epoch the dataset has another length than it had.
         """
         state = dict(state)
-        length, self.seed = state.pop("length"), state.pop("seed")
-        self.progress = Progress(**state)
+        length = state.pop("length", self.length)
+        super().load_state_dict(state)
         if length != self.length and self.progress.samples:
             raise IscError(
                 f"The checkpoint is within an epoch of {length} samples, and the data have {self.length}",

@@ -47,7 +47,7 @@ from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.interruption import Stopped
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts
-from isc_runtime.sampler import ElasticSampler
+from isc_runtime.sampler import Position
 
 logger = logging.getLogger("checkpoint")
 
@@ -86,7 +86,7 @@ class Checkpointer:
         self._asked = Asked(getattr(training, "arguments", None), parts)
         modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
         self.equipment.modules = frozenset(modules)
-        self._sampler: ElasticSampler = parts[POSITION]  # type: ignore[assignment]
+        self._sampler: Position = parts[POSITION]  # type: ignore[assignment]
         self._kind = self._choose_kind(parts)
 
     def __enter__(self) -> Checkpointer:

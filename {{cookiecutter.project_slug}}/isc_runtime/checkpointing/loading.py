@@ -18,7 +18,7 @@ from isc_runtime.checkpointing.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import Counterparts, distribute, read
-from isc_runtime.sampler import ElasticSampler
+from isc_runtime.sampler import Position
 
 logger = logging.getLogger("checkpoint")
 
@@ -74,7 +74,7 @@ def load(
         ) from None
     loaded = _bring_shards(loaded, entry, is_whole, state)
     given, fresh = _settings(state), settings_of(state)
-    sampler = cast(ElasticSampler, state["sampler"])
+    sampler = cast(Position, state["sampler"])
     for name, part in state.items():
         try:
             _put_back(part, loaded[name], is_mapped=is_whole)
@@ -88,9 +88,9 @@ def load(
             ) from None
     if "asked" in loaded:  # 0.1.0 did not note it
         asked.take_over(loaded["asked"], state, fresh)
-    if loaded["sampler"]["length"] != sampler.length:
-        had = loaded["sampler"]["length"]
-        logger.warning("[RESUME] The data have %d samples, and had %d before", sampler.length, had)
+    has, had = sampler.state_dict().get("length"), loaded["sampler"].get("length")
+    if has != had:
+        logger.warning("[RESUME] The data have %s samples, and had %s when this run was saved", has, had)
     _say_what_is_overruled(given, _settings(state))
     if len(loaded["rng"]) == group.world_size:
         rng.restore(loaded["rng"][group.rank], group.device)
@@ -119,7 +119,7 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """What a command line may have given and a checkpoint replaces: the seed, the optimizers' settings."""
     settings: dict[str, Any] = {}
     for name, part in state.items():
-        if isinstance(part, ElasticSampler):
+        if isinstance(part, Position):
             settings["seed"] = part.seed
         elif isinstance(part, torch.optim.Optimizer):
             for number, group in enumerate(part.param_groups):

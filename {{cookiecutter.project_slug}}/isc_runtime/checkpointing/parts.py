@@ -11,7 +11,7 @@ from torch import nn
 from isc_runtime.checkpointing.finite import names_of_not_finite
 from isc_runtime.checkpointing.loading import Stateful
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.sampler import ElasticSampler
+from isc_runtime.sampler import Position
 
 POSITION = "sampler"  # the part of the state that says how far the training is
 
@@ -50,8 +50,8 @@ def parts_of(training: Training) -> State:
                 "load_state_dict.",
                 ExitCode.USAGE,
             )
-    if not isinstance(parts.get(POSITION), ElasticSampler):
-        hint = "Add the ElasticSampler of the training data to what `state` returns."
+    if not isinstance(parts.get(POSITION), Position):
+        hint = "Add the position in the training data, an ElasticSampler, to what `state` returns."
         raise IscError("The state does not say how far the training is", POSITION, hint, ExitCode.USAGE)
     return parts
 

@@ -14,11 +14,15 @@ from isc_runtime.errors import ExitCode, IscError
 logger = logging.getLogger("train")
 
 
+SMALL = 2**16  # elements; of a larger buffer torch's version counter is asked whether it was changed
+
+
 class StepGuard:
     """Lets a step of the optimizer happen, or takes back what its forward pass has changed in the model.
 
-    That are buffers: running statistics, what spectral norm keeps, counters. One is copied again only after
-    something has changed it, as torch's version counter tells: a constant mask costs nothing.
+    That are buffers: running statistics, what spectral norm keeps, queues. Small ones are copied before each
+    step, since batch normalization changes its own without telling torch's version counter; larger ones, masks
+    for the most part, only when something has changed them.
 
     Args:
         model: whose forward pass may change its buffers.
@@ -30,21 +34,23 @@ class StepGuard:
         self._model = model
         self._metrics = metrics
         self._most = most
-        self._copies: dict[
-            str, tuple[int, Tensor, Tensor]
-        ] = {}  # version and buffer when it was copied, copy
+        self._copies: dict[str, tuple[int, Tensor]] = {}  # by name: the version of the buffer, and its copy
         metrics |= {"skipped": 0, "skipped_in_a_row": 0}
 
     @torch.no_grad()
     def remember(self) -> None:
         """Before the forward pass: this is what a skipped step goes back to."""
+        pairs: list[tuple[Tensor, Tensor]] = []
         for name, buffer in self._model.named_buffers():
-            version, copied, copy = self._copies.get(name, (-1, None, None))
-            if copied is not buffer or copy is None:
-                self._copies[name] = (buffer._version, buffer, buffer.clone())
-            elif version != buffer._version:
-                copy.copy_(buffer)
-                self._copies[name] = (buffer._version, buffer, copy)
+            version, copy = self._copies.get(name, (-1, None))
+            if copy is None or copy.shape != buffer.shape or copy.dtype != buffer.dtype:
+                copy = torch.empty_like(buffer)
+            elif version == buffer._version and buffer.numel() > SMALL:
+                continue
+            pairs.append((copy, buffer))
+            self._copies[name] = (buffer._version, copy)
+        if pairs:
+            torch._foreach_copy_([copy for copy, _ in pairs], [buffer for _, buffer in pairs])
 
     def allows(self, norm: Tensor, step: int, scaler: GradScaler) -> bool:
         """Whether to take the step; if not, the model is as it was at `remember`.
@@ -79,7 +85,5 @@ class StepGuard:
     @torch.no_grad()
     def _take_back(self) -> None:
         for name, buffer in self._model.named_buffers():
-            version, copied, copy = self._copies[name]
-            if copied is not buffer or version != buffer._version:
-                buffer.copy_(copy)
-                self._copies[name] = (buffer._version, buffer, copy)
+            if name in self._copies:
+                buffer.copy_(self._copies[name][1])

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.interruption import prepare_worker
-from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
+from isc_runtime.sampler import ElasticSampler, Position, ReplayableDataset, as_it_is, even_share
 from isc_runtime.training.batches import first_samples
+from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful
 
 
 class Data(NamedTuple):
     """What there is to train on; a pair of datasets is enough.
 
     Attributes:
-        training: a dataset with a length.
+        training: a dataset with a length, or a stream (see `streams.Chunks`).
         held_out: what the model is evaluated on.
         collate: makes a batch of a list of samples; by default torch's own way, which stacks tensors.
         weights: one for each training sample: then an epoch draws in proportion to them, with replacement.
@@ -30,9 +32,13 @@ class Data(NamedTuple):
     collate: Callable[[list[Any]], Any] | None = None
     weights: Sequence[float] | None = None
 
+    def parts(self) -> dict[str, Any]:
+        """What of the data belongs into a checkpoint: a dataset that keeps its own position."""
+        return {"data": self.training} if is_stateful(self.training) else {}
 
-def make_sampler(data: Data, batch_size: int, seed: int, group: Group) -> ElasticSampler:
-    """The order of the training data on this rank.
+
+def make_position(data: Data, batch_size: int, seed: int, group: Group) -> ElasticSampler | StreamPosition:
+    """Where this rank is in the training data, and their order if they have a length.
 
     Args:
         data: what data.py loads.
@@ -43,7 +49,8 @@ def make_sampler(data: Data, batch_size: int, seed: int, group: Group) -> Elasti
     Raises:
         IscError: there is nothing to train on, or to evaluate on.
     """
-    for name in ("training", "held_out"):
+    is_stream = isinstance(data.training, IterableDataset)
+    for name in ["held_out"] if is_stream else ["training", "held_out"]:
         if len(getattr(data, name)) == 0:
             raise IscError(
                 f"There are no {name.replace('_', '-')} data: the dataset has no samples",
@@ -51,24 +58,32 @@ def make_sampler(data: Data, batch_size: int, seed: int, group: Group) -> Elasti
                 "Look at what it reads, and at how it divides it.",
                 ExitCode.DATA,
             )
+    place = (batch_size, seed, group.rank, group.world_size)
+    if is_stream:
+        return StreamPosition(*place)
     length = len(data.training)  # type: ignore[arg-type]  # torch's Dataset promises no length
-    return ElasticSampler(length, batch_size, seed, group.rank, group.world_size, data.weights)
+    return ElasticSampler(length, *place, data.weights)
 
 
 def training_loader(
-    data: Data, sampler: ElasticSampler, workers: int, device: torch.device
-) -> DataLoader[Any]:
-    """The batches from the sampler's position to the end of the epoch, each time it is iterated.
+    data: Data, position: ElasticSampler | StreamPosition, workers: int, device: torch.device
+) -> Iterable[Any]:
+    """The batches from the position to the end of the epoch, each time it is iterated.
 
     Args:
         data: what data.py loads.
-        sampler: the order of the data.
+        position: where in the data, and in which order.
         workers: processes that load; 0 loads in this one.
         device: where the batches will go.
+
+    Raises:
+        IscError: these data cannot be loaded by workers.
     """
+    if isinstance(position, StreamPosition):
+        return StreamLoader(Chunks(data.training, data.collate, position), position, workers, device)
     return DataLoader(
         ReplayableDataset(data.training, data.collate),
-        batch_sampler=sampler,
+        batch_sampler=position,
         collate_fn=as_it_is,
         num_workers=workers,
         worker_init_fn=prepare_worker,
@@ -78,9 +93,35 @@ def training_loader(
     )
 
 
-def example_batch(data: Data, sampler: ElasticSampler) -> Any:
-    """The batch that the training begins with; no random number generator notices."""
-    return ReplayableDataset(data.training, data.collate).__getitems__(next(iter(sampler)))
+def example_batch(data: Data, position: ElasticSampler | StreamPosition) -> Any:
+    """The batch that the training begins with; no random number generator notices.
+
+    Raises:
+        IscError: a stream has no samples.
+    """
+    if isinstance(position, ElasticSampler):
+        return ReplayableDataset(data.training, data.collate).__getitems__(next(iter(position)))
+    before = data.training.state_dict() if is_stateful(data.training) else None  # type: ignore[attr-defined]
+    _, batch = next(iter(Chunks(data.training, data.collate, position)), (0, None))
+    if before is not None:
+        data.training.load_state_dict(before)  # type: ignore[attr-defined]
+    if batch is None:
+        hint = "Look at what it reads."
+        raise IscError("The stream has no samples", "load_data in data.py, training", hint, ExitCode.DATA)
+    return batch
+
+
+def steps_in_all(position: Position, epochs: int, max_steps: int | None) -> int:
+    """The steps of the whole training, those that are done included.
+
+    Raises:
+        IscError: a stream does not say, and neither does --max-steps.
+    """
+    steps = min(position.progress.step + position.batches_left(epochs), max_steps or math.inf)
+    if steps == math.inf:
+        hint = "Say --max-steps: the schedule of the learning rate needs it."
+        raise IscError("A stream has no length, so nobody knows how long to train", "", hint, ExitCode.USAGE)
+    return int(steps)
 
 
 def held_out_batches(data: Data, batch_size: int, group: Group) -> Iterator[tuple[Any, bool]]:

@@ -1,0 +1,61 @@
+"""A step that is skipped leaves the model as it was, its running statistics included."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.training.guard import StepGuard
+
+OFF = GradScaler("cpu", enabled=False)
+NAN, FINE = torch.tensor(torch.nan), torch.tensor(1.0)
+
+
+def model_with_memory() -> nn.Module:
+    return nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.BatchNorm1d(4), nn.Dropout(0.1)
+    )
+
+
+def test_a_skipped_step_leaves_nothing_behind() -> None:
+    model, metrics = model_with_memory(), dict[str, Any]()
+    guard = StepGuard(model, metrics, most=5)
+    for step in range(3):
+        guard.remember()
+        model(torch.randn(8, 4))
+        assert guard.allows(FINE, step, OFF)
+    expected = copy.deepcopy(model.state_dict())
+    guard.remember()
+    model(torch.full((8, 4), torch.nan))
+    assert not all(value.isfinite().all() for value in model.state_dict().values())
+    assert not guard.allows(NAN, 3, OFF)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert metrics == {"skipped": 1, "skipped_in_a_row": 1}
+    guard.remember()
+    model(torch.randn(8, 4))
+    assert guard.allows(FINE, 4, OFF)
+    assert metrics == {"skipped": 1, "skipped_in_a_row": 0}
+
+
+def test_too_many_in_a_row_end_the_training() -> None:
+    guard = StepGuard(nn.Linear(1, 1), {}, most=2)
+    assert not guard.allows(NAN, 7, OFF)
+    with pytest.raises(IscError, match=r"2 steps in a row were not finite: step 8\.") as raised:
+        guard.allows(NAN, 8, OFF)
+    assert raised.value.exit_code is ExitCode.DIVERGED
+
+
+def test_an_overflow_that_a_scaler_can_still_avoid_is_no_failure() -> None:
+    """fp16 begins with a scale that is too large, and comes down from it."""
+    metrics = dict[str, Any]()
+    guard = StepGuard(nn.Linear(1, 1), metrics, most=2)
+    scaler = GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(FINE)  # it is made at the first use
+    assert [guard.allows(NAN, step, scaler) for step in range(9)] == [False] * 9
+    assert metrics == {"skipped": 9, "skipped_in_a_row": 0}

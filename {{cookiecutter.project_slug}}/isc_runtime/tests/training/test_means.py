@@ -1,0 +1,55 @@
+"""Means are over all samples, or tokens, of all batches and ranks, whatever the sizes of the batches."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group, process_group
+from isc_runtime.tests.processes import run_forked
+from isc_runtime.training.means import Best, Mean, Totals
+
+
+def test_batches_weigh_what_they_count(group: Group) -> None:
+    totals = Totals(group)
+    totals.add({"loss": Mean(torch.tensor(6.0), 3, then=math.exp), "hits": Mean(torch.tensor(1), 3)})
+    totals.add({"loss": Mean(torch.tensor(2.0), 1, then=math.exp), "hits": Mean(torch.tensor(1), 1)})
+    totals.add(
+        {"loss": Mean(torch.tensor(torch.nan), 9, then=math.exp), "hits": Mean(torch.tensor(7), 9)},
+        counts=False,
+    )
+    assert totals.over_ranks() == {"loss": pytest.approx(math.exp(2.0)), "hits": 0.5}
+    assert Totals(group).over_ranks() == {}
+
+
+def test_over_ranks(tmp_path: Path) -> None:
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            totals = Totals(group)
+            totals.add({"loss": Mean(torch.tensor(1.0 + 9 * group.rank), 1 + 2 * group.rank)})
+            print(totals.over_ranks()["loss"])
+
+    ended = run_forked(tmp_path, work)
+    assert [(end.code, end.output.strip()) for end in ended] == [(0, "2.75")] * 2
+
+
+@pytest.mark.parametrize(("more", "expected"), [(True, [0.5, 0.5, 0.9]), (False, [0.5, 0.2, 0.2])])
+def test_what_is_best(more: bool, expected: list[float]) -> None:
+    best, so_far = Best("score", more_is_better=more), []
+    value = best.worst
+    for score in (0.5, 0.2, 0.9):
+        value = best.better_of(value, {"score": score, "other": 1.0})
+        so_far.append(value)
+    assert so_far == expected
+    assert best.better_of(value, {"score": math.nan}) == value
+
+
+def test_a_score_that_the_evaluation_does_not_have_is_said() -> None:
+    with pytest.raises(IscError, match=r"no 'accuracy'.*model\.py.*Name one of.*: loss\.") as raised:
+        Best("accuracy", more_is_better=True).better_of(0.0, {"loss": 1.0})
+    assert raised.value.exit_code is ExitCode.USAGE

@@ -1,0 +1,145 @@
+"""A stream goes on at its position: nothing is missed, on any number of ranks and workers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, TensorDataset
+
+from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+from isc_runtime.training.loaders import Data, example_batch, make_position, steps_in_all, training_loader
+from isc_runtime.training.streams import StreamPosition
+
+CPU = torch.device("cpu")
+LENGTH = 53
+
+
+class Plain(IterableDataset[Tensor]):
+    """Knows nothing of ranks, workers or positions; draws random numbers as it goes."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number in range(LENGTH):
+            yield torch.tensor([float(number), random.random()])
+
+
+class Seeking(IterableDataset[Tensor]):
+    """Can begin anywhere."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.samples_from(0, 0)
+
+    def samples_from(self, epoch: int, sample: int) -> Iterator[Tensor]:
+        self.asked.append((epoch, sample))
+        for number in range(sample, LENGTH):
+            yield torch.tensor([float(number), float(epoch)])
+
+
+class Stateful(Plain):
+    """Keeps its own position, as torchdata's do."""
+
+    def __init__(self) -> None:
+        self.next = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while self.next < LENGTH:
+            self.next += 1
+            yield torch.tensor([float(self.next - 1), 0.0])
+        self.next = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.next = state["next"]
+
+
+def opened(stream: Any, rank: int, ranks: int, workers: int = 0) -> tuple[StreamPosition, Any, Data]:
+    data = Data(stream, TensorDataset(torch.ones(2, 1)))
+    group = Group(Environment(rank=rank, world_size=ranks), CPU)
+    position = make_position(data, 4, 0, group)
+    assert isinstance(position, StreamPosition)
+    return position, training_loader(data, position, workers, CPU), data
+
+
+def read(stream: Any, rank: int, ranks: int, workers: int = 0, steps: int = 99, state: Any = None) -> Any:
+    """The batches of a rank from a position on, and where it is then."""
+    position, loader, _ = opened(stream, rank, ranks, workers)
+    if state is not None:
+        position.load_state_dict(state)
+    batches: list[list[list[float]]] = []
+    for batch in loader:
+        batches.append(batch.tolist())
+        position.advance()
+        if len(batches) == steps:
+            break
+    return batches, position
+
+
+@pytest.mark.parametrize("kind", [Plain, Seeking])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 3), (4, 1)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resume_goes_on_where_all_ranks_were(kind: Any, before: int, after: int, workers: int) -> None:
+    first = [read(kind(), rank, before, workers, steps=3) for rank in range(before)]
+    state = first[0][1].state_dict()
+    assert all(position.state_dict() == state for _, position in first)
+    assert state["samples"] == 3 * 4 * before
+    rest = [read(kind(), rank, after, workers, state=state) for rank in range(after)]
+    assert all(position.is_epoch_done for _, position in rest)
+    seen = [int(number) for batches, _ in first + rest for batch in batches for number, _ in batch]
+    assert set(seen) == set(range(LENGTH))
+    assert len(seen) - LENGTH < after, "fewer samples come twice than there are ranks"
+    if before == after:
+        whole = [read(kind(), rank, before, 0)[0] for rank in range(before)]
+        assert [one[0] + two[0] for one, two in zip(first, rest, strict=True)] == whole
+
+
+def test_a_stream_that_can_seek_is_asked_to() -> None:
+    stream = Seeking()
+    _, position = read(stream, 0, 1, steps=3)
+    read(stream, 0, 1, state=position.state_dict())
+    assert stream.asked == [(0, 0), (0, 12)]
+
+
+def test_a_stream_that_keeps_its_own_position_is_a_part_of_the_checkpoint() -> None:
+    stream = Stateful()
+    position, loader, data = opened(stream, 0, 1)
+    assert data.parts() == {"data": stream}
+    example_batch(data, position)
+    batches = iter(loader)
+    assert next(batches)[:, 0].tolist() == [0, 1, 2, 3], "the example is not consumed"
+    position.advance()
+    again = Stateful()
+    again.load_state_dict(stream.state_dict())
+    rest, _ = read(again, 0, 1, state=position.state_dict())
+    assert rest[0][0][0] == 4
+    with pytest.raises(IscError, match=r"state_dict keeps its position itself.*--workers 2"):
+        opened(stream, 0, 1, workers=2)
+
+
+def test_without_a_length_somebody_has_to_say_how_long() -> None:
+    position, _, _ = opened(Plain(), 0, 1)
+    assert steps_in_all(position, 1, 10) == 10
+    with pytest.raises(IscError, match=r"A stream has no length.*--max-steps") as raised:
+        steps_in_all(position, 1, None)
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
+def test_an_empty_stream_is_said_before_training() -> None:
+    class Empty(IterableDataset[Tensor]):
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter([])
+
+    position, _, data = opened(Empty(), 0, 1)
+    with pytest.raises(IscError, match="no samples") as raised:
+        example_batch(data, position)
+    assert raised.value.exit_code is ExitCode.DATA

@@ -1,0 +1,149 @@
+"""Data without a length: an IterableDataset, resumed at its position on any number of ranks and workers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from isc_runtime import rng
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.interruption import prepare_worker
+from isc_runtime.sampler import Position, as_it_is, seed_of
+
+
+def is_stateful(dataset: Any) -> bool:
+    """Whether a dataset keeps its own position, as torchdata's do."""
+    return hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+
+
+class StreamPosition(Position):
+    """How much of a stream all ranks together have consumed."""
+
+    def __init__(self, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        super().__init__(batch_size, seed, rank, world_size)
+        self.coming = 0  # samples that all ranks consume in the batch that the loader gave last
+        self._is_done = False
+
+    @property
+    def is_epoch_done(self) -> bool:
+        """Whether the stream has ended; known only after its last batch."""
+        return self._is_done
+
+    def batches_left(self, epochs: int) -> float:
+        """Nobody knows."""
+        return math.inf
+
+    def end(self) -> None:
+        """The stream has no more samples."""
+        self._is_done = True
+
+    def check_epoch_is_done(self) -> None:
+        """The loader has said so itself, with `end`."""
+
+    def advance(self) -> None:
+        """Counts the batch that was just trained on, on all ranks."""
+        self._count(self.coming)
+
+    def next_epoch(self) -> None:
+        """Begins the stream anew."""
+        super().next_epoch()
+        self._is_done = False
+
+
+class Chunks(IterableDataset[Any]):
+    """The batches of one rank, and in a worker only those that are its turn.
+
+    Every rank and every worker reads the whole stream and takes its share: that is exact whatever the stream
+    is, and on another number of ranks too. A stream that can begin anywhere says so with a method
+    `samples_from(epoch, sample)`, an iterator; else what was consumed before is read again and dropped.
+
+    Args:
+        dataset: yields samples, the same ones in the same order each time.
+        collate: makes a batch of samples.
+        position: where to begin.
+    """
+
+    def __init__(
+        self, dataset: Any, collate: Callable[[list[Any]], Any] | None, position: StreamPosition
+    ) -> None:
+        self._dataset = dataset
+        self._collate = collate or default_collate
+        self._position = position
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """Yields how many samples all ranks consume, and this rank's batch of them."""
+        worker = get_worker_info()
+        turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number, (begin, chunk) in enumerate(self._chunks()):
+            if number % turns == turn:
+                own = [chunk[index % len(chunk)] for index in self._position.share(len(chunk))]
+                with rng.seeded(self._seed(begin)):
+                    batch = self._collate(own)
+                yield len(chunk), batch
+
+    def _chunks(self) -> Iterator[tuple[int, list[Any]]]:
+        """What all ranks consume together, batch by batch, from the position on."""
+        progress = self._position.progress
+        size, begin = self._position.world_size * self._position.batch_size, 0
+        if hasattr(self._dataset, "samples_from"):
+            samples = iter(self._dataset.samples_from(progress.epoch, progress.samples))
+            begin = progress.samples
+        else:
+            samples = iter(self._dataset)
+            begin = progress.samples if is_stateful(self._dataset) else 0
+        while True:
+            wanted = min(size, progress.samples - begin) if begin < progress.samples else size
+            with rng.seeded(self._seed(begin)):
+                chunk = list(itertools.islice(samples, wanted))
+            if not chunk:
+                return
+            if begin >= progress.samples:
+                yield begin, chunk
+            begin += len(chunk)
+
+    def _seed(self, begin: int) -> int:
+        return seed_of(self._position.seed, self._position.progress.epoch, begin)
+
+
+class StreamLoader:
+    """The batches of one rank from the position to the end of the stream, each time it is iterated.
+
+    Args:
+        chunks: of the stream.
+        position: told how much each batch consumes.
+        workers: processes that load; 0 loads in this one.
+        device: where the batches will go.
+
+    Raises:
+        IscError: the stream keeps its own position, which it could not do in workers.
+    """
+
+    def __init__(self, chunks: Chunks, position: StreamPosition, workers: int, device: torch.device) -> None:
+        if workers and is_stateful(chunks._dataset):
+            raise IscError(
+                "A dataset with a state_dict keeps its position itself, and in workers it would be lost",
+                f"--workers {workers}",
+                "Load it with --workers 0, or give it a method samples_from(epoch, sample) instead.",
+                ExitCode.USAGE,
+            )
+        self._position = position
+        self._loader = DataLoader(
+            chunks,
+            batch_size=None,
+            collate_fn=as_it_is,
+            num_workers=workers,  # begun anew at each epoch: that is how they learn where to begin
+            worker_init_fn=prepare_worker,
+            generator=torch.Generator(),
+            pin_memory=device.type == "cuda",
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        for consumed, batch in self._loader:
+            self._position.coming = consumed
+            yield batch
+        self._position.end()
