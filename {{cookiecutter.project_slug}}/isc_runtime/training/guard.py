@@ -21,7 +21,7 @@ class StepGuard:
     """Lets a step of the optimizer happen, or takes back what its forward pass has changed in the model.
 
     That are buffers: running statistics, what spectral norm keeps, queues. Small ones are copied before each
-    step, since batch normalization changes its own without telling torch's version counter; larger ones, masks
+    step: batch normalization changes its own without telling torch's version counter. Larger ones, masks
     for the most part, only when something has changed them.
 
     Args:
