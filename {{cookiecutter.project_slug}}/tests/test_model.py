@@ -1,4 +1,10 @@
-"""The model: any size of image, every weight trained, dropout in training alone."""
+"""The model: any size of image, every weight trained, dropout in training alone.
+
+These tests are about the example; change them together with model.py.
+Keep: that gradients reach every parameter, that the seed decides the weights, that dropout is off in
+evaluation.
+Replace: the shapes, and what only images have.
+"""
 
 from __future__ import annotations
 
