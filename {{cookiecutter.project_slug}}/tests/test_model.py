@@ -27,11 +27,6 @@ def test_scores_every_class_for_images_of_any_size(name: str, size: tuple[int, i
     assert build_model(name)(torch.randn(3, 1, *size)).shape == (3, 10)
 
 
-@pytest.mark.parametrize("kind", [ConvNet, Transformer])
-def test_takes_as_many_channels_and_classes_as_asked_for(kind: type[ConvNet] | type[Transformer]) -> None:
-    assert kind(channels=3, classes=7)(torch.randn(2, 3, 8, 8)).shape == (2, 7)
-
-
 def test_the_loss_and_the_scores_are_sums_over_the_samples() -> None:
     model = build_model().eval()
     batch = torch.randn(6, 1, 8, 8), torch.arange(6)
