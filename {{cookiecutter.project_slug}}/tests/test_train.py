@@ -17,7 +17,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from isc_runtime.errors import ExitCode
-from isc_runtime.tests.processes import PROJECT, Place, differences, wait_for
+from isc_runtime.tests.processes import PROJECT, Place, differences, rest_of, wait_for
 
 SCRIPT = PROJECT / "train.py"
 SHORT = ("--epochs", "3", "--save-steps", "5", "--log-steps", "1")
@@ -49,7 +49,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     process = place.start(*SHORT, *more, ranks=ranks)
     wait_for(process, "[COMPLETE] Checkpoint of step 10:")
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    rest_of(process)
     resumed = place.train(*SHORT, *more, ranks=ranks)
     assert resumed.code == 0, resumed.output
     assert resumed.steps("Resumed from")[0] >= 10
@@ -68,10 +68,10 @@ def check_scalars(place: Place, last: int) -> None:
 
 def test_a_signal_loses_no_step(tmp_path: Path) -> None:
     place = Place(tmp_path, script=SCRIPT)
-    process = place.start("--epochs", "1000", "--save-steps", "100000")
+    process = place.start("--epochs", "1000", "--save-steps", "100000", "--log-steps", "1")
     wait_for(process, "step 20:")
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
+    said = rest_of(process)
     assert process.returncode == 128 + signal.SIGTERM
     (stopped,) = (int(step) for step in re.findall(r"Stopped by signal \d+ at step (\d+)", said))
     assert place.newest()["sampler"]["step"] == stopped

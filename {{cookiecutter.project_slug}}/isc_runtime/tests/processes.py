@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 TRAINING = Path(__file__).resolve().with_name("training.py")
 ISC_VARIABLES = ("LOSSY_ARTIFACT_PATH", "CHECKPOINT_ARTIFACT_PATH", "OUTPUT_PATH")
 UNSET = "<unset>"
+PATIENCE = 120.0  # seconds until a process is taken for hung
 # What every training imports sooner or later, with seconds: once before the first fork, not in each of them.
 IMPORTED_ONCE = ("torch._dynamo", "torch.utils.tensorboard", "isc_runtime.tests.training")
 DATA = """
@@ -106,10 +108,7 @@ class Place:
     def run(self, *arguments: str, ranks: int = 1) -> Ended:
         """Runs it to its end."""
         process = self.start(*arguments, ranks=ranks)
-        try:
-            output, _ = process.communicate(timeout=120)
-        finally:
-            process.kill()
+        output = rest_of(process)
         return Ended(process.returncode, output)
 
     def train(self, *arguments: str, ranks: int = 1) -> Ended:
@@ -195,7 +194,7 @@ def run_forked(directory: Path, work: Callable[[], None], ranks: int = 2) -> lis
     ]
     for process in processes:
         process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     for process in processes:
         process.join(max(0, deadline - time.monotonic()))
     hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
@@ -236,14 +235,27 @@ def copy_of_the_runtime(project: Path) -> Path:
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> str:
-    """Reads the output until a line holds `text`, and returns what was read."""
+    """Reads the output until a line holds `text`, for two minutes at most, and returns what was read."""
     assert process.stdout is not None
     read = ""
-    for line in process.stdout:
-        read += line
-        if text in line:
-            return read
+    patience = threading.Timer(PATIENCE, process.kill)
+    patience.start()
+    try:
+        for line in process.stdout:
+            read += line
+            if text in line:
+                return read
+    finally:
+        patience.cancel()
     raise AssertionError(f"it ended without saying {text!r}:\n{read}")
+
+
+def rest_of(process: subprocess.Popen[str]) -> str:
+    """Waits for its end, for two minutes at most, and returns what was not read yet."""
+    try:
+        return process.communicate(timeout=PATIENCE)[0]
+    finally:
+        process.kill()
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

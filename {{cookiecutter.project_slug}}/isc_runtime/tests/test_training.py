@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from isc_runtime.tests.processes import Place, differences, wait_for
+from isc_runtime.tests.processes import Place, differences, rest_of, wait_for
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     process = place.start(*arguments, "--pause", "0.2", ranks=ranks)
     wait_for(process, "[COMPLETE] Checkpoint of step 6:")
     process.send_signal(signal.SIGKILL)  # torchrun's workers see that it is gone, and end too
-    process.communicate()
+    rest_of(process)
     resumed = place.train(*arguments, ranks=ranks)
     assert resumed.code == 0, resumed.output
     last = whole.newest()["sampler"]["step"]
@@ -58,7 +58,7 @@ def test_a_signal_loses_no_step(tmp_path: Path) -> None:
     process = place.start("--epochs", "100000", "--save-steps", "100000")
     wait_for(process, "step 10:")
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
+    said = rest_of(process)
     assert process.returncode == 128 + signal.SIGTERM
     (stopped,) = (int(step) for step in re.findall(r"Stopped by signal \d+ at step (\d+)", said))
     assert place.newest()["sampler"]["step"] == stopped

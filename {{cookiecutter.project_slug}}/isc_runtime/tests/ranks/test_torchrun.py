@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.tests.processes import Ended, Place, wait_for
+from isc_runtime.tests.processes import Ended, Place, rest_of, wait_for
 
 RANK = """
 import os, signal, sys, time
@@ -51,5 +51,5 @@ def test_a_training_that_is_stopped_never_ends_with_0(tmp_path: Path) -> None:
     wait_for(process, "is here")
     wait_for(process, "is here")
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=30)
+    rest_of(process)
     assert process.returncode == 128 + signal.SIGUSR1
