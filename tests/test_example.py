@@ -1,4 +1,4 @@
-"""The example's data.py in every detail; a project's own tests of it are few, to be read and replaced."""
+"""The example in every detail; a project's own tests of it are few, to be read and replaced."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import torch
 from baking import ROOT
 from data import check_data, load_data
 from isc_runtime.errors import ExitCode, IscError
+from model import MODELS, build_model
 
 ID = "fashion"
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -285,3 +286,8 @@ def test_the_check_needs_the_standard_library_only(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_model_takes_as_many_channels_and_classes_as_asked_for(name: str) -> None:
+    assert build_model(name, channels=3, classes=7)(torch.randn(2, 3, 8, 8)).shape == (2, 7)
