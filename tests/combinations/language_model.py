@@ -1,24 +1,41 @@
 """A model.py of another kind than the template's: a small language model, which foresees characters."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.training.means import Best, Mean, Means
 
+BEST = Best("perplexity", more_is_better=False)
 VOCABULARY = 128  # ASCII
 
 
-def build_model(name: str = "characters") -> nn.Module:
+def build_model(name: str | None = None) -> nn.Module:
     """Builds a model by its name in MODELS.
 
     Raises:
         IscError: there is no model of this name.
     """
+    name = name or next(iter(MODELS))
     if name not in MODELS:
         raise IscError("There is no such model", name, f"Choose one of {', '.join(MODELS)}.", ExitCode.USAGE)
     return MODELS[name]()
+
+
+def batch_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Means:
+    """The loss of a batch: characters, int64 (batch, length), and the same one character further on."""
+    tokens, following = batch
+    return {"loss": Mean(cross_entropy(model(tokens), following, reduction="sum"), following.numel())}
+
+
+def batch_scores(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Means:
+    """How many characters it hesitates between, in the mean."""
+    loss = batch_loss(model, batch)["loss"]
+    return {"perplexity": Mean(loss.total, loss.count, math.exp)}
 
 
 class LanguageModel(nn.Module):

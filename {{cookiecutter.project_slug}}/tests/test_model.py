@@ -1,8 +1,8 @@
 """The model: any size of image, every weight trained, dropout in training alone.
 
 These tests are about the example; change them together with model.py.
-Keep: that gradients reach every parameter, that the seed decides the weights, that dropout is off in
-evaluation.
+Keep: that loss and scores are sums over the samples, that gradients reach every parameter, that the seed
+decides the weights, that dropout is off in evaluation.
 Replace: the shapes, and what only images have.
 """
 
@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import model as models
 from isc_runtime.errors import ExitCode, IscError
-from model import BEST, MODELS, ConvNet, Transformer, batch_loss, batch_scores, build_model
+from model import BEST, MODELS, batch_loss, batch_scores, build_model
 
 NAMES = sorted(MODELS)
 SIZES = [(8, 8), (28, 28), (5, 9), (1, 1)]

@@ -29,12 +29,12 @@ from isc_runtime.ranks.torchrun import torchrun
 from isc_runtime.tests.cycling_utils_choice import python_path_for_children
 
 PROJECT = Path(__file__).resolve().parents[2]
-TRAINING = Path(__file__).resolve().with_name("training.py")
+TRAINING = Path(__file__).resolve().with_name("small_training.py")
 ISC_VARIABLES = ("LOSSY_ARTIFACT_PATH", "CHECKPOINT_ARTIFACT_PATH", "OUTPUT_PATH")
 UNSET = "<unset>"
 PATIENCE = 120.0  # seconds until a process is taken for hung
 # What every training imports sooner or later, with seconds: once before the first fork, not in each of them.
-IMPORTED_ONCE = ("torch._dynamo", "torch.utils.tensorboard", "isc_runtime.tests.training")
+IMPORTED_ONCE = ("torch._dynamo", "torch.utils.tensorboard", "isc_runtime.tests.small_training")
 DATA = """
 from isc_runtime.errors import ExitCode, IscError
 

@@ -17,7 +17,7 @@ from isc_runtime.checkpointing.export import export
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tests.processes import PROJECT
-from isc_runtime.tests.training import Network
+from isc_runtime.tests.small_training import Network
 
 
 class Tied(nn.Module):

@@ -18,7 +18,7 @@ from isc_runtime.ranks.parallel import blocks, clip_gradients, parallelize, part
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts, distribute, separate
 from isc_runtime.tests.processes import run_forked
-from isc_runtime.tests.training import CLASSES, FEATURES, Network
+from isc_runtime.tests.small_training import CLASSES, FEATURES, Network
 
 ALONE = Group(Environment(), torch.device("cpu"))
 INPUTS, LABELS = torch.randn(4, FEATURES), torch.arange(CLASSES)

@@ -1,6 +1,6 @@
 """A small training of the runtime's own, on made data: train.py, model.py and data.py are the user's.
 
-    python isc_runtime/tests/training.py --epochs 3
+    python isc_runtime/tests/small_training.py --epochs 3
 
 It is built like train.py, and uses what the runtime has for a training.
 """
@@ -38,15 +38,16 @@ with reported():
     import torch
     from torch import Tensor, nn
     from torch.nn.functional import cross_entropy
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import TensorDataset
 
     from isc_runtime import rng
-    from isc_runtime.checkpointing.checkpointer import Checkpointer, Run, State
+    from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
+    from isc_runtime.checkpointing.parts import State
     from isc_runtime.logs import Scalars, configure_logging
     from isc_runtime.ranks.group import Group, process_group
-    from isc_runtime.ranks.interruption import StopRequest, prepare_worker
+    from isc_runtime.ranks.interruption import StopRequest
     from isc_runtime.ranks.parallel import clip_gradients, parallelize
-    from isc_runtime.sampler import ElasticSampler, ReplayableDataset
+    from isc_runtime.training import loaders
 
 FEATURES, CLASSES = 8, 4
 logger = logging.getLogger("train")
@@ -84,29 +85,27 @@ def made_data(count: int, seed: int) -> TensorDataset:
     return TensorDataset(inputs, inputs[:, :CLASSES].argmax(dim=1))
 
 
-class Training:
+class SmallTraining:
     """What train.py's Trainer is."""
 
     def __init__(self, arguments: argparse.Namespace, group: Group, scalars: Scalars) -> None:
         self.arguments, self.group, self.scalars = arguments, group, scalars
         data, self.held_out = made_data(100, seed=1), made_data(20, seed=2)
+        pair = loaders.Data(data, self.held_out)
+        self.sampler = loaders.make_sampler(pair, arguments.batch_size, seed=0, group=group)
+        self.loader = loaders.training_loader(pair, self.sampler, arguments.workers, group.device)
         rng.seed_everything(0)
         self.model = Network()
-        example = torch.zeros(2, FEATURES, device=group.device)
-        self.replica = parallelize(self.model, group, example, options.ParallelOptions.of(arguments))
+        how = options.ParallelOptions.of(arguments)
+        self.replica = parallelize(self.model, group, self.first_loss, how)
         rng.seed_everything(1 + group.rank)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=5)
         self.metrics = {"best_loss": float("inf")}
-        self.sampler = ElasticSampler(len(data), arguments.batch_size, 0, group.rank, group.world_size)
-        self.loader = DataLoader(
-            ReplayableDataset(data),
-            batch_sampler=self.sampler,
-            num_workers=arguments.workers,
-            worker_init_fn=prepare_worker,
-            persistent_workers=arguments.workers > 0,
-            generator=torch.Generator(),
-        )
+
+    def first_loss(self, model: nn.Module) -> Tensor:
+        total: Tensor = model(torch.zeros(2, FEATURES, device=self.group.device)).sum()
+        return total
 
     def state(self) -> State:
         return {
@@ -128,7 +127,7 @@ class Training:
 
     def train_epoch(self, checkpointer: Checkpointer) -> None:
         self.replica.train()
-        for batch, (inputs, labels) in enumerate(self.loader, start=self.sampler.progress.batch):
+        for inputs, labels in self.loader:
             loss = cross_entropy(self.replica(inputs.to(self.group.device)), labels.to(self.group.device))
             torch.autograd.backward(loss)
             clip_gradients(self.model, 1.0)
@@ -136,10 +135,10 @@ class Training:
             self.optimizer.zero_grad()
             self.sampler.advance()
             self.scheduler.step()
-            step = self.sampler.progress.step
-            logger.info("step %d: loss %.4f", step, float(loss.detach()))
-            self.scalars.add("training/loss", float(loss.detach()), step)
-            if checkpointer.is_due(batch) and self.sampler.progress.samples < self.sampler.length:
+            progress = self.sampler.progress
+            logger.info("step %d: loss %.4f", progress.step, float(loss.detach()))
+            self.scalars.add("training/loss", float(loss.detach()), progress.step)
+            if checkpointer.is_due(progress.batch - 1) and not self.sampler.is_epoch_done:
                 checkpointer.save()
             checkpointer.poll()
             time.sleep(self.arguments.pause)
@@ -159,10 +158,10 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
         store = open_store(environment, group, arguments.keep_checkpoints)
         scalars = Scalars(environment.log_directory if group.is_master else None)
         stack.callback(scalars.close)
-        training = Training(arguments, group, scalars)
-        run = Run(store, group, stop, scalars)
+        training = SmallTraining(arguments, group, scalars)
         how = options.CheckpointOptions.of(arguments)
-        training.run(stack.enter_context(Checkpointer(run, training.state, how)))
+        run = Run(store, group, stop, scalars)
+        training.run(stack.enter_context(Checkpointer(run, training, how)))
 
 
 if __name__ == "__main__":
