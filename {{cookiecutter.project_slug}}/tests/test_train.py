@@ -17,7 +17,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from isc_runtime.errors import ExitCode
-from isc_runtime.tests.processes import PROJECT, Place, differences, rest_of, wait_for
+from isc_runtime.tests.processes import PROJECT, Ended, Place, differences, rest_of, wait_for
+from model import BEST
 
 SCRIPT = PROJECT / "train.py"
 SHORT = ("--epochs", "3", "--save-steps", "5", "--log-steps", "1")
@@ -47,12 +48,12 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     uninterrupted = whole.train(*SHORT, *more, ranks=ranks)
     assert uninterrupted.code == 0, uninterrupted.output
     process = place.start(*SHORT, *more, ranks=ranks)
-    wait_for(process, "[COMPLETE] Checkpoint of step 10:")
+    said = wait_for(process, "[COMPLETE] Checkpoint of step")
     process.send_signal(signal.SIGKILL)
     rest_of(process)
     resumed = place.train(*SHORT, *more, ranks=ranks)
     assert resumed.code == 0, resumed.output
-    assert resumed.steps("Resumed from")[0] >= 10
+    assert resumed.steps("Resumed from")[0] >= Ended(0, said).steps("[COMPLETE]")[0]
     assert differences(place.newest(), whole.newest()) == []
     check_scalars(place, last=whole.newest()["sampler"]["step"])
 
@@ -61,7 +62,7 @@ def check_scalars(place: Place, last: int) -> None:
     """In TensorBoard no step is missing and none comes twice."""
     events = EventAccumulator(str(place.logs)).Reload()
     assert [event.step for event in events.Scalars("training/loss")] == list(range(1, last + 1))
-    evaluations = [event.step for event in events.Scalars("evaluation/accuracy")]
+    evaluations = [event.step for event in events.Scalars(f"evaluation/{BEST.name}")]
     assert len(evaluations) == 3
     assert all(one < other for one, other in pairwise(evaluations))
 
