@@ -13,6 +13,8 @@ import tomllib
 
 import isc_template_answers as answers
 from baking import IDENTITY, ROOT, Bake, files, git, run
+from isc_runtime.rehearsal.run import STAND_IN
+from isc_runtime.submission.image import image_content
 
 NO_NETWORK = """
 import socket
@@ -78,6 +80,15 @@ def test_the_project_passes_its_own_check(project: Path) -> None:
     said = [(finding["severity"], finding["where"].partition(":")[0]) for finding in report["findings"]]
     assert said == [("warning", "experiment.isc"), ("warning", "git")], "an open id, and no commit yet"
     assert report["image"]["bytes"] < 10**6
+    content = image_content(project).files
+    assert {
+        "train.py",
+        "launch.sh",
+        "isc_runtime/checkpointing/store.py",
+        "requirements.lock",
+    } < content.keys()
+    assert any(Path(name).is_relative_to(STAND_IN) for name in content), "rehearse --stand-in needs it"
+    assert len(content) == report["image"]["files"]
 
 
 def test_every_python_file_is_the_template_s_own(project: Path, source: Path) -> None:
@@ -93,6 +104,15 @@ def test_nothing_is_missing_and_nothing_is_left_to_fill_in(project: Path, source
     assert files(project).keys() == files(source).keys()
     for name, path in files(project).items():
         assert not re.search(r"\{\{ ?cookiecutter|\{%-? ", path.read_text()), name
+
+
+def test_git_knows_line_ends_binaries_and_whose_the_runtime_is(project: Path) -> None:
+    names = ["launch.sh", "weights.safetensors", "isc_runtime/errors.py", "train.py"]
+    said = git("check-attr", "text", "eol", "linguist-vendored", "--", *names, cwd=project).splitlines()
+    of = {name: [line.rpartition(": ")[2] for line in said if line.startswith(f"{name}:")] for name in names}
+    assert of["launch.sh"] == of["train.py"] == ["auto", "lf", "unspecified"]
+    assert of["weights.safetensors"][0] == "unset"
+    assert of["isc_runtime/errors.py"] == ["auto", "lf", "set"]
 
 
 def test_files_keep_their_permissions(project: Path, source: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from baking import BIN, passes
 
@@ -43,8 +44,25 @@ def test_github_understands_it(template: Path, schema: str, pattern: str) -> Non
 
 
 def test_what_workflows_run_exists(tree: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (tree / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (tree / "Makefile").read_text(), re.MULTILINE))
     texts = [file.read_text() for file in tree.glob(".github/workflows/*.yml")]
-    used = {name for text in texts for name in re.findall(r"\bmake ([a-z]+)", text)}
+    used = {name for text in texts for name in re.findall(r"\bmake ([a-z-]+)", text)}
     assert used
     assert used <= targets
+
+
+def test_the_generated_ci_runs_the_runtime_s_tests_when_they_may_have_changed(template: Path) -> None:
+    folder = template / "{{cookiecutter.project_slug}}" / ".github" / "workflows"
+    own, runtime = (yaml.safe_load((folder / name).read_text()) for name in ("ci.yml", "runtime.yml"))
+    assert own[True].keys() == {"push", "pull_request"}  # YAML 1.1 reads `on` as true
+    assert not any(own[True].values()), "on every push, whatever it changes"
+    assert "schedule" in runtime[True]
+    for event in ("push", "pull_request"):
+        paths = runtime[True][event]["paths"]
+        assert {"isc_runtime/**", "requirements*"} <= set(paths)
+        assert all(list(template.glob(f"{folder.parents[1].name}/{path}")) for path in paths)
+    for steps, target in (
+        (own["jobs"]["test"], "make test"),
+        (runtime["jobs"]["test-runtime"], "make test-runtime"),
+    ):
+        assert steps["steps"][-1]["run"] == target

@@ -1,4 +1,4 @@
-"""All combinations of the choices are baked and checked, and a sample of them runs its own tests.
+"""All combinations of the choices are baked and checked.
 
 What is the same in all projects is checked once: that it is the same, byte for byte, is asserted.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,13 +106,3 @@ def test_the_citations_are_valid(versions: Versions, tmp_path: Path) -> None:
         names.append(tmp_path / f"{number}.cff")
         names[-1].write_text(text)
     passes(BIN / "check-jsonschema", "--builtin-schema", "vendor.citation-file-format", *names, cwd=tmp_path)
-
-
-def test_one_that_differs_in_everything_from_the_defaults_passes_its_own_tests(
-    bake: Bake, tmp_path: Path
-) -> None:
-    """The defaults pass theirs in tests/test_quality.py."""
-    project = bake(hooks=True, project_slug="a_sample-2", project_name='Ünï "cødé" 🦊', **COMBINATIONS[-1])
-    parallel = ("--numprocesses=auto", "--dist=worksteal")
-    options = ["-q", "-p", "no:cacheprovider", *parallel, f"--basetemp={tmp_path / 'pytest'}"]
-    passes(sys.executable, "-m", "pytest", *options, cwd=project)

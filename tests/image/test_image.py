@@ -21,6 +21,7 @@ import pytest
 from baking import ROOT, Bake, run
 from buildah import Buildah
 from host_pip import INSIDE, lend, settings
+from isc_runtime.rehearsal.run import STAND_IN
 from wheels import size_of
 
 IMAGE = "localhost/isc-experiment:test"
@@ -78,7 +79,7 @@ def planted(bake: Bake) -> Path:
 def wheels(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the stand-in for cycling_utils as a wheel."""
     package, folder = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("wheels")
-    shutil.copytree(planted / "tests" / "stand_in" / "cycling_utils", package / "cycling_utils")
+    shutil.copytree(planted / STAND_IN / "cycling_utils", package / "cycling_utils")
     (package / "pyproject.toml").write_text(
         '[project]\nname = "cycling_utils"\nversion = "0.0.3"\n[build-system]\nrequires = ["setuptools"]\n'
     )

@@ -88,7 +88,7 @@ def test_a_second_signal_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, t
 def test_asked_through_torchrun(tmp_path: Path, trial: int) -> None:
     """torchrun passes the signal on, waits, and ends as the ranks do."""
     number = [signal.SIGTERM, signal.SIGUSR1][trial % 2]
-    process = Place(tmp_path).start(*ARGUMENTS, ranks=2, script=PROJECT / "train.py")
+    process = Place(tmp_path, script=PROJECT / "train.py").start(*ARGUMENTS, ranks=2)
     said = wait_for(process, "step 1: loss")
     time.sleep(random.Random(trial).uniform(0, 2))
     begun = time.monotonic()
@@ -104,7 +104,7 @@ def test_asked_through_torchrun(tmp_path: Path, trial: int) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_torchrun_that_is_killed_leaves_no_rank_behind(tmp_path: Path, ranks: int) -> None:
     """Nobody could end them any more: a single rank saves and stops, of several the watch ends all."""
-    process = Place(tmp_path).start(*ARGUMENTS, ranks=ranks, by_torchrun=True, script=PROJECT / "train.py")
+    process = Place(tmp_path, script=PROJECT / "train.py").start(*ARGUMENTS, ranks=ranks, by_torchrun=True)
     said = wait_for(process, "step 10: loss")
     process.kill()
     said += process.communicate(timeout=20)[0]  # ends when the last rank has closed its output

@@ -42,5 +42,11 @@ def install() -> str:
 
 
 def python_path_for_children() -> list[str]:
-    """What PYTHONPATH of a process that a test starts must hold, for it to import the same one."""
-    return [str(STAND_IN)] if install() == "stand-in" else []
+    """What PYTHONPATH of a process that a test starts must hold, for it to import the same one.
+
+    Our own PYTHONPATH is part of it: the real one may be there. As absolute paths, since that process may
+    work in another directory.
+    """
+    own = os.environ.get("PYTHONPATH")
+    inherited = [os.path.abspath(entry) for entry in own.split(os.pathsep)] if own else []  # noqa: PTH100  # "" too
+    return [str(STAND_IN), *inherited] if install() == "stand-in" else inherited

@@ -1,17 +1,22 @@
-"""Starts train.py as a person or the ISC would: in a process of its own, in an empty directory.
+"""Starts a training as a person or the ISC would: in a process of its own, in an empty directory.
 
 Or in forks of this process, in which torch is imported already: milliseconds and not seconds.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import re
+import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +24,25 @@ from typing import Any
 
 import torch
 
-import train
-from isc_runtime.environment import Environment
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.interruption import SIGNALS
 from isc_runtime.ranks.torchrun import torchrun
 from isc_runtime.tests.cycling_utils_choice import python_path_for_children
 
 PROJECT = Path(__file__).resolve().parents[2]
+TRAINING = Path(__file__).resolve().with_name("small_training.py")
 ISC_VARIABLES = ("LOSSY_ARTIFACT_PATH", "CHECKPOINT_ARTIFACT_PATH", "OUTPUT_PATH")
 UNSET = "<unset>"
+PATIENCE = 120.0  # seconds until a process is taken for hung
+# What every training imports sooner or later, with seconds: once before the first fork, not in each of them.
+IMPORTED_ONCE = ("torch._dynamo", "torch.utils.tensorboard", "isc_runtime.tests.small_training")
+DATA = """
+from isc_runtime.errors import ExitCode, IscError
+
+
+def check_data(dataset_id, data_root):
+    if dataset_id is not None and not (data_root / dataset_id).is_dir():
+        raise IscError("There is no such dataset", data_root / dataset_id, "Choose another.", ExitCode.DATA)
+"""
 
 
 @dataclass
@@ -39,11 +53,13 @@ class Place:
         path: the working directory.
         isc_mode: whether the variables of the ISC are set.
         variables: what else is set in the environment, or, with `UNSET` as value, is not.
+        script: the training; by default the runtime's own.
     """
 
     path: Path
     isc_mode: bool = False
     variables: dict[str, str] = field(default_factory=dict)
+    script: Path = TRAINING
 
     def __post_init__(self) -> None:
         if self.isc_mode:
@@ -74,16 +90,14 @@ class Place:
         merged = {**environment, **self.variables}
         return {name: value for name, value in merged.items() if value != UNSET}
 
-    def start(
-        self, *arguments: str, ranks: int = 1, script: Path | None = None, by_torchrun: bool = False
-    ) -> subprocess.Popen[str]:
-        """Starts train.py, or another script, on so many ranks; output and errors come together."""
+    def start(self, *arguments: str, ranks: int = 1, by_torchrun: bool = False) -> subprocess.Popen[str]:
+        """Starts the script on so many ranks; output and errors come together."""
         command = [sys.executable]
         if ranks > 1 or by_torchrun:
             command += ["-m", "isc_runtime", "torchrun", "--standalone", f"--nproc-per-node={ranks}"]
             command += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
         return subprocess.Popen(
-            [*command, str(script or PROJECT / "train.py"), *arguments],
+            [*command, str(self.script), *arguments],
             cwd=self.path,
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -91,22 +105,22 @@ class Place:
             text=True,
         )
 
-    def run(self, *arguments: str, ranks: int = 1, script: Path | None = None) -> Ended:
+    def run(self, *arguments: str, ranks: int = 1) -> Ended:
         """Runs it to its end."""
-        process = self.start(*arguments, ranks=ranks, script=script)
-        try:
-            output, _ = process.communicate(timeout=120)
-        finally:
-            process.kill()
+        process = self.start(*arguments, ranks=ranks)
+        output = rest_of(process)
         return Ended(process.returncode, output)
 
     def train(self, *arguments: str, ranks: int = 1) -> Ended:
-        """Runs train.py to its end, on so many ranks, in forks of this process; returns the master's end."""
+        """Runs it to its end, on so many ranks, in forks of this process; returns the master's end."""
+        for name in IMPORTED_ONCE:
+            importlib.import_module(name)
 
         def work() -> None:
             self.enter()
-            with reported():
-                train.main(train.parse_arguments(list(arguments)), Environment.read())
+            sys.argv = [str(self.script), *arguments]
+            sys.path.insert(0, str(self.script.parent))
+            runpy.run_path(str(self.script), run_name="__main__")
 
         return run_forked(self.path, work, ranks)[0]
 
@@ -161,6 +175,9 @@ def run_forked(directory: Path, work: Callable[[], None], ranks: int = 2) -> lis
         directory: takes their outputs.
         work: what each rank does.
         ranks: how many there are.
+
+    Raises:
+        AssertionError: a rank has not ended after two minutes.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -177,10 +194,15 @@ def run_forked(directory: Path, work: Callable[[], None], ranks: int = 2) -> lis
     ]
     for process in processes:
         process.start()
+    deadline = time.monotonic() + PATIENCE
     for process in processes:
-        process.join(120)
-        process.kill()  # only if it hangs
+        process.join(max(0, deadline - time.monotonic()))
+    hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for process in processes:
+        process.kill()
         process.join()
+    said = "\n".join(output.read_text() for output in outputs)
+    assert not hung, f"these ranks hang: {hung}\n{said}"  # their SIGKILL is no way to end
     return [
         Ended(process.exitcode or 0, output.read_text())
         for process, output in zip(processes, outputs, strict=True)
@@ -200,15 +222,40 @@ def _as_rank(output: Path, variables: dict[str, str], work: Callable[[], None]) 
     work()
 
 
+def copy_of_the_runtime(project: Path) -> Path:
+    """Puts the runtime, launch.sh and a data.py that is not the user's into a folder, and returns that."""
+    shutil.copytree(
+        PROJECT / "isc_runtime",
+        project / "isc_runtime",
+        ignore=shutil.ignore_patterns("tests", "__pycache__"),
+    )
+    shutil.copy2(PROJECT / "launch.sh", project)
+    (project / "data.py").write_text(DATA)
+    return project
+
+
 def wait_for(process: subprocess.Popen[str], text: str) -> str:
-    """Reads the output until a line holds `text`, and returns what was read."""
+    """Reads the output until a line holds `text`, for two minutes at most, and returns what was read."""
     assert process.stdout is not None
     read = ""
-    for line in process.stdout:
-        read += line
-        if text in line:
-            return read
+    patience = threading.Timer(PATIENCE, process.kill)
+    patience.start()
+    try:
+        for line in process.stdout:
+            read += line
+            if text in line:
+                return read
+    finally:
+        patience.cancel()
     raise AssertionError(f"it ended without saying {text!r}:\n{read}")
+
+
+def rest_of(process: subprocess.Popen[str]) -> str:
+    """Waits for its end, for two minutes at most, and returns what was not read yet."""
+    try:
+        return process.communicate(timeout=PATIENCE)[0]
+    finally:
+        process.kill()
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

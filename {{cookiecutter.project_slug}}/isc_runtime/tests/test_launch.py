@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from isc_runtime.errors import ExitCode
+from isc_runtime.tests.processes import PROJECT, copy_of_the_runtime
 
-PROJECT = Path(__file__).resolve().parents[2]
 VARIABLES = {
     "NNODES": "2",
     "N_PROC": "4",
@@ -170,11 +170,8 @@ def test_an_environment_without_python_is_an_error(node: Node, variable: str) ->
 
 def test_the_real_preflight_refuses_a_dataset_that_is_not_there(node: Node) -> None:
     node.install(text=f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    project = node.path / "project"  # a copy: it makes a directory for checkpoints
-    shutil.copytree(PROJECT / "isc_runtime", project / "isc_runtime")
-    for name in ("launch.sh", "data.py"):
-        shutil.copy2(PROJECT / name, project)
+    project = copy_of_the_runtime(node.path / "project")
     ended = node.launch("--dataset-id", "none", "--data-root", str(node.path), script=project / "launch.sh")
     assert ended.returncode == ExitCode.DATA, ended.stderr
-    assert "none" in ended.stderr
+    assert f"There is no such dataset: {node.path / 'none'}" in ended.stderr
     assert "torchrun" not in ended.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from isc_runtime import preflight
 from isc_runtime.errors import ExitCode
-from isc_runtime.tests.processes import PROJECT, UNSET, Place
+from isc_runtime.tests.processes import UNSET, Place, copy_of_the_runtime
 
 Break = Callable[[Place], None]
 
@@ -59,7 +59,8 @@ def hide_cycling_utils(place: Place) -> None:
         "        return None if name == 'cycling_utils' else find(name, path, target)\n"
         "sys.meta_path = [Hide if f is importlib.machinery.PathFinder else f for f in sys.meta_path]\n"
     )
-    place.variables["PYTHONPATH"] = os.pathsep.join([str(place.path / "hidden"), str(PROJECT)])
+    inherited = place.environment()["PYTHONPATH"]
+    place.variables["PYTHONPATH"] = os.pathsep.join([str(place.path / "hidden"), inherited])
 
 
 CASES = {
@@ -128,16 +129,10 @@ def test_what_a_directory_refuses_is_said_with_its_cure(
     assert raised.value.hint == preflight.CURES[number]
 
 
-def test_missing_data_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    ended = Place(tmp_path).run("--dataset-id", "missing", "--data-root", str(tmp_path))
-    assert ended.code == ExitCode.DATA
-    assert "missing" in ended.output.splitlines()[-1]
-
-
 def test_stage_1_does_not_import_torch(tmp_path: Path) -> None:
     place = Place(tmp_path, isc_mode=True)
     (tmp_path / "checkpoints").rmdir()
-    command = [sys.executable, "-X", "importtime", str(PROJECT / "train.py")]
+    command = [sys.executable, "-X", "importtime", str(place.script)]
     ended = subprocess.run(
         command, cwd=tmp_path, env=place.environment(), capture_output=True, text=True, check=False
     )
@@ -147,10 +142,16 @@ def test_stage_1_does_not_import_torch(tmp_path: Path) -> None:
     assert not imported & {"torch", "numpy", "rich", "xxhash"}
 
 
+@pytest.fixture
+def command(tmp_path: Path) -> Path:
+    """`python -m isc_runtime` of a project whose data.py is not the user's."""
+    return copy_of_the_runtime(tmp_path / "project") / "isc_runtime"
+
+
 @pytest.mark.parametrize("isc_mode", [False, True])
-def test_a_fit_place_passes_and_says_what_was_checked(tmp_path: Path, isc_mode: bool) -> None:
-    place = Place(tmp_path, isc_mode=isc_mode)
-    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+def test_a_fit_place_passes_and_says_what_was_checked(tmp_path: Path, command: Path, isc_mode: bool) -> None:
+    place = Place(tmp_path, isc_mode, script=command)
+    ended = place.run("preflight")
     assert ended.code == 0, ended.output
     assert "🔧 EARLY CHECKPOINT DIRECTORY VALIDATION" in ended.output
     assert f"ISC Mode: {isc_mode}" in ended.output
@@ -159,24 +160,34 @@ def test_a_fit_place_passes_and_says_what_was_checked(tmp_path: Path, isc_mode: 
 
 
 @pytest.mark.parametrize("node", ["0", "1"])
-def test_only_node_0_calls_itself_master(tmp_path: Path, node: str) -> None:
+def test_only_node_0_calls_itself_master(tmp_path: Path, command: Path, node: str) -> None:
     """launch.sh asks on each node, before there are ranks."""
-    place = Place(tmp_path, isc_mode=True, variables={"NODE_RANK": node})
-    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+    place = Place(tmp_path, isc_mode=True, variables={"NODE_RANK": node}, script=command)
+    ended = place.run("preflight")
     assert ended.code == 0, ended.output
     assert f"Is Master Process: {node == '0'}" in ended.output
 
 
-def test_what_launch_sh_has_said_is_checked_again_and_not_said_again(tmp_path: Path) -> None:
-    place = Place(tmp_path, isc_mode=True, variables={preflight.SAID: "said"})
-    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+def test_what_launch_sh_has_said_is_checked_again_and_not_said_again(tmp_path: Path, command: Path) -> None:
+    place = Place(tmp_path, isc_mode=True, variables={preflight.SAID: "said"}, script=command)
+    ended = place.run("preflight")
     assert (ended.code, ended.output) == (0, "")
     place.logs.rmdir()
-    assert place.run("preflight", script=PROJECT / "isc_runtime").code == ExitCode.UNFIT
+    assert place.run("preflight").code == ExitCode.UNFIT
 
 
-def test_a_log_without_utf_8_is_no_reason_to_fail(tmp_path: Path) -> None:
-    place = Place(tmp_path, variables={"PYTHONIOENCODING": "ascii"})
-    ended = place.run("preflight", script=PROJECT / "isc_runtime")
+def test_missing_data_are_refused(tmp_path: Path, command: Path) -> None:
+    ended = Place(tmp_path, script=command).run(
+        "preflight", "--dataset-id", "a", "--data-root", str(tmp_path)
+    )
+    assert ended.code == ExitCode.DATA
+    assert (
+        ended.output.splitlines()[-1] == f"ERROR: There is no such dataset: {tmp_path / 'a'}. Choose another."
+    )
+
+
+def test_a_log_without_utf_8_is_no_reason_to_fail(tmp_path: Path, command: Path) -> None:
+    place = Place(tmp_path, variables={"PYTHONIOENCODING": "ascii"}, script=command)
+    ended = place.run("preflight")
     assert ended.code == 0, ended.output
     assert "? Directory is writable" in ended.output

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cycling_utils
 import pytest
 import torch
 from cycling_utils import AtomicDirectory, atomic_torch_save
@@ -47,14 +46,6 @@ def save(directory: Path, keep_last: int = -1, force_save: bool = False) -> str:
     atomic_torch_save({"step": 1}, f"{path}/checkpoint.pt")
     atomic_directory.symlink_latest(path)
     return path
-
-
-def test_the_choice_is_what_is_imported() -> None:
-    is_stand_in = Path(cycling_utils.__file__ or "").is_relative_to(cycling_utils_choice.STAND_IN)
-    assert cycling_utils_choice.install() == ("stand-in" if is_stand_in else "real")
-    assert cycling_utils_choice.python_path_for_children() == (
-        [str(cycling_utils_choice.STAND_IN)] if is_stand_in else []
-    )
 
 
 class TestAtomicTorchSave:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,9 +16,8 @@ from torch import nn
 from isc_runtime.checkpointing.export import export
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
-from model import build_model
-
-PROJECT = Path(__file__).resolve().parents[3]
+from isc_runtime.tests.processes import PROJECT
+from isc_runtime.tests.small_training import Network
 
 
 class Tied(nn.Module):
@@ -43,7 +41,7 @@ def save(store: Store, model: nn.Module, step: int = 10) -> Path:
     return payload
 
 
-@pytest.mark.parametrize("build", [build_model, Tied])
+@pytest.mark.parametrize("build", [Network, Tied])
 def test_the_weights_are_the_same_and_load_as_usual(
     store: Store, tmp_path: Path, build: type[nn.Module]
 ) -> None:
@@ -63,8 +61,8 @@ def test_the_weights_are_the_same_and_load_as_usual(
 
 
 def test_a_checkpoint_can_be_named_in_many_ways(store: Store, tmp_path: Path) -> None:
-    save(store, build_model(), step=10)
-    payload = save(store, build_model(), step=20)
+    save(store, Network(), step=10)
+    payload = save(store, Network(), step=20)
     manifest, link = store.manifest_path(payload), store.directory / store.link_name
     for number, name in enumerate([store.directory, payload, manifest, link, store.entries()[-1].path]):
         assert export(name, tmp_path / f"{number}.safetensors").step == 20
@@ -72,7 +70,7 @@ def test_a_checkpoint_can_be_named_in_many_ways(store: Store, tmp_path: Path) ->
 
 
 def test_a_copied_artifact_is_read_through_its_broken_link(store: Store, tmp_path: Path) -> None:
-    save(store, build_model())
+    save(store, Network())
     copy = tmp_path / "copy of it"
     shutil.copytree(store.directory, copy, symlinks=True, ignore=shutil.ignore_patterns("copy*"))
     for path in store.directory.iterdir():
@@ -82,7 +80,7 @@ def test_a_copied_artifact_is_read_through_its_broken_link(store: Store, tmp_pat
 
 
 def test_a_damaged_checkpoint_is_not_exported(store: Store, tmp_path: Path) -> None:
-    payload = save(store, build_model())
+    payload = save(store, Network())
     content = bytearray(payload.read_bytes())
     content[len(content) // 2] ^= 1
     payload.write_bytes(content)
@@ -93,19 +91,19 @@ def test_a_damaged_checkpoint_is_not_exported(store: Store, tmp_path: Path) -> N
 
 
 def test_a_file_that_exists_is_replaced_only_when_asked(store: Store, tmp_path: Path) -> None:
-    payload, file = save(store, build_model()), tmp_path / "weights.safetensors"
+    payload, file = save(store, Network()), tmp_path / "weights.safetensors"
     file.write_text("mine")
     with pytest.raises(IscError, match=r"exists.*weights.safetensors.*--force"):
         export(payload, file)
     assert file.read_text() == "mine"
     export(payload, file, force=True)
-    assert load_file(file).keys() == build_model().state_dict().keys()
+    assert load_file(file).keys() == Network().state_dict().keys()
 
 
 def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    payload, file = save(store, build_model()), tmp_path / "weights.safetensors"
+    payload, file = save(store, Network()), tmp_path / "weights.safetensors"
     file.write_text("old")
     monkeypatch.setattr(
         "isc_runtime.checkpointing.export.sync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full"))
@@ -143,13 +141,11 @@ def test_what_cannot_be_exported_says_why(
 
 @pytest.mark.parametrize("store", ["artifact"], indirect=True)
 def test_the_command(store: Store, tmp_path: Path) -> None:
-    save(store, build_model())
+    save(store, Network())
     file = tmp_path / "weights.safetensors"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     line = [sys.executable, "-m", "isc_runtime", "export", str(store.directory), str(file)]
     first, second = (
-        subprocess.run(line, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
-        for _ in range(2)
+        subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, check=False) for _ in range(2)
     )
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith(f"{file}: ")

@@ -18,24 +18,24 @@ from isc_runtime.ranks.parallel import blocks, clip_gradients, parallelize, part
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts, distribute, separate
 from isc_runtime.tests.processes import run_forked
-from model import build_model
+from isc_runtime.tests.small_training import CLASSES, FEATURES, Network
 
 ALONE = Group(Environment(), torch.device("cpu"))
-IMAGES, LABELS = torch.randn(4, 1, 8, 8), torch.arange(4)
+INPUTS, LABELS = torch.randn(4, FEATURES), torch.arange(CLASSES)
 
 
 def first_loss(model: nn.Module) -> torch.Tensor:
-    loss: torch.Tensor = model(IMAGES).sum()
+    loss: torch.Tensor = model(INPUTS).sum()
     return loss
 
 
 def gradients(options: ParallelOptions) -> dict[str, torch.Tensor]:
     """Of one batch, by name; dropout included."""
     torch.manual_seed(1)
-    model = build_model("transformer")
+    model = Network()
     replica = parallelize(model, ALONE, first_loss, options)
     torch.manual_seed(2)
-    torch.autograd.backward(cross_entropy(replica(IMAGES), LABELS))
+    torch.autograd.backward(cross_entropy(replica(INPUTS), LABELS))
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 
@@ -55,9 +55,9 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
             bytes_kept += tensor.nbytes
             return tensor
 
-        model = parallelize(build_model("transformer"), ALONE, first_loss, options)
+        model = parallelize(Network(), ALONE, first_loss, options)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            model(IMAGES)
+            model(INPUTS)
         return bytes_kept
 
     assert kept(ParallelOptions(checkpoint_activations=True)) < kept(ParallelOptions()) / 2
@@ -67,25 +67,25 @@ def test_the_members_of_the_outermost_module_lists_are_the_blocks() -> None:
     inner = nn.ModuleList([nn.Linear(1, 1)])
     model = nn.Sequential(nn.Linear(1, 1), nn.ModuleDict({"a": nn.ModuleList([inner, nn.Linear(1, 1)])}))
     assert [type(block) for block in blocks(model)] == [nn.ModuleList, nn.Linear]
-    assert blocks(build_model("convnet")) == []
+    assert blocks(nn.Sequential(nn.Linear(1, 1), nn.ReLU())) == []
 
 
 def shard_and_compare() -> None:
     """On each of two ranks: the gradient of all, its norm, and the way through whole tensors and back."""
     with process_group(Environment.read(), 60, 60) as group:
         torch.manual_seed(3)
-        model = build_model("transformer").eval()
+        model = Network().eval()
         whole = {name: value.detach().clone() for name, value in model.named_parameters()}
         own = slice(group.rank * 2, group.rank * 2 + 2)
         replica = parallelize(model, group, first_loss, ParallelOptions("fsdp"))
         for number, part in enumerate((slice(0, 1), slice(1, 2)), start=1):
             with part_of_batch(replica, is_last=number == 2):
-                loss = cross_entropy(replica(IMAGES[own][part]), LABELS[own][part]) / 2
+                loss = cross_entropy(replica(INPUTS[own][part]), LABELS[own][part]) / 2
             torch.autograd.backward(loss)
         norm = clip_gradients(model, 1e9)
         torch.manual_seed(3)
-        reference = build_model("transformer").eval()
-        torch.autograd.backward(cross_entropy(reference(IMAGES), LABELS))
+        reference = Network().eval()
+        torch.autograd.backward(cross_entropy(reference(INPUTS), LABELS))
         torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(reference.parameters(), 1e9))
         state = {"model": model.state_dict()}
         marked, tensors = separate(state)
@@ -101,20 +101,20 @@ def test_two_ranks_share_one_model(tmp_path: Path) -> None:
 
 
 def test_alone_there_is_nothing_to_share() -> None:
-    model = build_model("transformer")
+    model = Network()
     assert parallelize(model, ALONE, first_loss, ParallelOptions("fsdp")) is model
     assert not Counterparts({"model": model})
 
 
 def test_compiling_keeps_the_names_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled before the first call
-    names = list(build_model("transformer").state_dict())
-    model = parallelize(build_model("transformer"), ALONE, first_loss, ParallelOptions(compile=True))
+    names = list(Network().state_dict())
+    model = parallelize(Network(), ALONE, first_loss, ParallelOptions(compile=True))
     assert list(model.state_dict()) == names
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RankError, match=r"no C\+\+ compiler no-such-compiler .*without --compile") as error:
-        parallelize(build_model("transformer"), ALONE, first_loss, ParallelOptions(compile=True))
+        parallelize(Network(), ALONE, first_loss, ParallelOptions(compile=True))
     assert error.value.exit_code == ExitCode.UNFIT

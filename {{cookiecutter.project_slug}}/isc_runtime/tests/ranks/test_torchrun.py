@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.tests.processes import Ended, Place, wait_for
+from isc_runtime.tests.processes import Ended, Place, rest_of, wait_for
 
 RANK = """
 import os, signal, sys, time
@@ -47,9 +47,9 @@ def test_a_training_that_is_stopped_never_ends_with_0(tmp_path: Path) -> None:
     """Not even when the ranks take the signal for a reason to end well."""
     script = tmp_path / "rank.py"
     script.write_text(RANK.format(ends="pass", seconds=60))
-    process = Place(tmp_path).start(ranks=2, script=script)
+    process = Place(tmp_path, script=script).start(ranks=2)
     wait_for(process, "is here")
     wait_for(process, "is here")
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=30)
+    rest_of(process)
     assert process.returncode == 128 + signal.SIGUSR1

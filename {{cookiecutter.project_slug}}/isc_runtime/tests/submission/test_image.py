@@ -10,22 +10,17 @@ import pytest
 from isc_runtime.submission.dockerfile import copied_files
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.image import check_image, image_content
+from isc_runtime.tests.processes import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[3]
 KEY = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"  # in two, or this file would be taken for one
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A folder with this project's Dockerfile and .dockerignore, and what they need."""
-    for name in (
-        "Dockerfile",
-        ".dockerignore",
-        "requirements.lock",
-        "requirements-cycling-utils.txt",
-        "model.py",
-    ):
+    for name in ("Dockerfile", ".dockerignore", "requirements.lock", "requirements-cycling-utils.txt"):
         shutil.copy(PROJECT / name, tmp_path / name)
+    write(tmp_path, "train.py", "x = 1\n")
     return tmp_path
 
 
@@ -44,12 +39,14 @@ def found(root: Path) -> list[Finding]:
     return list(check_image(root, image_content(root)))
 
 
-def test_this_project_is_fine_and_small(root: Path) -> None:
+def test_code_and_lock_get_into_it_and_no_caches(root: Path) -> None:
+    write(root, "isc_runtime/deep/store.py", "x = 1\n")
+    write(root, "isc_runtime/deep/__pycache__/store.pyc")
     assert found(root) == []
-    content = image_content(PROJECT)
-    expected = {"train.py", "launch.sh", "isc_runtime/checkpointing/store.py", "requirements.lock"}
-    assert expected <= content.files.keys()
-    assert content.size < 10**6
+    content = image_content(root)
+    assert {"train.py", "isc_runtime/deep/store.py", "requirements.lock"} < content.files.keys()
+    assert not [name for name in content.files if "__pycache__" in name]
+    assert content.size == sum((root / name).stat().st_size for name in content.files)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.launch_schema import FILE, schema, text
 from isc_runtime.tests.submission.test_project import ACCEPTED, LAUNCH_FILE, Break, launch_file
 
-PROJECT = Path(__file__).resolve().parents[3]
 NO_TOML = {"no TOML", "twice", "no UTF-8", "another file"}
 OTHER_FILES = {
     name for name, change in ACCEPTED.items() if change.__qualname__.partition(".")[0] != "launch_file"
@@ -26,11 +25,6 @@ def errors(file: Path) -> list[str]:
 def test_the_committed_schema_is_the_one_that_the_table_makes() -> None:
     assert FILE.read_text(encoding="utf-8") == text()
     jsonschema.Draft7Validator.check_schema(schema())
-
-
-def test_the_launch_file_names_it() -> None:
-    first, *_ = (PROJECT / "experiment.isc").read_text(encoding="utf-8").splitlines()
-    assert first == f"#:schema ./{FILE.relative_to(PROJECT)}"
 
 
 @pytest.mark.parametrize("name", sorted(LAUNCH_FILE.keys() - NO_TOML))

@@ -1,0 +1,64 @@
+"""All parts of the runtime in one training: it is interrupted, it goes on, and nobody could tell."""
+
+from __future__ import annotations
+
+import re
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from isc_runtime.tests.processes import Place, differences, rest_of, wait_for
+
+
+@pytest.mark.parametrize(
+    ("isc_mode", "ranks", "more"),
+    [(False, 1, ()), (True, 2, ("--workers", "1"))],
+    ids=["local, alone", "ISC, two ranks"],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(
+    tmp_path: Path, isc_mode: bool, ranks: int, more: tuple[str, ...]
+) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole, place = (Place(tmp_path / name, isc_mode) for name in ("whole", "killed"))
+    arguments = ("--save-steps", "3", *more)
+    uninterrupted = whole.train(*arguments, ranks=ranks)
+    assert uninterrupted.code == 0, uninterrupted.output
+    process = place.start(*arguments, "--pause", "0.2", ranks=ranks)
+    wait_for(process, "[COMPLETE] Checkpoint of step 6:")
+    process.send_signal(signal.SIGKILL)  # torchrun's workers see that it is gone, and end too
+    rest_of(process)
+    resumed = place.train(*arguments, ranks=ranks)
+    assert resumed.code == 0, resumed.output
+    last = whole.newest()["sampler"]["step"]
+    assert 6 <= resumed.steps("Resumed from")[0] < last
+    assert differences(place.newest(), whole.newest()) == []
+    check_scalars(place, last)
+    again = place.train(*arguments, ranks=ranks)
+    assert "Training is complete" in again.output
+    assert again.steps(": loss") == []
+    assert differences(place.newest(), whole.newest()) == []
+
+
+def check_scalars(place: Place, last: int) -> None:
+    """No step is missing and none comes twice."""
+    events = EventAccumulator(str(place.logs)).Reload()
+    steps = [event.step for event in events.Scalars("training/loss")]
+    assert steps == list(range(1, last + 1))
+    evaluations = [event.step for event in events.Scalars("evaluation/loss")]
+    assert all(one < other for one, other in pairwise(evaluations))
+    assert len(evaluations) == 3
+
+
+def test_a_signal_loses_no_step(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    process = place.start("--epochs", "100000", "--save-steps", "100000")
+    wait_for(process, "step 10:")
+    process.send_signal(signal.SIGTERM)
+    said = rest_of(process)
+    assert process.returncode == 128 + signal.SIGTERM
+    (stopped,) = (int(step) for step in re.findall(r"Stopped by signal \d+ at step (\d+)", said))
+    assert place.newest()["sampler"]["step"] == stopped
