@@ -12,7 +12,6 @@ from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.image import check_image, image_content
 
 PROJECT = Path(__file__).resolve().parents[3]
-KEY = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"  # in two, or this file would be taken for one
 
 
 @pytest.fixture
@@ -50,52 +49,6 @@ def test_this_project_is_fine_and_small(root: Path) -> None:
     expected = {"train.py", "launch.sh", "isc_runtime/checkpointing/store.py", "requirements.lock"}
     assert expected <= content.files.keys()
     assert content.size < 10**6
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "credentials.isc",
-            "deep/credentials.isc",
-            ".env",
-            "a/.env.local",
-            "a/server.pem",
-            "tls.key",
-            "a/id_rsa",
-        ),
-        *(".netrc", ".pypirc", ".git-credentials", ".aws/credentials", ".ssh/config", "kaggle.json"),
-        *("ID_RSA", "service-account-7.json", ".kube/config"),
-    ],
-)
-def test_a_secret_is_found_by_its_name(root: Path, name: str) -> None:
-    write(root, ".dockerignore")
-    write(root, name, "x")
-    (finding,) = found(root)
-    assert (finding.severity, finding.where) == ("error", name)
-    assert "looks like a secret" in finding.what
-    assert ".dockerignore" in finding.hint
-
-
-@pytest.mark.parametrize(
-    "text", [KEY, "token: ghp_" + "a1" * 18, "AKIA" + "ABCDEFGH" * 2, "x=hf_" + "Ab" * 17]
-)
-def test_a_secret_is_found_by_its_content(root: Path, text: str) -> None:
-    write(root, "notes.txt", f"remember:\n{text}\n")
-    assert [finding.where for finding in found(root)] == ["notes.txt"]
-
-
-@pytest.mark.parametrize("name", [".env.example", "id_rsa.pub", "environment.py", "keys.py", "monkey"])
-def test_what_only_sounds_like_a_secret_is_none(root: Path, name: str) -> None:
-    write(root, ".dockerignore")
-    write(root, name, "AKIA, ghp_ and PRIVATE KEY are words")
-    assert found(root) == []
-
-
-@pytest.mark.parametrize("name", ["credentials.isc", ".env", "deep/.env", "a/b/server.pem", "x/id_rsa"])
-def test_our_dockerignore_keeps_secrets_out(root: Path, name: str) -> None:
-    write(root, name, KEY)
-    assert found(root) == []
 
 
 @pytest.mark.parametrize(
