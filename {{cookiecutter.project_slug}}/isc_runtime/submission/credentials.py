@@ -53,7 +53,11 @@ _START = rb"(?:(?<!\w)|(?<=\\[nrt]))"  # no letter before it, but for the end of
 # What it is, how it begins (which is looked for at the speed of memory), how it looks. The issuers chose most
 # of these beginnings so that tokens can be found. No pattern is longer than OVERLAP.
 _KINDS: tuple[tuple[str, tuple[bytes, ...], bytes], ...] = (
-    ("a private key", (b"-----BEGIN ",), rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
+    (
+        "a private key",
+        (b"-----BEGIN ",),  # code that looks for such a line names it without its end
+        rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:\s|\\[nr])",
+    ),
     ("an Anthropic key", (b"sk-ant-",), _START + rb"sk-ant-[a-z]{3,8}\d\d-[\w-]{20}"),
     ("an OpenAI key", (b"sk-",), _START + rb"sk-(?:(?:proj|svcacct|admin)-[\w-]{20}|[0-9A-Za-z]{40})"),
     ("a W&B key", (b"wandb_v1_",), _START + rb"wandb_v1_\w{40}"),
@@ -85,12 +89,15 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], bytes], ...] = (
     (
         "a password in a URL",
         (b"://",),
-        rb"://[^\s/?#@:\"'<>`{}$\\]{0,99}:(?P<password>[^\s/?#@:\"'<>`{}$\\]{3,99})@(?!sha256:)[\w\[]",
+        rb"(?<!github)://[^\s/?#@:\"'<>`{}$\\]{0,99}:(?P<password>[^\s/?#@:\"'<>`{}$\\]{3,99})@(?!sha256:)[\w\[]",
     ),
 )
 _PATTERNS = [(kind, mark, re.compile(pattern)) for kind, marks, pattern in _KINDS for mark in marks]
+_NO_HOST = re.compile(rb"(?:[\w-]+\.)*example\.(?:com|org|net)\b")  # reserved for documentation: RFC 2606
 _PLACEHOLDER = re.compile(rb"(?i)example|your|redacted|(.)\1{7}")  # in a token: it stands for one
-_NO_PASSWORD = re.compile(rb"(?i)x+|\*+|\.+|my|pass(word|wd)?|pwd?|secret|token|changeme|key|api[-_]?key")
+_NO_PASSWORD = re.compile(
+    rb"(?i)x+|\*+|\.+|(my[-_]?)?pass(word|wd)?|pwd?|secret|token|changeme|key|api[-_]?key"
+)
 
 
 def has_secret_name(path: str) -> bool:
@@ -165,6 +172,8 @@ def _search_text(text: bytes, is_first: bool, is_last: bool) -> Token | None:
 def _is_meant(match: re.Match[bytes]) -> bool:
     password = match.groupdict().get("password")
     if password is not None and _NO_PASSWORD.fullmatch(password):
+        return False
+    if password is not None and _NO_HOST.match(match.string, match.end() - 1):
         return False
     end = match.string.find(b"\n", match.end())
     line = match.string[match.string.rfind(b"\n", 0, match.start()) + 1 : end if end >= 0 else None]

@@ -84,7 +84,7 @@ def _find_program(root: Path) -> str:
     if program is None:
         raise IscError(
             "There is no program isc here, so nothing was submitted",
-            os.environ.get("PATH", ""),
+            "PATH",
             "It is in the ISC's containers. Log in to one that has this project, and run there: "
             f"cd {shlex.quote(project.homes(root)[0])} && python -m isc_runtime submit",
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from isc_runtime.submission.finding import Finding
 
 SHOWN = 3
-SECONDS = 5
+SECONDS = 20
 
 
 @dataclass(frozen=True)

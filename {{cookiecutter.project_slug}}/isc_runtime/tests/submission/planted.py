@@ -50,7 +50,7 @@ TOKENS = {
     "a Hugging Face token": "h" + "f_" + characters(34),
     "a PyPI token": "py" + "pi-AgEIcHlwaS5vcmc" + characters(150),
     "an AWS key": "AK" + "IA" + characters(16, LETTERS.upper() + "234567"),
-    "a password in a URL": "postgresql://trainer:" + characters(12) + "@db.example.org/runs",
+    "a password in a URL": "postgresql://trainer:" + characters(12) + "@db.internal/runs",
     "a JSON web token": _jwt(),
     "a private key": "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n" + characters(70) + "\n",
 }
@@ -61,7 +61,9 @@ def notebook(lines: list[str], images: int = 1, size: int = 10_000) -> str:
     cells: list[dict[str, object]] = []
     for number in range(images):
         picture = base64.b64encode(_chance.randbytes(size)).decode()
-        outputs = [{"output_type": "display_data", "data": {"image/png": picture}, "metadata": {}}]
+        outputs: list[dict[str, object]] = [
+            {"output_type": "display_data", "data": {"image/png": picture}, "metadata": {}}
+        ]
         cells.append(_cell([f"plot({number})"], outputs))
     cells.append(_cell(lines, []))
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1)

@@ -58,7 +58,10 @@ MORE = {
         "redis://" + ":s3cr3t-7@cache:6379/0",
         "https://me:" + "p%40ss.7@host",
     ],
-    "a private key": ["-----BEGIN " + "PRIVATE KEY-----", "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----"],
+    "a private key": [
+        "-----BEGIN " + "PRIVATE KEY-----\\nMII",
+        "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----\r\nx",
+    ],
 }
 
 
@@ -76,7 +79,13 @@ def test_other_forms(tmp_path: Path, kind: str, text: str) -> None:
         "gh" + "p_" + "x" * 36,
         "AK" + "IAIOSFODNN7EXAMPLE",
         "sk-" + "ant-api03-your-key-goes-here-please",
-        "https://user:password@host, https://user:${TOKEN}@host, https://{user}:{word}@host, ssh://git@host:22/x@y",
+        "https://user:password@host, https://user:" + "${TOKEN}@host, https://{user}:{word}@host",
+        "ssh://git@host:" + "22/x@y, https://user:" + "s3cret@localhost.example.com",
+        "https://me:"
+        + "mypassword@host, https://abc:"
+        + "xyz@www.example.com/, github:"
+        + "//org:repo@sha/file",
+        'START = b"-----BEGIN OPENSSH ' + 'PRIVATE KEY-----"',
         "docker://python:3.11@sha256:" + "ab" * 32,
         TOKEN + "  # pragma: allowlist secret",
         "x" + TOKEN,
