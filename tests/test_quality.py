@@ -68,7 +68,14 @@ def test_pre_commit_runs_the_check_and_the_linters_before_a_commit(bake: Bake) -
     file.write_text(file.read_text().replace("gpus = 8", "gpus = 99"))
     model = project / "model.py"
     model.write_text(model.read_text() + "import   os\n")
+    token = "xox" + "b-123456789012-123456789012-" + "abcdefghijklmnopqrstuvwx"
+    data = project / "data.py"
+    data.write_text(f'{data.read_text()}SLACK = "{token}"\n')
     result = run(*commit, cwd=project, PATH=path)
     assert result.returncode == 1
-    for what in ("99 is no possible number of GPUs", "Module level import", "would be reformatted", "Passed"):
+    secret = ("It holds what looks like a Slack token, and git has it", "Secret Type: Slack Token")
+    for what in (
+        *("99 is no possible number of GPUs", "Module level import", "would be reformatted", "Passed"),
+        *secret,
+    ):
         assert what in result.stderr + result.stdout

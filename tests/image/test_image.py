@@ -31,6 +31,8 @@ MARK = "planted-8c1f4be3"  # in every file that is planted
 SECRETS = [
     "credentials.isc", "notebooks/credentials.isc", ".env", ".env.local", "tools/.env", ".netrc",
     ".git-credentials", ".pypirc", ".ssh/id_ed25519", "deploy.pem", "tls/server.key", "id_rsa",
+    ".envrc", "prod.env", ".npmrc", ".streamlit/secrets.toml", ".config/gcloud/credentials.db",
+    "submissions.jsonl",
     ".git/planted", "vendor/lib/.git/config",
     "checkpoints/checkpoint_20260101-000000_1.pth", "runs/events", "data/images.bin", "artifacts/model.pt",
     ".venv/bin/python", "isc_runtime/__pycache__/rng.pyc", ".pytest_cache/x", "build/x", "dist/x.whl",

@@ -1,4 +1,4 @@
-"""python -m isc_runtime check | checkpoints | export | preflight | rehearse | torchrun: see their --help."""
+"""python -m isc_runtime check | checkpoints | export | preflight | rehearse | submit | torchrun (--help)."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
+    submit = commands.add_parser(
+        "submit", help="check, write down what it is, and run: isc train experiment.isc"
+    )
+    submit.add_argument("--unrehearsed", action="store_true", help="though no rehearsal of this code was fit")
     commands.add_parser("rehearse", help="run experiment.isc here as the ISC would, interruptions and all")
     commands.add_parser("torchrun", help="torchrun, with the exit code of the rank that failed")
     return parser
@@ -89,6 +93,12 @@ def _preflight(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _submit(arguments: argparse.Namespace) -> int:
+    from isc_runtime.submission.submit import submit
+
+    return submit(PROJECT, arguments.unrehearsed)
+
+
 def _rehearse(command_line: list[str]) -> int:
     from isc_runtime.rehearsal.command_line import main as rehearse
 
@@ -101,7 +111,13 @@ def _torchrun(arguments: list[str]) -> int:
     return torchrun(arguments)
 
 
-RUN = {"check": _check, "checkpoints": _checkpoints, "export": _export, "preflight": _preflight}
+RUN = {
+    "check": _check,
+    "checkpoints": _checkpoints,
+    "export": _export,
+    "preflight": _preflight,
+    "submit": _submit,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

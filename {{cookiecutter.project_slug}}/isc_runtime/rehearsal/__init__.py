@@ -6,7 +6,8 @@
     verdict                         fit to submit, or not and why
     judgement                       what a single cycle shows
     cycle  samples  weights         a cycle, run and watched; what it was trained on; what came out
-    node  artifact  trace  plan  command    processes; syncs; what ranks tell; what will happen; what is run
+    node  artifact  trace  plan             processes; syncs; what ranks tell; what will happen
+    command  duplicate                      what is run; the copy of the project that it runs in
     warden                          finds and ends the processes, also when the rehearsal itself is killed
 
 In the ranks startup/sitecustomize.py tells what they train on. `weights` loads torch and `plot` matplotlib,

@@ -35,17 +35,20 @@ def parse_arguments(command_line: list[str]) -> argparse.Namespace:
         "whether it is fit to submit. Exit code: 0 fit, 1 not fit, others as in README.md.",
     )
     default = Plan()
-    nodes = parser.add_argument_group("nodes").add_argument
-    nodes("--nodes", type=options.positive, default=default.nodes, help="how many (default: %(default)s)")
-    nodes(
+    place = parser.add_argument_group("place").add_argument
+    place("--nodes", type=options.positive, default=default.nodes, help="how many (default: %(default)s)")
+    place(
         "--procs-per-node",
         dest="procs",
         type=options.positive,
         default=default.procs,
         help="ranks on each, on the ISC its GPUs (default: %(default)s)",
     )
-    nodes("--data-root", type=Path, metavar="DIR", help="what takes the place of /data")
-    nodes("--stand-in", action="store_true", help="do without cycling_utils: a stand-in takes its place")
+    place("--data-root", type=Path, metavar="DIR", help="what takes the place of /data")
+    place(
+        "--in-place", action="store_true", help="run the command in the project itself, not in a copy of it"
+    )
+    place("--stand-in", action="store_true", help="do without cycling_utils: a stand-in takes its place")
     cycles = parser.add_argument_group("cycles").add_argument
     cycles("--cycles", type=options.positive, default=default.cycles, help="how many (default: %(default)s)")
     cycles(
@@ -112,9 +115,10 @@ def main(command_line: list[str], root: Path) -> int:
             Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)}),
             _make_folder(root, arguments.output),
             screen,
-            arguments.data_root,
+            arguments.data_root and arguments.data_root.absolute(),
             arguments.stand_in,
             _arguments_for_train(arguments, root),
+            arguments.in_place,
         )
         result = rehearsal.run()
         if arguments.plot is not None and result.cycles:

@@ -163,6 +163,7 @@ def as_json(verdict: Verdict) -> str:
         "findings": [asdict(finding) for finding in verdict.findings],
         "notes": verdict.notes,
         "stand_in": verdict.stand_in,
+        "project": verdict.project,
         "plan": asdict(verdict.plan),
         "cycles": [facts_of(cycle, verdict.cycles) for cycle in verdict.cycles],
         "reference": None if comparison is None else facts_of(comparison.reference, []),

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from isc_runtime.checkpointing.durable import write_durably
@@ -13,17 +14,20 @@ from isc_runtime.errors import IscError
 from isc_runtime.rehearsal import artifact, judgement, trace, verdict
 from isc_runtime.rehearsal.command import LocalCommand, localize
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, INTERRUPTED, Cycle, Interruption, Reached, Stage
+from isc_runtime.rehearsal.duplicate import duplicate
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CyclePlan, Plan
-from isc_runtime.rehearsal.report import Screen, as_json
+from isc_runtime.rehearsal.report import Screen, as_json, conclusion
 from isc_runtime.rehearsal.verdict import Comparison, Verdict
 from isc_runtime.rehearsal.weights import differences
+from isc_runtime.sizes import readable_size
+from isc_runtime.submission import journal
+from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_command import options_of_train
 from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.project import check, homes
 
-LAUNCH_FILE = "experiment.isc"
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
 TRIAL, REFERENCE = "trial start", "uninterrupted"
 ROOM = 3  # checkpoints: less is a full disk to a training, which keeps the old while it writes the new
@@ -35,13 +39,14 @@ class Rehearsal:
     """A rehearsal of a project.
 
     Attributes:
-        root: the project.
+        root: the project. It runs in a copy of it.
         plan: what to do.
         folder: for logs, TensorBoard's files and verdict.json; for artifacts while it lasts. It is made.
         screen: where it says how far it has come.
         data_root: what takes the place of /data.
         stand_in: whether isc_runtime/tests/stand_in takes the place of cycling_utils.
         extra: further arguments for train.py.
+        in_place: whether it runs in the project itself.
     """
 
     root: Path
@@ -51,6 +56,7 @@ class Rehearsal:
     data_root: Path | None = None
     stand_in: bool = False
     extra: Sequence[str] = ()
+    in_place: bool = False
 
     @property
     def artifacts(self) -> Path:
@@ -67,13 +73,14 @@ class Rehearsal:
         Raises:
             IscError: this place is not fit to rehearse in.
         """
-        result = Verdict(self.plan, self.folder, self.stand_in)
+        result = Verdict(self.plan, self.folder, self.stand_in, facts(self.root))
         is_over = False
         try:
             self._check(result)
             if result.is_fit:
                 self._perform(result)
             write_durably(self.folder / "verdict.json", as_json(result).encode())
+            self._write_down(result)
             is_over = True
         except OSError as error:
             raise IscError(
@@ -85,6 +92,17 @@ class Rehearsal:
             if result.is_fit or not is_over:
                 shutil.rmtree(self.artifacts, ignore_errors=True)
         return result
+
+    def _write_down(self, result: Verdict) -> None:
+        """`submit` reads it."""
+        file = self.root / journal.REHEARSALS
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        entry = {"time": now, "files": result.project["files"], "fit": result.is_fit}
+        entry |= {"conclusion": conclusion(result), "stand_in": self.stand_in, "folder": str(self.folder)}
+        try:
+            journal.append(file, entry)
+        except OSError as error:
+            self.screen.say(f"Not written down in {file} ({error.strerror}): `submit` will not know of it")
 
     def _check(self, result: Verdict) -> None:
         """What is wrong with the project costs no second of training."""
@@ -98,15 +116,27 @@ class Rehearsal:
             path = [trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])]
             machine = Machine.here(path, temporary)
             with machine.watched(self.artifacts, temporary):
-                self._cycles(self._stage(machine, result), result)
+                place = self._place(temporary / self.root.name, result)
+                self._cycles(self._stage(machine, result, place), result)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _stage(self, machine: Machine, result: Verdict) -> Stage:
-        command = self._localize(str(self._read_launch_file()["command"]))
+    def _place(self, path: Path, result: Verdict) -> Path:
+        """Where the project is while it runs."""
+        if self.in_place:
+            result.notes.append("it runs in the project itself: what the command deletes there is deleted")
+            return self.root
+        with self.screen.doing("Copying the project"):
+            copy = duplicate(self.root, path)
+        what = f"{copy.files} files, {readable_size(copy.size)}, as the image would take them"
+        result.notes.append(f"it runs in a copy of the project ({what}), which is deleted in the end")
+        return copy.path
+
+    def _stage(self, machine: Machine, result: Verdict, place: Path) -> Stage:
+        command = self._localize(str(self._read_launch_file()["command"]), place)
         ranks = self.plan.nodes * self.plan.procs
         device = "GPUs, by NCCL" if machine.has_gpus(ranks) else "the CPU, by gloo"
-        result.notes += [*command.notes, f"{ranks} ranks on {device}"]
+        result.notes += [*command.notes, f"{ranks} ranks on {device}", f"each node runs: {command.text}"]
         for note in result.notes:
             self.screen.say(note)
         traces = self.artifacts / "traces"
@@ -120,10 +150,9 @@ class Rehearsal:
         except (OSError, ValueError):
             return {}  # the check says why
 
-    def _localize(self, command: str) -> LocalCommand:
-        return localize(
-            command, homes(self.root), self.root, self.data_root, options_of_train(self.root), self.extra
-        )
+    def _localize(self, command: str, place: Path) -> LocalCommand:
+        options = options_of_train(self.root)
+        return localize(command, homes(self.root), place, self.data_root, options, self.extra)
 
     def _cycles(self, stage: Stage, result: Verdict) -> None:
         result.findings += self._trial(stage)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
@@ -43,6 +44,7 @@ class Verdict:
         plan: what was to be done.
         folder: where the logs are.
         stand_in: whether cycling_utils was not the real one.
+        project: what was rehearsed (isc_runtime.submission.facts).
         cycles: what was done.
         findings: errors make the project unfit, warnings are for a person to judge.
         notes: in what this differed from the real thing.
@@ -52,6 +54,7 @@ class Verdict:
     plan: Plan
     folder: Path
     stand_in: bool = False
+    project: dict[str, Any] = field(default_factory=dict)
     cycles: list[Cycle] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

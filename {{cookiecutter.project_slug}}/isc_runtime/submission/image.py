@@ -1,4 +1,4 @@
-"""Is the project fit to become an image: what is missing, what must not get into it, how much is it?"""
+"""Is the project fit to become an image: what is missing, what is too much?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from isc_runtime.sizes import readable_size
-from isc_runtime.submission.credentials import has_secret_name, holds_secret
 from isc_runtime.submission.dockerfile import DockerIgnore, copied_files, copied_sources
 from isc_runtime.submission.finding import Finding
 
@@ -74,10 +73,6 @@ def check_image(root: Path, content: Content) -> Iterator[Finding]:
         content: what the image takes from it.
     """
     yield from _check_sources(root)
-    for path, size in content.files.items():
-        if has_secret_name(path) or holds_secret(root / path, size):
-            hint = f"{KEEP_OUT}, or move it out of the project: whoever has the image has it, too."
-            yield Finding(path, "It looks like a secret, and would be copied into the image", hint)
     yield from _check_data(content)
     if not content.is_complete:
         what = f"More than {MOST_FILES} files would be copied into the image; only these were looked at"

@@ -18,6 +18,7 @@ from isc_runtime.submission import credentials
 from isc_runtime.submission.finding import Finding as Finding
 from isc_runtime.submission.image import Content, check_image, image_content
 from isc_runtime.submission.launch_file import check_launch_file, load_toml
+from isc_runtime.submission.leaks import check_leaks
 from isc_runtime.submission.lock import check_cycling_utils, check_lock
 from isc_runtime.submission.version_control import check_committed
 
@@ -44,12 +45,14 @@ class Report:
     """What a check found.
 
     Attributes:
-        findings: errors and warnings, in the order of the files in `EXPECTED`.
+        findings: errors and warnings: secrets, then the files in the order of `EXPECTED`.
         image: what the image would take from the project.
+        has_secrets: whether git or the image has or would take one.
     """
 
     findings: list[Finding]
     image: Content
+    has_secrets: bool = False
 
     @property
     def errors(self) -> int:
@@ -74,7 +77,20 @@ def examine(root: Path) -> Report:
     """
     root = root.resolve()
     image = image_content(root)
-    return Report([*_check(root), *check_image(root, image)], image)
+    leaks = check_leaks(root, image)
+    has_secrets = any(leak.severity == "error" for leak in leaks)
+    return Report([*leaks, *_check(root), *check_image(root, image)], image, has_secrets)
+
+
+def examine_all(root: Path) -> Report:
+    """The same, and whether all of it is committed.
+
+    Args:
+        root: its directory.
+    """
+    report = examine(root)
+    uncommitted = check_committed(root, report.has_secrets)
+    return replace(report, findings=[*report.findings, *uncommitted])
 
 
 def run_check(root: Path, as_json: bool) -> int:
@@ -83,8 +99,13 @@ def run_check(root: Path, as_json: bool) -> int:
     Returns:
         The exit code: 1 on errors.
     """
-    report = examine(root)
-    report = replace(report, findings=[*report.findings, *check_committed(root)])
+    report = examine_all(root)
+    show(report, as_json)
+    return 1 if report.errors else 0
+
+
+def show(report: Report, as_json: bool = False) -> None:
+    """Prints a line a finding and a verdict, or one JSON object."""
     image = {"files": len(report.image.files), "bytes": report.image.size}
     if as_json:
         findings = [asdict(finding) for finding in report.findings]
@@ -93,7 +114,6 @@ def run_check(root: Path, as_json: bool) -> int:
         lines = [f"{finding.severity.upper()}: {finding}" for finding in report.findings]
         takes = f"The image takes {image['files']} files of it, {readable_size(image['bytes'])}."
         print("\n".join([*lines, f"{_verdict(report.errors, len(lines) - report.errors)} {takes}"]))
-    return 1 if report.errors else 0
 
 
 def _verdict(errors: int, warnings: int) -> str:

@@ -106,11 +106,13 @@ class Observer:
 
         def note_restore(this: Any) -> Any:
             restored = restore(this)
-            self._step = this.sampler.progress.step  # a resume may begin with an evaluation, which is no step
+            self._step = (
+                this._sampler.progress.step
+            )  # a resume may begin with an evaluation, which is no step
             return restored
 
         def note_poll(this: Any) -> None:
-            progress = this.sampler.progress
+            progress = this._sampler.progress
             if progress.step != self._step:
                 self._step = progress.step
                 self.write("step", progress.step, progress.epoch, time.time())

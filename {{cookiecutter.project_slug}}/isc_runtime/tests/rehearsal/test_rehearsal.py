@@ -235,6 +235,18 @@ def test_a_batch_that_was_left_does_not_count_though_the_workers_stay(tmp_path: 
     assert lines[1:] == [["loader", 4], ["batch", [0]], ["loader", 4], ["batch", [0]]]
 
 
+def test_a_training_tells_its_steps(tmp_path: Path) -> None:
+    """The real one: what the observer reads of it may have been renamed."""
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "GROUP_RANK": "0"}
+    environment = {**os.environ, **variables, "PYTHONPATH": str(STARTUP), FOLDER_VARIABLE: str(tmp_path)}
+    command = [sys.executable, str(PROJECT / "train.py"), "--epochs", "1"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    trace = Trace(tmp_path)
+    trace.read()
+    assert (trace.started_at_step, trace.steps_are_known) == (0, True)
+    assert trace.last_step == trace.batches > 10
+
+
 def test_repeated_and_missing_samples_are_counted(tmp_path: Path) -> None:
     wrong = samples.path_of([write_trace(tmp_path / "1", [(1, 0, [0, 1]), (2, 0, [0, 2])], length=5)])
     right = samples.path_of([write_trace(tmp_path / "2", [(1, 0, [0, 1]), (2, 0, [2, 3])], length=5)])

@@ -12,8 +12,6 @@ from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.image import check_image, image_content
 from isc_runtime.tests.processes import PROJECT
 
-KEY = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"  # in two, or this file would be taken for one
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -47,52 +45,6 @@ def test_code_and_lock_get_into_it_and_no_caches(root: Path) -> None:
     assert {"train.py", "isc_runtime/deep/store.py", "requirements.lock"} < content.files.keys()
     assert not [name for name in content.files if "__pycache__" in name]
     assert content.size == sum((root / name).stat().st_size for name in content.files)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "credentials.isc",
-            "deep/credentials.isc",
-            ".env",
-            "a/.env.local",
-            "a/server.pem",
-            "tls.key",
-            "a/id_rsa",
-        ),
-        *(".netrc", ".pypirc", ".git-credentials", ".aws/credentials", ".ssh/config", "kaggle.json"),
-        *("ID_RSA", "service-account-7.json", ".kube/config"),
-    ],
-)
-def test_a_secret_is_found_by_its_name(root: Path, name: str) -> None:
-    write(root, ".dockerignore")
-    write(root, name, "x")
-    (finding,) = found(root)
-    assert (finding.severity, finding.where) == ("error", name)
-    assert "looks like a secret" in finding.what
-    assert ".dockerignore" in finding.hint
-
-
-@pytest.mark.parametrize(
-    "text", [KEY, "token: ghp_" + "a1" * 18, "AKIA" + "ABCDEFGH" * 2, "x=hf_" + "Ab" * 17]
-)
-def test_a_secret_is_found_by_its_content(root: Path, text: str) -> None:
-    write(root, "notes.txt", f"remember:\n{text}\n")
-    assert [finding.where for finding in found(root)] == ["notes.txt"]
-
-
-@pytest.mark.parametrize("name", [".env.example", "id_rsa.pub", "environment.py", "keys.py", "monkey"])
-def test_what_only_sounds_like_a_secret_is_none(root: Path, name: str) -> None:
-    write(root, ".dockerignore")
-    write(root, name, "AKIA, ghp_ and PRIVATE KEY are words")
-    assert found(root) == []
-
-
-@pytest.mark.parametrize("name", ["credentials.isc", ".env", "deep/.env", "a/b/server.pem", "x/id_rsa"])
-def test_our_dockerignore_keeps_secrets_out(root: Path, name: str) -> None:
-    write(root, name, KEY)
-    assert found(root) == []
 
 
 @pytest.mark.parametrize(
