@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
+import torch.distributed as dist
 
 from isc_runtime.errors import ExitCode
 from isc_runtime.tests.processes import Ended, run_forked
@@ -30,7 +30,8 @@ def errors(*ended: Ended) -> list[str]:
 
 def test_a_rank_that_falls_by_itself_takes_down_those_that_wait_for_others(tmp_path: Path) -> None:
     """No connection of theirs breaks: rank 0 waits for rank 2, which computes."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent has it
+    # as torchrun's agent has it
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
 
     def work() -> None:
         os.environ |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}

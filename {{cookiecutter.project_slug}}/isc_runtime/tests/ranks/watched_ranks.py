@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -38,7 +39,7 @@ def work(trouble: Callable[[Group], None], timeout: float = TIMEOUT) -> None:
 
 
 def wait_where_nothing_ends(group: Group) -> None:
-    """Rank 0 waits for the last rank in a collective, which does not learn of others; the last one computes."""
+    """Rank 0 waits for the last rank in a collective that learns of no other one; the last one computes."""
     if group.rank == 0:
         dist.recv(torch.zeros(1), src=group.world_size - 1)
     time.sleep(600)
@@ -70,7 +71,7 @@ def go_on(group: Group) -> None:
 def stand_still(rank: int, group: Group) -> None:
     """That rank stops, as a machine that hangs does, and goes on when the other one has ended."""
     if group.rank == rank:
-        own = os.readlink("/proc/self/fd/1")
+        own = str(Path("/proc/self/fd/1").readlink())
         other = own.replace(f"rank{rank}", f"rank{1 - rank}")
         waker = f"for i in $(seq 150); do grep -q ERROR {other} && break; sleep 0.1; done; kill -CONT $PPID"
         subprocess.Popen(["sh", "-c", waker], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
