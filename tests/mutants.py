@@ -1,9 +1,9 @@
 """`make mutants`: small mistakes planted in isc_runtime, to see which ones its own tests notice.
 
-mutmut makes the mistakes: another comparison, a call left out or with None, a number more. Its own runner asks
-which tests call a function in its own process, and ours run as ranks, in forks and by torchrun; so this program
-runs, for each mutant, the tests of the module it is in, in a fork in which torch is imported already. All are
-too many: of each module so many are drawn, by a seed.
+mutmut makes the mistakes: another comparison, a call left out or with None, a number more. Its own runner
+asks which tests call a function in its own process, and ours run as ranks, in forks and by torchrun; so this
+program runs, for each mutant, the tests of the module it is in, in a fork in which torch is imported already.
+All are too many: of each module so many are drawn, by a seed.
 
     python tests/mutants.py [--each N] [--seed N] [--only PART] [--minutes N]     # writes build/mutants.md
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import multiprocessing
 import os
@@ -87,16 +88,26 @@ class Module:
 
     def difference(self, mutant: str) -> str:
         """What a mutant changes."""
-        functions = {node.name: node for node in ast.walk(ast.parse(self.code)) if isinstance(node, ast.FunctionDef)}
-        original = mutant.rpartition("__mutmut_")[0] + "__mutmut_orig"
-        lines = [ast.unparse(functions[name].body).splitlines() for name in (original, mutant)]  # type: ignore[arg-type]
-        return "\n".join(line for line in difflib.unified_diff(*lines, n=1, lineterm="") if line[:3] not in ("---", "+++"))
+        tree = ast.walk(ast.parse(self.code))
+        bodies = {node.name: node.body for node in tree if isinstance(node, ast.FunctionDef)}
+        names = (mutant.rpartition("__mutmut_")[0] + "__mutmut_orig", mutant)
+        original, changed = (ast.unparse(ast.Module(bodies[name], [])).splitlines() for name in names)
+        lines = list(difflib.unified_diff(original, changed, n=1, lineterm=""))
+        return "\n".join(lines[2:])
 
 
 def bake() -> None:
     """Writes the project that all default answers give."""
     shutil.rmtree(PROJECT.parent, ignore_errors=True)
-    command = [sys.executable, "-m", "cookiecutter", str(ROOT), "--no-input", "--output-dir", str(PROJECT.parent)]
+    command = [
+        sys.executable,
+        "-m",
+        "cookiecutter",
+        str(ROOT),
+        "--no-input",
+        "--output-dir",
+        str(PROJECT.parent),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -123,13 +134,13 @@ def passes(module: Module, mutant: str, limit: float) -> bool:
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
-    process.join(limit)
-    assert process.pid is not None
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
+        process.join(limit)
+    finally:  # it hangs, or Ctrl-C; what it has started too
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
         process.kill()
-    process.join()
+        process.join()
     return process.exitcode == 0
 
 
@@ -174,8 +185,11 @@ def main() -> None:
     os.chdir(ROOT)  # where mutmut's settings are
     bake()
     modules = [plant(name) for name in TESTS if arguments.only in name]
-    words = f"{arguments.each} of each module, drawn with seed {arguments.seed}, in at most {arguments.minutes:g} min."
-    drawn = {one.name: random.Random(f"{arguments.seed} {one.name}").sample(one.mutants, len(one.mutants)) for one in modules}
+    words = f"At most {arguments.each} of each module, seed {arguments.seed}, {arguments.minutes:g} min."
+    drawn = {
+        one.name: random.Random(f"{arguments.seed} {one.name}").sample(one.mutants, len(one.mutants))
+        for one in modules
+    }
     warm_up()
     limits: dict[str, float] = {}
     for one in modules:
@@ -183,7 +197,10 @@ def main() -> None:
         if not passes(one, "", 600):
             sys.exit(f"The tests of {one.name} fail without a mutant: {BUILD / 'mutants.log'}")
         limits[one.name] = 10 + SLOWER * (time.monotonic() - begun)
-        print(f"{one.name}: {len(one.mutants)} mutants, its tests take {time.monotonic() - begun:.0f} s", flush=True)
+        print(
+            f"{one.name}: {len(one.mutants)} mutants, its tests take {time.monotonic() - begun:.0f} s",
+            flush=True,
+        )
     end = time.monotonic() + 60 * arguments.minutes
     for number in range(arguments.each):
         for one in modules:
