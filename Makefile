@@ -18,7 +18,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 # Slow tests, each with a target of its own.
 LANES := combinations image newcomer rehearsal survival
 
-.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak peers benchmarks newcomer image clean
+.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak peers benchmarks mutants newcomer image clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -86,6 +86,9 @@ peers: venv ## count what the usual recipe and torch.distributed.checkpoint lose
 
 soak: ## the same, ten times as often: hours
 	$(MAKE) survival SOAK=10
+
+mutants: venv ## plant small mistakes in isc_runtime and see which ones its own tests notice: half an hour
+	$(BIN)/python tests/mutants.py
 
 benchmarks: venv ## measure all that is promised; on a machine that does nothing else, a quarter of an hour
 	.venv/bin/python benchmarks/run_all.py

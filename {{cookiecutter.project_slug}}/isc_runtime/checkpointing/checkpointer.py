@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Set
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -40,7 +39,7 @@ from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.save import Equipment, Save, WholeSave
 from isc_runtime.checkpointing.save_log import Ended, SaveLog
-from isc_runtime.checkpointing.snapshot import owned_by
+from isc_runtime.checkpointing.snapshot import Owned, owned_by
 from isc_runtime.checkpointing.state_size import expected_size, size_of
 from isc_runtime.errors import IscError
 from isc_runtime.options import CheckpointOptions
@@ -151,7 +150,7 @@ class Checkpointer:
         self._seconds, self._since = float(manifest.details.get("seconds", 0.0)), time.monotonic()
         self._saved_position = self._sampler.state_dict()
         progress = self._sampler.progress
-        self.policy.begun(progress.step)
+        self.policy.resumed(progress.step)
         self.scalars.begin(progress.step)
         logger.info(
             "Resumed from %s: step %d, epoch %d, batch %d, saved %s",
@@ -174,8 +173,8 @@ class Checkpointer:
         Raises:
             RankError: it was the `max_failed_saves`th failure in a row.
         """
-        begun = time.monotonic()
         self.finish()
+        begun = time.monotonic()
         step = self._sampler.progress.step
         self.policy.begun(step)
         self._saves += 1
@@ -186,6 +185,8 @@ class Checkpointer:
             self._saved_position = None
             self._log.failed(error, step)
             return
+        finally:
+            self.policy.pace.stood_still(time.monotonic() - begun)
         self._saved_position = self._sampler.state_dict()
         if self.options.sync_save:
             self.finish()
@@ -226,18 +227,25 @@ class Checkpointer:
         check_state(state)
         self.equipment.not_finite = frozenset(not_finite(self._training, state))
 
-    def _put_off(self) -> Set[int]:
+    def _put_off(self) -> Owned:
         """The tensors that only an optimizer's step changes: from now on that step waits for their copy."""
-        if self.options.sync_save:
-            return frozenset()
+        if self.options.sync_save or self.failed_saves:  # some rank's copy may have been torn: be careful
+            return {}
         optimizers = [
             part for part in parts_of(self._training).values() if isinstance(part, torch.optim.Optimizer)
         ]
         for optimizer in optimizers:
             if optimizer not in self._held:
-                optimizer.register_step_pre_hook(lambda *_: self.equipment.snapshot.hold())
+                optimizer.register_step_pre_hook(lambda *_: self._hold())
                 self._held.add(optimizer)
         return owned_by(optimizers)
+
+    def _hold(self) -> None:
+        """Waits, before an optimizer's step, until what it changes is copied."""
+        waited = self.equipment.snapshot.hold()
+        self.policy.pace.stood_still(waited)
+        if self._save is not None:
+            self._save.held_up += waited
 
     def finish(self) -> None:
         """Waits for the save that is on its way, if one is, and publishes it. All ranks call it.
@@ -269,13 +277,13 @@ class Checkpointer:
         manifest = save.progress()
         if manifest is None:
             return None
-        write_seconds = time.monotonic() - save.begun
         save.publish()
-        held_up = save.held_up + self.equipment.snapshot.held_up + time.monotonic() - waited
-        save_steps, cost = self.policy.saved(held_up, write_seconds)
+        waiting = time.monotonic() - waited
+        self.policy.pace.stood_still(waiting)
+        save_steps, cost = self.policy.saved(save.write_seconds)
         if save_steps != self.policy.save_steps:
             logger.info("Saving every %d batches: a save costs %.3f s", save_steps, cost)
-        return Ended(manifest, held_up, write_seconds, save_steps)
+        return Ended(manifest, save.held_up + waiting, save.write_seconds, save_steps)
 
     def _seconds_trained(self) -> float:
         """Since the training began, over all resumes."""
@@ -300,8 +308,8 @@ class Checkpointer:
             Stopped: a signal asked for it; the state has been saved.
             RankError: saves keep failing.
         """
-        save = self._save
-        self.policy.pace.poll(self._sampler.progress.step, self.is_saving, time.monotonic())
+        save, progress = self._save, self._sampler.progress
+        self.policy.pace.poll(progress.step, progress.batch, self.is_saving, time.monotonic())
         signal_number, written_step, is_time_up = self.group.pulse(
             self.stop.signal_number,
             save.step if save is not None and (save.is_written() or save.is_overdue()) else -1,
@@ -314,5 +322,5 @@ class Checkpointer:
             if self._saved_position != self._sampler.state_dict():
                 self.save()
             self.settle()
-            logger.info("Stopped by signal %d at step %d", signal_number, self._sampler.progress.step)
+            logger.info("Stopped by signal %d at step %d", signal_number, progress.step)
             raise Stopped(signal_number)

@@ -13,13 +13,15 @@ class SavePolicy:
     """Decides when a save is due; on all ranks alike.
 
     A given number of batches counts within the epoch, as `(batch + 1) % save_steps == 0`. "auto" counts the
-    batches since the last save, and finds their number from what a save costs.
+    batches since the last save, and finds their number from what a save costs: counted within the epoch, a
+    number that changes after each save would be met nearly twice as often as it says.
 
     Args:
         options: how often to save.
 
     Attributes:
         save_steps: batches between two saves.
+        pace: of the training; a Checkpointer tells it what happens.
     """
 
     def __init__(self, options: CheckpointOptions) -> None:
@@ -29,9 +31,14 @@ class SavePolicy:
         self.pace = Pace()
         self._last_step = 0
 
-    def begun(self, step: int) -> None:
-        """A save begins at this step, or the training goes on from one."""
+    def resumed(self, step: int) -> None:
+        """The training goes on from a save of this step."""
         self._last_step = step
+
+    def begun(self, step: int) -> None:
+        """A save begins at this step."""
+        self._last_step = step
+        self.pace.save_begun()
 
     def due(self, step: int, batch: int) -> bool:
         """Whether to save now.
@@ -44,17 +51,15 @@ class SavePolicy:
             return step - self._last_step >= self.save_steps
         return (batch + 1) % self.save_steps == 0
 
-    def saved(self, held_up: float, write_seconds: float) -> tuple[int, float]:
+    def saved(self, write_seconds: float) -> tuple[int, float]:
         """A save has ended: the batches between two saves from now on, and the seconds that each costs.
 
         The master's alone; it tells the others.
 
         Args:
-            held_up: seconds for which the training stood still.
             write_seconds: seconds from its beginning until it was durable.
         """
-        self.pace.save_ended()
-        cost = max(held_up, self.pace.save_seconds)
+        cost = self.pace.save_seconds
         if not (self._is_auto and self.pace.batch_seconds):
             return self.save_steps, cost
         return best_interval(cost, write_seconds, self._mtbf_seconds, self.pace.batch_seconds), cost
@@ -63,57 +68,80 @@ class SavePolicy:
 class Pace:
     """How long a batch takes, and how much longer the training takes for a save.
 
-    That is more than what a save holds up: its copying and writing beside the training take memory, cores and
-    network from it.
+    That is the time for which a save makes the training stand still, which is measured where it does, and
+    by how much the batches beside a save are longer than others: its copying and writing take memory, cores
+    and network from them.
+
+    What is no batch tells nothing of either: the start of a training or of an epoch (loaders, the first
+    fetch, compilation), an evaluation, and whatever lies between that and the end of the next batch. To take
+    an epoch's start for the cost of the save before it makes that ten times as large.
     """
 
     def __init__(self) -> None:
         self._batches = {False: 0, True: 0}  # by whether a save was under way
         self._seconds = {False: 0.0, True: 0.0}
         self._saves = 0
-        self._was_saving = False
+        self._seconds_still = 0.0  # of all saves
+        self._still_since_poll = 0.0
+        self._is_beside_save = False  # something since the last poll was
         self._step: int | None = None
+        self._was_batch = False  # what the last poll ended
         self._at = 0.0
 
-    def poll(self, step: int, is_saving: bool, now: float) -> None:
+    def poll(self, step: int, batch: int, is_saving: bool, now: float) -> None:
         """Notes the end of a batch; or of something else, an evaluation for one, if the step is the last one.
 
         Args:
             step: the training's.
+            batch: batches done in the epoch.
             is_saving: whether a save is under way.
             now: seconds, of a monotonic clock.
         """
-        if self._step is not None and step != self._step:  # the first batch warms up
-            key = is_saving or self._was_saving
-            self._batches[key] += 1
-            self._seconds[key] += now - self._at
-        self._step, self._was_saving, self._at = step, is_saving, now
+        is_batch = self._step is not None and step != self._step
+        if is_batch and self._was_batch and batch > 1:
+            self._batches[self._is_beside_save] += 1
+            self._seconds[self._is_beside_save] += now - self._at - self._still_since_poll
+        self._was_batch = is_batch or self._step is None
+        self._step, self._at = step, now
+        self._still_since_poll, self._is_beside_save = 0.0, is_saving
 
-    def save_ended(self) -> None:
-        """A save is published."""
+    def save_begun(self) -> None:
+        """A save begins."""
         self._saves += 1
+        self._is_beside_save = True
+
+    def stood_still(self, seconds: float) -> None:
+        """For so long a save has made the training stand still."""
+        self._still_since_poll += seconds
+        self._seconds_still += seconds
 
     @property
     def batch_seconds(self) -> float:
-        """Of a batch without a save; if there was none, of any."""
+        """Of a batch without a save; if there was none, of any. 0 if there was no batch yet."""
         key = self._batches[False] == 0
         return self._seconds[key] / max(1, self._batches[key])
 
     @property
     def save_seconds(self) -> float:
-        """By how much the batches with a save were longer, for each save; 0 if they were not."""
-        longer = self._seconds[True] - self._batches[True] * self.batch_seconds
-        return max(0.0, longer) / max(1, self._saves)
+        """Seconds by which each save makes the training longer; a failed one, too."""
+        slower = self._seconds[True] - self._batches[True] * self.batch_seconds
+        return (self._seconds_still + max(0.0, slower)) / max(1, self._saves)
 
 
 def best_interval(cost: float, write_seconds: float, mtbf_seconds: float, batch_seconds: float) -> int:
-    """Batches between two saves that lose the least: after Young (1974), sqrt(2 x cost x time to failure).
+    """Batches between two saves that lose the least: Daly's second order (2006).
+
+    Young's sqrt(2 x cost x time to failure) is its first term. It is too long where the cost is no longer
+    small beside the time to failure: from half of that on it asks for less than one save in it.
 
     Args:
         cost: seconds by which a save makes the training longer.
         write_seconds: seconds until it is on the disk; saving more often than that only queues.
         mtbf_seconds: mean time between failures.
-        batch_seconds: seconds of one batch.
+        batch_seconds: seconds of one batch, without a save.
     """
-    seconds = max(math.sqrt(2 * cost * mtbf_seconds), write_seconds)
-    return max(1, round(seconds / max(batch_seconds, 1e-6)))
+    share = cost / (2 * mtbf_seconds)
+    seconds = mtbf_seconds
+    if share < 1:
+        seconds = math.sqrt(2 * cost * mtbf_seconds) * (1 + math.sqrt(share) / 3 + share / 9) - cost
+    return max(1, round(max(seconds, write_seconds) / max(batch_seconds, 1e-6)))

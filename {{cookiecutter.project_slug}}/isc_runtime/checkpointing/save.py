@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Set
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 
 from isc_runtime.checkpointing.background import Background
 from isc_runtime.checkpointing.durable import WHOLE, Manifest
 from isc_runtime.checkpointing.finite import names_of_not_finite
-from isc_runtime.checkpointing.snapshot import Snapshot
+from isc_runtime.checkpointing.snapshot import Owned, Snapshot
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 
+P = ParamSpec("P")
 PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 
 
@@ -70,6 +71,7 @@ class Save(ABC):
 
     Attributes:
         held_up: seconds for which it held up the training.
+        write_seconds: seconds from its beginning until it was durable, once it is; the master's.
     """
 
     format: str  # as a manifest's details name it
@@ -88,21 +90,27 @@ class Save(ABC):
         self.begun = begun
         self.details = {**details, "format": self.format}
         self.timeout = timeout
-        self.held_up = 0.0
+        self.held_up = self.write_seconds = 0.0
         self._equipment = equipment
         self._written: Future[Manifest] | None = None  # the master's
 
     @abstractmethod
-    def start(self, state: dict[str, Any], put_off: Set[int]) -> None:
+    def start(self, state: dict[str, Any], put_off: Owned) -> None:
         """Copies the state, and lets the background copy the rest and write. A collective.
 
         Args:
             state: of the training, of tensors and plain values.
-            put_off: the addresses of the tensors that may be copied later, before the optimizer's next step.
+            put_off: the tensors that may be copied later, before the optimizer's next step.
 
         Raises:
             RankError: it could not be copied on some rank; nothing is left of it.
         """
+
+    def _timed(self, write: Callable[P, Manifest], *arguments: P.args, **options: P.kwargs) -> Manifest:
+        """In the background: writes, and notes when that is done. The ranks agree on it batches later."""
+        manifest = write(*arguments, **options)
+        self.write_seconds = time.monotonic() - self.begun
+        return manifest
 
     def is_written(self) -> bool:
         """Whether the background has ended, well or not; it is not waited for. False but on the master."""
@@ -160,7 +168,7 @@ class WholeSave(Save):
 
     format = WHOLE
 
-    def start(self, state: dict[str, Any], put_off: Set[int]) -> None:
+    def start(self, state: dict[str, Any], put_off: Owned) -> None:
         copy: dict[str, Any] = {}
         snapshot = self._equipment.snapshot
 
@@ -174,7 +182,7 @@ class WholeSave(Save):
 
         self._equipment.group.master(take)
         if self._equipment.group.is_master:  # only now: it would slow down what the ranks tell each other
-            self._written = self._equipment.writer.submit(self._write, copy)
+            self._written = self._equipment.writer.submit(self._timed, self._write, copy)
 
     def _write(self, copy: dict[str, Any]) -> Manifest:
         """In the background. Of a save that fails nothing is left."""

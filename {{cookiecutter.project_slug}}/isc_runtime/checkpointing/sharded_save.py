@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from isc_runtime.checkpointing.durable import SHARDED, Manifest
 from isc_runtime.checkpointing.save import Save, check_finite
 from isc_runtime.checkpointing.shard_writer import ShardWriter, Written
+from isc_runtime.checkpointing.snapshot import Owned
 from isc_runtime.checkpointing.store import written_by_torch
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import separate
@@ -20,7 +20,7 @@ class ShardedSave(Save):
 
     format = SHARDED
 
-    def start(self, state: dict[str, Any], put_off: Set[int]) -> None:
+    def start(self, state: dict[str, Any], put_off: Owned) -> None:
         group, snapshot = self._equipment.group, self._equipment.snapshot
         rest, tensors = separate(state)
         try:
@@ -35,7 +35,7 @@ class ShardedSave(Save):
             raise
         self._equipment.writer.submit(self._write_shards, shards, copy["shards"])
         if group.is_master:
-            self._written = self._equipment.writer.submit(self._write_rest, shards, copy["rest"])
+            self._written = self._equipment.writer.submit(self._timed, self._write_rest, shards, copy["rest"])
 
     def _write_shards(self, shards: ShardWriter, copies: dict[str, Tensor]) -> None:
         """Writes this rank's part, in the background, and tells the master how it went."""

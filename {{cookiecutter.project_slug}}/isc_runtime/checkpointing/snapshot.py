@@ -6,8 +6,9 @@ import bisect
 import itertools
 import threading
 import time
-from collections.abc import Set
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from isc_runtime.tree import Path, mapped
 
 SAMPLED_TENSORS, SAMPLED_VALUES = 500, 100  # at most about so many, and of each: some milliseconds in all
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
+Owned = Mapping[int, list[Tensor]]  # tensors by their address; torch counts the changes of each
 
 
 class Snapshot:
@@ -28,17 +30,14 @@ class Snapshot:
     What nothing but an optimizer's step changes need not be copied at once: `take` puts it off, `complete`
     copies it in the background while the next batch is computed, and `hold`, called before that step, waits
     for it. What is on a GPU is copied by the GPU, on a stream of its own: the training is never waited for.
-
-    Attributes:
-        held_up: seconds for which `hold` made the training wait since the last `take`.
     """
 
     def __init__(self) -> None:
-        self.held_up = 0.0
         self._buffers: dict[tuple[object, ...], Tensor] = {}
         self._put_off: Pairs = []
-        self._versions: list[int] = []  # of what is put off, when the snapshot was taken
-        self._samples: Pairs = []  # some of its values, and what they were then
+        self._counting: list[Tensor] = []  # in which torch counts the changes of what is put off
+        self._versions: list[int] = []  # of these, when the snapshot was taken
+        self._samples: Pairs = []  # some values of what is put off, and what they were then
         self._is_torn: bool | None = None  # not known before the step
         self._may_put_off = True
         self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
@@ -48,24 +47,24 @@ class Snapshot:
         self._stream: torch.cuda.Stream | None = None
         self._copied_by_gpu: torch.cuda.Event | None = None
 
-    def take(self, state: Any, put_off: Set[int] = frozenset()) -> Any:
+    def take(self, state: Any, put_off: Owned = MappingProxyType({})) -> Any:
         """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
 
         Args:
             state: dicts, lists and tuples of tensors and of plain values.
-            put_off: the addresses of the tensors that nothing but the optimizer's step changes.
+            put_off: the tensors that nothing but the optimizer's step changes.
 
         Raises:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
         copy, pairs = self._plan(state)
-        put_off = put_off if self._may_put_off else frozenset()
+        put_off = put_off if self._may_put_off else {}
         at_once = [pair for pair in pairs if pair[1].data_ptr() not in put_off]
         self._put_off = [pair for pair in pairs if pair[1].data_ptr() in put_off]
-        self._versions = [tensor._version for _, tensor in self._put_off]
+        self._counting = [one for _, tensor in self._put_off for one in put_off[tensor.data_ptr()]]
+        self._versions = [tensor._version for tensor in self._counting]
         self._samples = _sampled([tensor for _, tensor in self._put_off if not tensor.is_cuda])
         self._is_torn = None
-        self.held_up = 0.0
         self._copied.clear()
         if any(tensor.is_cuda for _, tensor in pairs):
             self._start_gpu(at_once)
@@ -102,20 +101,24 @@ class Snapshot:
 
     def abandon(self) -> None:
         """Nobody will call `complete`: this snapshot is not saved, and no step need wait for it."""
-        self._put_off, self._versions, self._samples = [], [], []
+        self._put_off, self._counting, self._versions, self._samples = [], [], [], []
         self._copied.set()
 
-    def hold(self) -> None:
-        """Waits until what was put off is copied: it is about to change. The training's, before a step."""
+    def hold(self) -> float:
+        """Waits until what was put off is copied: it is about to change. The training's, before a step.
+
+        Returns:
+            The seconds for which it waited.
+        """
         if self._is_torn is not None:
-            return  # it was waited for already
+            return 0.0  # it was waited for already
         begun = time.monotonic()
         with self._lock:
             self._is_torn = self._is_changed()
         self._copied.wait()
         if self._copied_by_gpu is not None:
             torch.cuda.current_stream().wait_event(self._copied_by_gpu)
-        self.held_up += time.monotonic() - begun
+        return time.monotonic() - begun
 
     def is_torn(self) -> bool:
         """Whether something else than a step has changed what was put off, perhaps while it was copied.
@@ -130,7 +133,7 @@ class Snapshot:
     def _is_changed(self) -> bool:
         """Torch counts the changes of each tensor, because autograd needs to know of them. It does not count
         those that are made through `.data`: samples of the values show these."""
-        versions = [tensor._version for _, tensor in self._put_off]
+        versions = [tensor._version for tensor in self._counting]
         return versions != self._versions or any(
             not bool(((now == before) | (now != now)).all()) for now, before in self._samples
         )
@@ -181,10 +184,18 @@ def _copy(pairs: Pairs) -> None:
         buffer.copy_(tensor)
 
 
-def owned_by(optimizers: list[torch.optim.Optimizer]) -> Set[int]:
-    """The addresses of the tensors that nothing but a step of one of these optimizers changes."""
+@torch.no_grad()  # or `to_local` would return a view, and be part of a graph
+def owned_by(optimizers: list[torch.optim.Optimizer]) -> Owned:
+    """The tensors that nothing but a step of one of these optimizers changes, by address.
+
+    Of a sharded tensor both the whole and this rank's part: a change is counted in that which was changed,
+    and never in what a `state_dict` returns of it.
+    """
     owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
-    tensors = [tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)]
-    own = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
-    return frozenset(tensor.data_ptr() for tensor in own) - {0}  # empty ones have no address
+    found: dict[int, list[Tensor]] = {}
+    for tensor in (tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)):
+        own = tensor.to_local() if is_sharded(tensor) else tensor
+        if own.data_ptr():  # empty ones have no address
+            found.setdefault(own.data_ptr(), []).extend((tensor, own))
+    return found

@@ -138,8 +138,7 @@ class Watch:
         self._say(reason)
         with contextlib.suppress(Exception):  # torchrun's summary quotes it, where torchrun asked for it
             get_error_handler().record_exception(reason)
-        if reason.rank == self._environment.rank and self._hosts_store:
-            time.sleep(3 * INTERVAL)  # without torchrun the store ends with this process: let them read
+        self._let_others_read()
         return reason.exit_code
 
     def _say(self, failure: RankError) -> None:
@@ -176,7 +175,11 @@ class Watch:
                     )
 
     def _end(self, failure: RankError, *before: Callable[[], None]) -> NoReturn:
-        end(failure.exit_code, *before, lambda: self._say(failure))
+        end(failure.exit_code, *before, lambda: self._say(failure), self._let_others_read)
+
+    def _let_others_read(self) -> None:
+        if self._hosts_store:  # without torchrun the store ends with this process
+            time.sleep(3 * INTERVAL)
 
     def _look(self) -> RankError | None:
         if self._store.check([FAILURE]):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import torch
 from torch import nn
 
 from isc_runtime import rng
+from isc_runtime.checkpointing import checkpointer as checkpointer_module
+from isc_runtime.checkpointing import save as save_module
 from isc_runtime.checkpointing.checkpointer import Checkpointer
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.run import Run
@@ -414,6 +418,46 @@ def test_auto_sets_the_interval_after_the_first_save(store: Store, group: Group)
     assert not checkpointer.is_due(0)
     training.sampler.progress.step += 1
     assert checkpointer.is_due(0)
+
+
+def test_auto_takes_no_evaluation_and_no_start_of_an_epoch_for_the_cost_of_a_save(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]  # seconds that were not waited for
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    for module in (checkpointer_module, save_module):
+        monkeypatch.setattr(module, "time", clock)
+    with (training := Training(store, group, save_steps=AUTO)).checkpointer as checkpointer:
+        for _ in range(4):
+            passed[0] += 30.0  # loaders, the first fetch
+            for _ in range(len(training.sampler)):
+                training.step()
+                checkpointer.poll()
+            for _ in range(3):
+                passed[0] += 30.0
+                checkpointer.poll()
+            training.sampler.next_epoch()
+            checkpointer.save()
+    assert 0 < checkpointer.policy.pace.batch_seconds < 5
+    assert 0 < checkpointer.policy.pace.save_seconds < 5
+
+
+def test_a_save_is_written_when_it_is_durable_and_not_when_a_batch_ends(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    for module in (checkpointer_module, save_module):
+        monkeypatch.setattr(module, "time", clock)
+    training = Training(store, group)
+    training.step()
+    training.checkpointer.save()
+    training.checkpointer.equipment.writer.submit(lambda: None).result()  # it is written by now
+    passed[0] += 100.0
+    training.checkpointer.poll()
+    (seconds,) = re.findall(r"bytes in ([\d.]+) s", caplog.text)
+    assert float(seconds) < 50
 
 
 def test_the_log_has_the_lines_that_the_team_knows(

@@ -111,7 +111,7 @@ def test_a_link_to_nothing_is_an_obstacle(store: Store) -> None:
     (store.directory / store.link_name).symlink_to(store.directory / "gone")
     (series,) = take_inventory(store.directory).series
     assert series.is_stuck
-    with pytest.raises(IscError):
+    with pytest.raises(IscError, match="There are checkpoints, and none of them can be used"):
         reopened(store).choose()
 
 

@@ -56,7 +56,7 @@ def test_the_newest_is_taken_and_linked(store: Store) -> None:
     for step in (10, 20, 30):
         payload = save(store, step)
     assert resumed_step(store) == 30
-    assert link(store).resolve() in (payload, payload.parent)
+    assert link(store).resolve() == (payload if isinstance(store, LocalStore) else payload.parent)
 
 
 def test_two_saves_of_one_step_in_one_second_are_two(store: Store) -> None:
@@ -200,12 +200,13 @@ def test_a_payload_that_the_manifest_does_not_name_is_damage(store: Store) -> No
 def test_a_save_that_fails_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     save(store, 10)
     payload = store.prepare(20, False)
+    before = {path for path in store.directory.rglob("*") if path != payload.parent}
     monkeypatch.setattr(
         "isc_runtime.checkpointing.store.sync_file", lambda path: (_ for _ in ()).throw(OSError(5, "I/O"))
     )
     with pytest.raises(OSError, match="I/O"):
         store.save({"step": 20}, payload, 20, {})
-    assert len(store.entries()) == 1
+    assert set(store.directory.rglob("*")) == before
 
 
 def test_forced_checkpoints_have_the_platforms_name(tmp_path: Path, store: Store) -> None:

@@ -1,0 +1,218 @@
+"""`make mutants`: small mistakes planted in isc_runtime, to see which ones its own tests notice.
+
+mutmut makes the mistakes: another comparison, a call left out or with None, a number more. Its own runner
+asks which tests call a function in its own process, and ours run as ranks, in forks and by torchrun; so this
+program runs, for each mutant, the tests of the module it is in, in a fork in which torch is imported already.
+All are too many: of each module so many are drawn, by a seed.
+
+    python tests/mutants.py [--each N] [--seed N] [--only PART] [--minutes N]     # writes build/mutants.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import difflib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+PROJECT = BUILD / "mutants" / "isc-experiment"
+TESTS = {  # for each module the tests that are about it
+    "checkpointing.checkpointer": "checkpointer publishing",
+    "checkpointing.save_log": "checkpointer publishing",
+    "checkpointing.sharded_save": "publishing order_on_disk",
+    "checkpointing.loading": "checkpointer",
+    "checkpointing.save": "save publishing",
+    "checkpointing.policy": "policy",
+    "checkpointing.artifact_store": "store order_on_disk",
+    "checkpointing.local_store": "store order_on_disk",
+    "checkpointing.store": "store order_on_disk",
+    "checkpointing.shard_writer": "publishing order_on_disk",
+    "checkpointing.snapshot": "snapshot publishing",
+    "checkpointing.state_size": "state_size",
+    "checkpointing.export": "export",
+    "checkpointing.listing": "inventory",
+    "checkpointing.inventory": "inventory",
+    "checkpointing.entries": "inventory store",
+    "checkpointing.durable": "durable order_on_disk",
+    "ranks.parallel": "parallel",
+    "ranks.group": "group watch",
+    "ranks.entry": "group torchrun",
+    "ranks.watch": "watch group",
+    "ranks.mailbox": "publishing",
+    "ranks.interruption": "interruption",
+    "ranks.rank_error": "group publishing",
+    "ranks.ending": "group watch",
+    "ranks.torchrun": "torchrun",
+    "ranks.shards": "parallel publishing",
+}
+SLOWER = 3  # so many times longer than without a mutant: it hangs
+
+
+@dataclass
+class Module:
+    """A module with mutants in it.
+
+    Attributes:
+        name: below `isc_runtime`.
+        mutants: their names, as mutmut gives them.
+        code: with all mutants in it.
+        tried: so many were.
+        survivors: those that no test noticed.
+    """
+
+    name: str
+    mutants: list[str]
+    code: str
+    tried: int = 0
+    survivors: list[str] = field(default_factory=list)
+
+    @property
+    def tests(self) -> list[str]:
+        """The files with its tests."""
+        found = [PROJECT.glob(f"isc_runtime/tests/*/test_{test}.py") for test in TESTS[self.name].split()]
+        return [str(path.relative_to(PROJECT)) for paths in found for path in paths]
+
+    def difference(self, mutant: str) -> str:
+        """What a mutant changes."""
+        tree = ast.walk(ast.parse(self.code))
+        bodies = {node.name: node.body for node in tree if isinstance(node, ast.FunctionDef)}
+        names = (mutant.rpartition("__mutmut_")[0] + "__mutmut_orig", mutant)
+        original, changed = (ast.unparse(ast.Module(bodies[name], [])).splitlines() for name in names)
+        lines = list(difflib.unified_diff(original, changed, n=1, lineterm=""))
+        return "\n".join(lines[2:])
+
+
+def bake() -> None:
+    """Writes the project that all default answers give."""
+    shutil.rmtree(PROJECT.parent, ignore_errors=True)
+    command = [
+        sys.executable,
+        "-m",
+        "cookiecutter",
+        str(ROOT),
+        "--no-input",
+        "--output-dir",
+        str(PROJECT.parent),
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def plant(name: str) -> Module:
+    """Puts all mutants of a module into it; which one is awake a variable says."""
+    from mutmut.mutation.file_mutation import mutate_file_contents
+
+    path = PROJECT / "isc_runtime" / f"{name.replace('.', '/')}.py"
+    mutated = mutate_file_contents(str(path), path.read_text())
+    path.write_text(mutated.code)
+    return Module(name, list(mutated.mutant_names), mutated.code)
+
+
+def passes(module: Module, mutant: str, limit: float) -> bool:
+    """Whether the module's tests pass with this mutant, within `limit` seconds; "" is none."""
+
+    def work() -> None:
+        os.setsid()
+        os.environ["MUTANT_UNDER_TEST"] = mutant and f"isc_runtime.{module.name}.{mutant}"
+        with open(os.devnull if mutant else BUILD / "mutants.log", "w") as nothing:  # noqa: PTH123
+            for stream in (1, 2):
+                os.dup2(nothing.fileno(), stream)
+        os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *module.tests]))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    try:
+        process.join(limit)
+    finally:  # it hangs, or Ctrl-C; what it has started too
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()
+        process.join()
+    return process.exitcode == 0
+
+
+def warm_up() -> None:
+    """Imports what takes long; nothing may have computed when it is forked."""
+    os.chdir(PROJECT)
+    sys.path.insert(0, str(PROJECT))
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MUTANT_UNDER_TEST": ""}
+    import torch._dynamo
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
+    import torch.distributed.run
+    import torch.utils.tensorboard
+
+    torch.set_num_threads(1)
+    pytest.main(["--collect-only", "-qqq", "-p", "no:cacheprovider", "isc_runtime/tests"])
+
+
+def report(modules: list[Module], words: str) -> None:
+    """Writes the table and all survivors."""
+    tried, survived = sum(one.tried for one in modules), sum(len(one.survivors) for one in modules)
+    lines = [words, "", "| module | mutants | tried | killed | survived |", "|---|---|---|---|---|"]
+    for one in modules:
+        killed = one.tried - len(one.survivors)
+        lines.append(f"| {one.name} | {len(one.mutants)} | {one.tried} | {killed} | {len(one.survivors)} |")
+    of_all = sum(len(one.mutants) for one in modules)
+    lines.append(f"| all | {of_all} | {tried} | {tried - survived} | {survived} |")
+    for one in modules:
+        for mutant in one.survivors:
+            lines += ["", f"{one.name} {mutant}", "```diff", one.difference(mutant), "```"]
+    (BUILD / "mutants.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Draws mutants, module by module in turn, until so many of each are tried or the time is over."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--each", type=int, default=12, help="mutants of each module")
+    parser.add_argument("--seed", type=int, default=0, help="by which they are drawn")
+    parser.add_argument("--only", default="", help="modules whose name holds this")
+    parser.add_argument("--minutes", type=float, default=25.0, help="when to stop")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)  # where mutmut's settings are
+    bake()
+    modules = [plant(name) for name in TESTS if arguments.only in name]
+    words = f"At most {arguments.each} of each module, seed {arguments.seed}, {arguments.minutes:g} min."
+    drawn = {
+        one.name: random.Random(f"{arguments.seed} {one.name}").sample(one.mutants, len(one.mutants))
+        for one in modules
+    }
+    warm_up()
+    limits: dict[str, float] = {}
+    for one in modules:
+        begun = time.monotonic()
+        if not passes(one, "", 600):
+            sys.exit(f"The tests of {one.name} fail without a mutant: {BUILD / 'mutants.log'}")
+        limits[one.name] = 10 + SLOWER * (time.monotonic() - begun)
+        print(
+            f"{one.name}: {len(one.mutants)} mutants, its tests take {time.monotonic() - begun:.0f} s",
+            flush=True,
+        )
+    end = time.monotonic() + 60 * arguments.minutes
+    for number in range(arguments.each):
+        for one in modules:
+            if number < len(one.mutants) and time.monotonic() < end:
+                mutant = drawn[one.name][number]
+                one.tried += 1
+                if passes(one, mutant, limits[one.name]):
+                    one.survivors.append(mutant)
+                    print(f"SURVIVED {one.name} {mutant}\n{one.difference(mutant)}", flush=True)
+        report(modules, words)
+    print((BUILD / "mutants.md").read_text().partition("```")[0])
+
+
+if __name__ == "__main__":
+    main()

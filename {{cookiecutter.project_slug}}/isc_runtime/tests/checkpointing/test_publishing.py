@@ -1,0 +1,154 @@
+"""From a save to its link: published by poll alone; never what is torn, never what does not end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isc_runtime.checkpointing.store import Store
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+from isc_runtime.tests.checkpointing.ranks_that_save import (
+    WAYS,
+    Gate,
+    Training,
+    on_each_rank,
+    poll_until_saved,
+)
+from isc_runtime.tests.processes import run_forked
+
+TORN = "Something else than the optimizer's step changed the weights while they were copied"
+
+
+def on_two_ranks(directory: Path, parallelism: str, work: Callable[[Training], None], **options: Any) -> str:
+    """Runs `work` on two ranks, which must come to its end; returns what the master said."""
+    ended = run_forked(directory, partial(on_each_rank, directory / "there", parallelism, work, **options))
+    for rank, one in enumerate(ended):
+        assert one.code == 0, one.output
+        assert f"rank {rank} came to its end" in one.output
+    return ended[0].output
+
+
+def publish_by_poll(training: Training) -> None:
+    """Saves twice; between the saves and after the last one there are only polls."""
+    for step in (1, 2):
+        training.step()
+        training.checkpointer.save()
+        training.step()
+        assert poll_until_saved(training)
+        assert training.published() == 2 * step - 1
+
+
+def test_a_checkpoint_is_published_by_poll_alone(store: Store, group: Group) -> None:
+    publish_by_poll(Training(store, group))
+
+
+@WAYS
+def test_a_checkpoint_of_two_ranks_is_published_by_poll_alone(tmp_path: Path, parallelism: str) -> None:
+    (tmp_path / "there").mkdir()
+    on_two_ranks(tmp_path, parallelism, publish_by_poll)
+
+
+def test_poll_publishes_nothing_that_is_not_written(store: Store, group: Group) -> None:
+    training, gate = Training(store, group), Gate()
+    training.step()
+    gate.before_payload(store)
+    training.checkpointer.save()
+    for _ in range(5):
+        training.checkpointer.poll()
+        assert training.checkpointer.is_saving
+        assert training.published() is None
+    gate.open()
+    assert poll_until_saved(training)
+    assert training.published() == 1
+
+
+def test_a_torn_copy_is_never_published(store: Store, group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    training, gate = Training(store, group), Gate()
+    training.step()
+    gate.before_payload(store)
+    training.checkpointer.save()
+    training.change_weights()
+    gate.open()
+    assert poll_until_saved(training)
+    assert training.checkpointer.failed_saves == 1
+    assert TORN in caplog.text
+    assert "From now on the training waits until all is copied." in caplog.text
+    assert store.entries() == []
+    training.checkpointer.save()  # copies all at once
+    training.change_weights()
+    training.checkpointer.finish()
+    assert training.checkpointer.failed_saves == 0
+    assert training.published() == 1
+
+
+def tear(change: str, training: Training) -> None:
+    """On rank 1 alone the shard changes between the save and its write."""
+    training.step()
+    gate = Gate()
+    if training.group.rank == 1:
+        gate.before_shards()
+    training.checkpointer.save()
+    if training.group.rank == 1:
+        training.change_weights(change == "of the shard")
+    gate.open()
+    assert poll_until_saved(training)
+    assert training.checkpointer.failed_saves == 1
+    assert training.group.master(training.store.entries) == []
+    training.checkpointer.save()
+    training.change_weights()
+    training.checkpointer.finish()
+    assert training.checkpointer.failed_saves == 0
+    assert training.published() == 1
+
+
+@pytest.mark.parametrize("change", ["of the shard", "of the whole"])
+def test_a_torn_shard_of_one_rank_is_never_published(tmp_path: Path, change: str) -> None:
+    (tmp_path / "there").mkdir()
+    output = on_two_ranks(tmp_path, "fsdp", partial(tear, change))
+    assert output.count("[FAILED]") == 1
+    assert f"rank 1 on {os.uname().nodename}: {TORN}" in output
+
+
+def test_a_save_that_does_not_end_has_failed(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training, gate = Training(store, group, save_timeout=0.2, max_failed_saves=2), Gate()
+    training.step()
+    gate.before_payload(store)
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    assert training.checkpointer.failed_saves == 1
+    payload = store.entries()[-1].payload if store.entries() else ""
+    assert f"A save has not ended within 0.2 s: {payload}" in caplog.text
+    assert "give it more time with --save-timeout" in caplog.text
+    assert training.published() is None
+    training.checkpointer.save()
+    with pytest.raises(IscError, match=r"2 saves in a row failed.*not ended within 0.2 s") as raised:
+        training.checkpointer.finish()
+    assert raised.value.exit_code is ExitCode.SAVE
+    gate.open()
+
+
+def lose_a_shard(training: Training) -> None:
+    """Rank 1's storage does not answer; the master does not wait for it for ever, nor does rank 1."""
+    training.step()
+    gate = Gate()
+    if training.group.rank == 1:
+        gate.before_shards()
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    assert training.checkpointer.failed_saves == 1
+    assert training.published() is None
+    gate.open()
+
+
+def test_a_shard_that_is_never_written_fails_the_save_of_all_ranks(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    output = on_two_ranks(tmp_path, "fsdp", lose_a_shard, save_timeout=0.2)
+    assert output.count("A save has not ended within 0.2 s: ") == 1
