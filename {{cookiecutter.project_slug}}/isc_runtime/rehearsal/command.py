@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.submission.shell import joined
 
 DATA = Path("/data")  # where the ISC mounts datasets
+USER = "/root"  # whose home a container of the ISC is
 ENVIRONMENT = Path("/opt/venv")  # where its images have the virtual environment
 
 _SCRIPT = re.compile(r"(?<![\w.-])(launch\.sh|train\.py)(?![\w.-])['\"]?")
@@ -56,9 +58,10 @@ def localize(
         IscError: there are arguments to add, and nothing to add them to.
     """
     notes = [f"{homes[0]} is {root}"]
-    text = " ".join(command.split("\n")).strip()  # the platform joins lines by a blank
+    text = joined(command)
     for home in homes:
-        text = _replace_path(text, home, root)
+        for spelt in (home, *(f"{user}{home.removeprefix(USER)}" for user in ("~", "$HOME", "${HOME}"))):
+            text = _replace_path(text, spelt, root)
     if (
         not ENVIRONMENT.exists()
         and (mapped := _replace_path(text, str(ENVIRONMENT), Path(sys.prefix))) != text
