@@ -19,9 +19,9 @@ from isc_runtime.rehearsal.report import Screen, as_json
 from isc_runtime.rehearsal.verdict import Comparison, Verdict
 from isc_runtime.rehearsal.weights import differences
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.launch_command import options_of_train
 from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.project import check, homes
+from isc_runtime.submission.train_arguments import options_of_train
 
 LAUNCH_FILE = "experiment.isc"
 STAND_IN = Path("isc_runtime", "tests", "stand_in")

@@ -32,26 +32,42 @@ def check_form(command: str, where: str) -> Iterator[Finding]:
         where: the place in the launch file.
     """
     text = joined(command)
-    yield from _check_line_breaks(command, where)
+    for first in _broken_lines(command).values():
+        what = f"The line break before {first!r} becomes a blank: no command begins there"
+        yield Finding(where, what, "Write && at the end of the line before it.")
     if (start := comment_at(text)) is not None:
         yield _comment(command, start, where)
-    yield from _check_operators(split(text[:start]), where)
+    yield from _check_operators(split(as_meant(command)), where)
 
 
-def _check_line_breaks(command: str, where: str) -> Iterator[Finding]:
-    """Between lines the ISC puts a blank: what was meant as two commands becomes one."""
+def as_meant(command: str) -> str:
+    """A command in one line, without the faults that `check_form` finds in its lines: to look for others."""
+    broken = _broken_lines(command)
+    text = ""
+    for number, line in enumerate(command.split("\n")):
+        text += (" && " if number in broken else " ") + line[: comment_at(line)]
+    try:
+        split(text)
+    except ValueError:  # what looked like a comment in its line was within quotes
+        return joined(command)
+    return text.strip()
+
+
+def _broken_lines(command: str) -> dict[int, str]:
+    """The lines that were meant to begin a command, though their line breaks are blanks: the first words."""
     before: tuple[str, ...] = ()  # what the simple command that is not complete yet consists of
-    for line in filter(str.strip, command.split("\n")):
+    broken: dict[int, str] = {}
+    for number, line in enumerate(command.split("\n")):
         try:
-            parts = split(line)
+            parts = split(line[: comment_at(line)])
         except ValueError:  # a quote that goes on in the next line
-            return
+            return broken
         first = next(iter(parts[0].words), "")
         if _is_complete(before, first):
-            what = f"The line break before {first!r} becomes a blank: no command begins there"
-            yield Finding(where, what, "Write && at the end of the line before it.")
-            return
+            broken[number] = first
+            before = ()
         before = parts[-1].words if len(parts) > 1 else (*before[:10], *parts[0].words)
+    return broken
 
 
 def _is_complete(before: Sequence[str], first: str) -> bool:

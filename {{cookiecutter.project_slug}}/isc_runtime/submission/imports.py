@@ -23,6 +23,7 @@ from isc_runtime.submission.python_source import name_of, parse_python
 
 ROOTS = ("train", "model", "data")
 RUNTIME = "isc_runtime"  # the template's: its requirements are the template's, too
+_KNOWN = sys.stdlib_module_names | {RUNTIME}
 # An `if` that asks for one of these: what it imports is needed only somewhere.
 _CONDITIONS = frozenset({"TYPE_CHECKING", "version_info", "platform", "find_spec"})
 _FORGIVEN = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
@@ -110,9 +111,9 @@ def needed_imports(root: Path) -> Iterator[Import]:
         for node in sorted(_required(tree.body), key=lambda node: node.lineno):
             for module in _modules(node, file):
                 top = module.partition(".")[0]
-                if _is_local(root, top):
-                    waiting += _files(module) if top != RUNTIME else []
-                elif top not in sys.stdlib_module_names:
+                if top != RUNTIME and _is_local(root, top):
+                    waiting += _files(module)
+                elif top not in _KNOWN:
                     yield Import(module, f"{file.as_posix()}:{node.lineno}")
 
 

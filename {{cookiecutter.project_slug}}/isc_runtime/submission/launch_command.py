@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from isc_runtime.submission.command_form import PREPARATIONS, SHELLS, WITH_ONE_ARGUMENT, check_form
+from isc_runtime.submission.command_form import PREPARATIONS, SHELLS, WITH_ONE_ARGUMENT, as_meant, check_form
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import TORCHRUN_VARIABLES, VARIABLES
-from isc_runtime.submission.shell import SimpleCommand, comment_at, joined, split
+from isc_runtime.submission.shell import SimpleCommand, joined, split
 from isc_runtime.submission.train_arguments import check_arguments
 
 MOST_CHARACTERS = 131072  # of one argument of a program: MAX_ARG_STRLEN of Linux
+MOST_LINES = 1000
 MOST_FINDINGS = 20
 SCRIPTS = ("launch.sh", "train.py")  # what comes after one of them are arguments of train.py
 NO_COMMANDS = {
@@ -56,8 +57,9 @@ class LaunchCommand:
         if not text:
             yield self._error("The command is empty", f"Write: bash {self.homes[0]}/launch.sh")
             return
-        if len(text) > MOST_CHARACTERS:
-            what = f"The command has {len(text)} characters, and Linux takes {MOST_CHARACTERS}"
+        lines = self.text.count("\n") + 1
+        if len(text) > MOST_CHARACTERS or lines > MOST_LINES:
+            what = f"The command is too long, {len(text)} characters in {lines} lines"
             yield self._error(what, f"Write: bash {self.homes[0]}/launch.sh, and the rest into that.")
             return
         if "\\" in text or not text.replace("\t", " ").isprintable():
@@ -70,7 +72,7 @@ class LaunchCommand:
             yield self._error(f"No shell can read the command ({error})", "Close what was opened.")
             return
         yield from check_form(self.text, self.where)
-        yield from self._check_simple_commands(split(text[: comment_at(text)]))
+        yield from self._check_simple_commands(split(as_meant(self.text)))
         yield from self._check_variables(text)
         yield from self._check_mounts(text)
 
@@ -88,7 +90,9 @@ class LaunchCommand:
                 )
             elif simple.program == "cd" and simple.arguments:
                 directory = _resolved(simple.arguments[0], directory)
-                yield from self._check_path(directory)
+                if is_wrong := list(self._check_path(directory)):
+                    yield from is_wrong
+                    directory = "$"  # unknown: one finding is enough
             elif simple.program in SHELLS and "-c" in simple.arguments[:-1]:
                 inner = simple.arguments[simple.arguments.index("-c") + 1]
                 yield from replace(self, text=inner).check()

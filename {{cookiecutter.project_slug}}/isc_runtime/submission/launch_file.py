@@ -25,6 +25,7 @@ from isc_runtime.submission.lines import read_text
 
 TYPE_NAMES = {str: "a string in quotes", int: "a whole number without quotes", list: "a list of strings"}
 PROJECT_ID = re.compile(r"prj(-[a-z0-9]+)+-[0-9]{6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LONGEST_KEY = 100  # of a longer one the beginning is looked at
 MOST_STRANGE_KEYS = 10  # one that has more is no launch file
 
 # What examples and documentation write where an id belongs: <project-id>, your-project-id, dataset-id-0.
@@ -109,7 +110,7 @@ class _Check:
             what = f"The ISC no longer has the key {name}"
             yield self._at(name, what, f"{DEAD_KEYS[name]}.", "warning")  # files with one have been launched
         for name in strange[:MOST_STRANGE_KEYS]:
-            close = difflib.get_close_matches(name[:100].lower(), known, 1)
+            close = difflib.get_close_matches(name[:LONGEST_KEY].lower(), known, 1)
             hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(known)}."
             yield self._at(name, f"The ISC has no key {name!r}", hint)
         if len(strange) > MOST_STRANGE_KEYS:
@@ -189,7 +190,7 @@ class _Check:
         return value
 
     def _at(self, name: str, what: str, hint: str, severity: Severity = "error") -> Finding:
-        key = re.escape(name)
+        key = re.escape(name[:LONGEST_KEY])
         match = re.search(rf"""^[ \t]*\[*[ \t]*(["']?){key}\1[ \t]*[=.\]]""", self.text, re.MULTILINE)
         line = f":{self.text.count(chr(10), 0, match.start()) + 1}" if match else ""
         return Finding(f"{self.file_name}{line}", what, hint, severity)

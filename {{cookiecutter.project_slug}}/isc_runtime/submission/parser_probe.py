@@ -1,8 +1,8 @@
 """Lets the parser of a train.py judge arguments: a program of its own, because it runs code of the user.
 
 Of train.py it runs the function that parses, and what that needs: no other statement, and nothing but the
-standard library and the project. Reads JSON from the standard input, `{"root": ..., "words": [...]}`, and writes
-an `Answer` of train_arguments.py as JSON.
+standard library and the project. Reads JSON from the standard input, `{"root": ..., "words": [...]}`, and
+writes an `Answer` of train_arguments.py as JSON.
 """
 
 from __future__ import annotations

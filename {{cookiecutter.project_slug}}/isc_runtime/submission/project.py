@@ -1,7 +1,7 @@
 """Is this project fit to submit? Structure, launch file, lock, image, from the files alone; and git's word.
 
 Standard library only, and it answers in a blink. Nothing of the project is run or imported, but for the
-function in train.py that parses the command line: it judges the arguments, in a process of its own, without torch.
+function in train.py that parses the command line: it judges the arguments, in a process of its own.
 """
 
 from __future__ import annotations

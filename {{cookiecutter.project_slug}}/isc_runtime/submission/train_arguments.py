@@ -51,6 +51,8 @@ def check_arguments(
         datasets: the ids of the mounted datasets.
         where: the place in the launch file.
     """
+    if not (root / "train.py").is_file():
+        return  # that is said already
     answer = ask_parser(root, words)
     options = answer.options or sorted(options_of_train(root))
     names = dict.fromkeys(word.partition("=")[0] for word in words)
