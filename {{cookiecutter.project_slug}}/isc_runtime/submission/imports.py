@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.metadata
 import re
 import sys
 from collections.abc import Iterator
@@ -171,6 +170,8 @@ def _asks(test: ast.expr) -> str:
 @functools.cache
 def _record(distribution: str) -> str | None:
     """The list of an installed distribution's files, a line each; None if it is not installed."""
+    import importlib.metadata  # it takes as long to import as all of this to run
+
     try:
         return importlib.metadata.distribution(distribution).read_text("RECORD") or ""
     except importlib.metadata.PackageNotFoundError:
@@ -192,6 +193,8 @@ def _holds(record: str, module: str) -> bool:
 
 def _owner(module: str) -> str:
     """The distribution, installed here, that a module comes with; "" if there is none."""
+    import importlib.metadata
+
     for distribution in importlib.metadata.distributions():
         if _holds(distribution.read_text("RECORD") or "", module):
             return str(distribution.metadata["Name"])

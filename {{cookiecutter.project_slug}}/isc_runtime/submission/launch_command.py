@@ -62,9 +62,15 @@ class LaunchCommand:
             what = f"The command is too long, {len(text)} characters in {lines} lines"
             yield self._error(what, f"Write: bash {self.homes[0]}/launch.sh, and the rest into that.")
             return
-        if "\\" in text or not text.replace("\t", " ").isprintable():
-            what = "The command has a backslash, which is passed on as one, or a control character"
+        if not text.replace("\t", " ").isprintable():
+            yield self._error("The command has a control character", "Delete it: write the line once more.")
+            return
+        if "\\" in re.sub("'[^']*'", "", text):
+            what = (
+                "The command has a backslash, which stays one and takes its meaning from the next character"
+            )
             yield self._error(what, "Delete it: the ISC joins lines by itself, and && chains commands.")
+            yield from replace(self, text=self.text.replace("\\", " "))._check()
             return
         try:
             split(text)

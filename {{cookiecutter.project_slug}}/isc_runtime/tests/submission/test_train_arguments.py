@@ -82,11 +82,18 @@ def test_what_cannot_be_asked_is_said(
 
 def test_ours_needs_no_torch_and_little_time() -> None:
     began = time.monotonic()
-    answer = ask_parser(PROJECT, ["--epochs", "3", "--dataset", "uds-one"])
+    answer = ask_parser(PROJECT, ["--epochs", "3", "--dataset-id", "uds-one"])
     assert time.monotonic() - began < 1.5
     assert answer.unclear == answer.refusal == ""
     assert answer.values["epochs"] == "3"
     assert answer.values["dataset_id"] == "uds-one"
+
+
+def test_an_abbreviation_that_is_taken_is_understood(root: Path) -> None:
+    text = 'p = argparse.ArgumentParser()\n    p.add_argument("--fresh", action="store_true")\n'
+    (root / "train.py").write_text(f"{IMPORT}def parse():\n    {text}    return p.parse_args()\n")
+    (finding,) = check_arguments(root, ["--fre"], [], "x")
+    assert "--fresh would start over" in finding.what
 
 
 def test_what_only_the_node_knows_is_not_refused() -> None:
