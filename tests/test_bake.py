@@ -77,7 +77,7 @@ def test_the_project_passes_its_own_check(project: Path) -> None:
     assert report["fit"]
     said = [(finding["severity"], finding["where"].partition(":")[0]) for finding in report["findings"]]
     warnings = ["experiment.isc", "experiment.isc", "git"]
-    assert said == [("warning", where) for where in warnings], "an open id, the default name, and no commit yet"
+    assert said == [("warning", where) for where in warnings], "an open id, the default name, no commit yet"
     assert report["image"]["bytes"] < 10**6
 
 
