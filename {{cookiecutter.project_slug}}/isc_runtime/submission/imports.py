@@ -73,7 +73,7 @@ def check_imports(root: Path) -> Iterator[Finding]:
             unclear.append(imported)
     if unclear:
         names = ", ".join(imported.top for imported in unclear)
-        what = f"{names} may be missing in {LOCK}: that is not all installed here, so names alone were compared"
+        what = f"{names} may be missing in {LOCK}: not all of it is installed here, so names were compared"
         yield Finding(unclear[0].where, what, "Check again with the Python that trains here.", "warning")
 
 
