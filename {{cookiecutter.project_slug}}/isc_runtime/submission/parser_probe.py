@@ -38,6 +38,8 @@ def probe(root: Path, words: list[str]) -> dict[str, Any]:
         result = function(words) if _required(function) else function()
         if isinstance(result, argparse.ArgumentParser):
             result.parse_args(words)
+        elif isinstance(result, argparse.Namespace):  # what train.py goes by, however often it has parsed
+            answer["values"] = _values(result)
     except Ended:
         pass
     except Unclear as error:
@@ -47,6 +49,10 @@ def probe(root: Path, words: list[str]) -> dict[str, Any]:
     return answer if answer["options"] else {"unclear": "its parser was not called"}
 
 
+def _values(namespace: argparse.Namespace) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(namespace).items() if value is not None}
+
+
 def _listen(answer: dict[str, Any]) -> None:
     """Lets every parser of argparse tell what it was asked and what it thinks of it."""
     parse = argparse.ArgumentParser.parse_known_args
@@ -54,7 +60,7 @@ def _listen(answer: dict[str, Any]) -> None:
     def parse_known_args(self: argparse.ArgumentParser, *arguments: Any, **options: Any) -> Any:
         answer["options"] = sorted(self._option_string_actions)
         namespace, others = parse(self, *arguments, **options)
-        answer["values"] = {name: str(value) for name, value in vars(namespace).items() if value is not None}
+        answer["values"] = _values(namespace)
         return namespace, others
 
     def refuse(_parser: argparse.ArgumentParser, message: str) -> None:

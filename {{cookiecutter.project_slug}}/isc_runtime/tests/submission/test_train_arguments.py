@@ -27,6 +27,9 @@ SHAPES = {
     "says what it returns": "SIZES = (1, 2)\n" + MADE.replace("():", "() -> torch.Tensor:", 1),
     "in a with": "with open('x'):\n    SIZES = (1, 2)\n" + MADE,
     "of a module beside it": "from sizes import SIZES\n" + MADE,
+    "parses twice": "SIZES = (1, 2)\n"
+    + MADE.replace("return parser", "it = parser")
+    + "    parser.set_defaults(size=object(), out=object())\n    parser.parse_args([])\n    return it\n",
     "prints": "SIZES = (1, 2)\n" + MADE.replace("    return", "    print('x')\n    return"),
     "with a check of its own": "SIZES = (1, 2, 9)\n"
     + MADE.replace("return parser.parse_args()", "it = parser.parse_args()")
