@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.submission.shell import joined
 
-HOME = "/root/"
 DATA = Path("/data")  # where the ISC mounts datasets
+USER = "/root"  # whose home a container of the ISC is
 ENVIRONMENT = Path("/opt/venv")  # where its images have the virtual environment
 
 _SCRIPT = re.compile(r"(?<![\w.-])(launch\.sh|train\.py)(?![\w.-])['\"]?")
@@ -57,11 +58,10 @@ def localize(
         IscError: there are arguments to add, and nothing to add them to.
     """
     notes = [f"{homes[0]} is {root}"]
-    text = " ".join(command.split("\n")).strip()  # the platform joins lines by a blank
+    text = joined(command)
     for home in homes:
-        text = _replace_path(text, home, root)
-        if home.startswith(HOME):  # of root's there; here it is somebody else's
-            text = _replace_home(text, home.removeprefix(HOME), root)
+        for spelt in (home, *(f"{user}{home.removeprefix(USER)}" for user in ("~", "$HOME", "${HOME}"))):
+            text = _replace_path(text, spelt, root)
     if (
         not ENVIRONMENT.exists()
         and (mapped := _replace_path(text, str(ENVIRONMENT), Path(sys.prefix))) != text
@@ -94,18 +94,6 @@ def _replace_path(text: str, path: str, by: Path) -> str:
     for number, part in enumerate(parts):
         here = str(by) if number % 2 else shlex.quote(str(by))
         parts[number] = pattern.sub(lambda _, here=here: here, part)
-    return "".join(parts)
-
-
-def _replace_home(text: str, project: str, by: Path) -> str:
-    """Replaces the project in the home directory, where a shell would see that: not in all quotes."""
-    pattern = rf"""(?:\$HOME|\$\{{HOME\}}|~)/{re.escape(project)}(?=[/\s'"&|;]|$)"""
-    parts = re.split(r"""('[^']*'|"[^"]*")""", text)
-    for number, part in enumerate(parts):
-        if number % 2 == 0:
-            parts[number] = re.sub(rf"(?<![\w./~-]){pattern}", lambda _: shlex.quote(str(by)), part)
-        elif part.startswith('"'):
-            parts[number] = re.sub(pattern.replace("|~", ""), lambda _: str(by), part)
     return "".join(parts)
 
 

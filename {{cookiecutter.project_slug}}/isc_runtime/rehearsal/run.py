@@ -24,9 +24,9 @@ from isc_runtime.sizes import readable_size
 from isc_runtime.submission import journal
 from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.launch_command import options_of_train
 from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.project import check, homes
+from isc_runtime.submission.train_arguments import options_of_train
 
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
 TRIAL, REFERENCE = "trial start", "uninterrupted"

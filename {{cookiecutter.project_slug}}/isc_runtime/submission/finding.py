@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["error", "warning"]
+LONGEST = 500  # characters of each part that is shown
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something that is not as it should be.
+
+    What it quotes from the project's files can be anything. So what a terminal would obey is replaced by an
+    escape (`\\x1b`), also what reorders a line, and long parts are cut.
 
     Attributes:
         where: the file, with the line if there is one: `experiment.isc:12`.
@@ -24,5 +28,17 @@ class Finding:
     hint: str
     severity: Severity = "error"
 
+    def __post_init__(self) -> None:
+        for name in ("where", "what", "hint"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
     def __str__(self) -> str:
         return f"{self.where}: {self.what}. {self.hint}"
+
+
+def printable(text: str) -> str:
+    """A text that is safe to print in one line: not too long, and with escapes for what cannot be seen."""
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

@@ -1,8 +1,4 @@
-"""The file that `isc train` submits: what may stand in it, and what is wrong with one.
-
-Keys and limits are those that https://docs.strongcompute.com documents, or that the published examples of
-Strong Compute (https://github.com/StrongResearch/isc-demos) use.
-"""
+"""The file that `isc train` submits: what is wrong with one, measured by the table in launch_keys.py."""
 
 from __future__ import annotations
 
@@ -16,51 +12,35 @@ from typing import Any
 
 from isc_runtime.submission.finding import Finding, Severity
 from isc_runtime.submission.launch_command import LaunchCommand
-
-COMPUTE_MODES = ("cycle", "interruptible", "burst")  # the first is the default
-MOST_GPUS = 72
-MOST_GPUS_UNLESS_BURST = 16
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key of a launch file.
-
-    Attributes:
-        name: the key.
-        type: of its value; a list holds strings.
-        required: whether a launch file must have it.
-        doc: what its value is.
-    """
-
-    name: str
-    type: type[str] | type[int] | type[list[str]]
-    required: bool
-    doc: str
-
-
-KEYS = (
-    Key("isc_project_id", str, True, "the project that pays, prj-<words>-YYMMDD in Control Plane"),
-    Key("experiment_name", str, True, "any name"),
-    Key(
-        "gpus", int, True, f"GPUs over all nodes, 1 to {MOST_GPUS_UNLESS_BURST}, in burst mode to {MOST_GPUS}"
-    ),
-    Key("command", str, True, "what every node runs, in one line with absolute paths"),
-    Key("compute_mode", str, False, f"one of {', '.join(COMPUTE_MODES)}"),
-    Key("max_rapid_cycles", int, False, "in cycle mode, after how many cycles it is completed"),
-    Key("dataset_id_list", list, False, "datasets, each mounted at /data/<id>"),
-    Key("burst_shape_priority_list", list, False, "shapes for burst mode, as Control Plane names them"),
-    Key("input_artifact_id_list", list, False, "checkpoint artifacts of earlier experiments to start from"),
+from isc_runtime.submission.launch_keys import (
+    COMPUTE_MODES,
+    DEAD_KEYS,
+    DOCUMENTATION,
+    KEYS,
+    MOST_GPUS,
+    SEEN_GPUS_UNLESS_BURST,
+    Key,
 )
+from isc_runtime.submission.lines import read_text
+
 TYPE_NAMES = {str: "a string in quotes", int: "a whole number without quotes", list: "a list of strings"}
-DEAD_KEYS = {
-    "gpu_type": "Delete it: the ISC chooses the nodes",
-    "output_path": "Delete it: outputs go where CHECKPOINT_ARTIFACT_PATH and LOSSY_ARTIFACT_PATH say",
-    "dataset_id": 'Write dataset_id_list = ["<id>"] instead',
-    "nnodes": "Write gpus instead, the number over all nodes",
-    "venv_path": "Delete it: launch.sh activates the virtual environment",
-}
 PROJECT_ID = re.compile(r"prj(-[a-z0-9]+)+-[0-9]{6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LONGEST_KEY = 100  # of a longer one the beginning is looked at
+MOST_STRANGE_KEYS = 10  # one that has more is no launch file
+
+# What examples and documentation write where an id belongs: <project-id>, your-project-id, dataset-id-0.
+_PLACEHOLDER = re.compile(
+    r"<[A-Za-z][^<>\n]*>|\byour[-_ ]|^(project|dataset|artifact)[-_]?id([-_]?\d+)?$|YYMMDD|^\.\.\.$|TODO",
+    re.IGNORECASE,
+)
+_IN_COMMAND = re.compile(r"<[A-Za-z][\w.-]*>")  # with blanks in it, it could be a redirection
+# The template's own default among them, and what the documentation and people write when they mean nothing.
+_EMPTY_NAMES = frozenset(
+    {
+        *("example", "experiment", "foo", "isc", "isc experiment", "isc project", "my experiment", "name"),
+        *("new experiment", "test", "test experiment", "untitled", "experiment name", "foo experiment"),
+    }
+)
 
 
 def check_launch_file(file: Path, root: Path, homes: Sequence[str]) -> list[Finding]:
@@ -72,7 +52,7 @@ def check_launch_file(file: Path, root: Path, homes: Sequence[str]) -> list[Find
         homes: the directories that the project may be in when it runs; the first is the usual one.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         values = load_toml(text)
     except ImportError as error:
         # No error: a person whose cookiecutter runs on such a Python shall get the project all the same.
@@ -80,7 +60,7 @@ def check_launch_file(file: Path, root: Path, homes: Sequence[str]) -> list[Find
         return [Finding(file.name, f"It was not checked: {error}", hint, "warning")]
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        return [Finding(file.name, f"It cannot be read ({reason})", "Mend it: it has to be TOML, in UTF-8.")]
+        return [Finding(file.name, f"It cannot be read ({reason})", "Fix it: it must be TOML, in UTF-8.")]
     return list(_Check(file.name, text, values).run(root, homes))
 
 
@@ -88,7 +68,7 @@ def load_toml(text: str) -> dict[str, Any]:
     """Parses TOML.
 
     Raises:
-        ValueError: it is not TOML.
+        ValueError: it is not TOML, or nested too deep.
         ImportError: Python is older than 3.11, and tomli is not installed.
     """
     for name in ("tomllib", "tomli"):
@@ -96,7 +76,10 @@ def load_toml(text: str) -> dict[str, Any]:
             parser = importlib.import_module(name)
         except ModuleNotFoundError:
             continue
-        values: dict[str, Any] = parser.loads(text)
+        try:
+            values: dict[str, Any] = parser.loads(text)
+        except RecursionError as error:
+            raise ValueError("it is nested too deep") from error
         return values
     raise ImportError("this Python has neither tomllib nor tomli")
 
@@ -108,46 +91,70 @@ class _Check:
     values: dict[str, Any]
 
     def run(self, root: Path, homes: Sequence[str]) -> Iterator[Finding]:
-        for name in self.values:
-            yield from self._check_name(name)
+        yield from self._check_names()
         for key in KEYS:
             yield from self._check_type(key)
+            yield from self._check_text(key)
         yield from self._check_id_and_name()
         yield from self._check_mode()
         if (command := self._value("command", str)) is not None:
             where = self._at("command", "", "").where
             datasets: list[str] = self._value("dataset_id_list", list) or []
-            yield from LaunchCommand(command, where, root, homes, datasets).check()
+            text = _IN_COMMAND.sub("$PLACEHOLDER", command)  # of which nothing is known
+            yield from LaunchCommand(text, where, root, homes, datasets).check()
 
-    def _check_name(self, name: str) -> Iterator[Finding]:
+    def _check_names(self) -> Iterator[Finding]:
         known = [key.name for key in KEYS]
-        if name in DEAD_KEYS:
-            yield self._at(name, f"The ISC no longer has the key {name}", f"{DEAD_KEYS[name]}.")
-        elif name not in known:
-            close = difflib.get_close_matches(name.lower(), known, 1)
+        strange = [name for name in self.values if name not in known and name not in DEAD_KEYS]
+        for name in filter(self.values.__contains__, DEAD_KEYS):
+            what = f"The ISC no longer has the key {name}"
+            yield self._at(name, what, f"{DEAD_KEYS[name]}.", "warning")  # files with one have been launched
+        for name in strange[:MOST_STRANGE_KEYS]:
+            close = difflib.get_close_matches(name[:LONGEST_KEY].lower(), known, 1)
             hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(known)}."
             yield self._at(name, f"The ISC has no key {name!r}", hint)
+        if len(strange) > MOST_STRANGE_KEYS:
+            what = f"The ISC has none of {len(strange) - MOST_STRANGE_KEYS} other keys"
+            yield Finding(self.file_name, what, f"It has {', '.join(known)}.")
 
     def _check_type(self, key: Key) -> Iterator[Finding]:
         if key.name not in self.values:
             if key.required:
                 yield self._at(key.name, f"The key {key.name} is missing", f"Add it: {key.doc}.")
         elif self._value(key.name, key.type) is None:
-            hint = f"It has to be {TYPE_NAMES[key.type]}: {key.doc}."
+            hint = f"It must be {TYPE_NAMES[key.type]}: {key.doc}."
             yield self._at(key.name, f"The value of {key.name} has the wrong type", hint)
+
+    def _check_text(self, key: Key) -> Iterator[Finding]:
+        """What was copied from an example and not filled in; white space that makes another id of an id."""
+        value = self._value(key.name, key.type)
+        texts: list[str] = [] if value is None or key.type is int else [value] if key.type is str else value
+        pattern = _IN_COMMAND if key.name == "command" else _PLACEHOLDER
+        for text in texts:
+            if match := pattern.search(text):
+                severity: Severity = "warning" if key.name == "experiment_name" else "error"
+                what = f"{match[0] if key.name == 'command' else text} in {key.name} is a placeholder"
+                yield self._at(key.name, what, "Write what belongs there.", severity)
+            if key.name not in ("command", "experiment_name") and text != text.strip():
+                yield self._at(
+                    key.name, f"There is white space around {text!r}", "Delete it: it is no part of an id."
+                )
 
     def _check_id_and_name(self) -> Iterator[Finding]:
         project_id = self._value("isc_project_id", str)
-        if project_id == "":
+        if project_id is not None and not project_id.strip():
             hint = "Put it in before you submit: Control Plane shows it under Projects."
             yield self._at("isc_project_id", "The id of the ISC project is still open", hint, "warning")
-        elif project_id is not None and not PROJECT_ID.fullmatch(project_id):
+        elif project_id and not (PROJECT_ID.fullmatch(project_id.strip()) or _PLACEHOLDER.search(project_id)):
+            what = f"{project_id!r} does not look like a project id"
             hint = "Compare it with Control Plane: prj-<words>-YYMMDD."
-            yield self._at(
-                "isc_project_id", f"{project_id!r} does not look like a project id", hint, "warning"
-            )
-        if self._value("experiment_name", str) == "":
+            yield self._at("isc_project_id", what, hint, "warning")
+        name = self._value("experiment_name", str)
+        if name is not None and not name.strip():
             yield self._at("experiment_name", "The experiment has no name", "Give it one, any will do.")
+        elif name and re.sub(r"[\W_\d]+", " ", name).strip().lower() in _EMPTY_NAMES | {""}:
+            hint = "Name what is tried: that is how you will find it among others in Control Plane."
+            yield self._at("experiment_name", f"The name {name!r} says nothing", hint, "warning")
 
     def _check_mode(self) -> Iterator[Finding]:
         mode = self.values.get("compute_mode", COMPUTE_MODES[0])
@@ -156,12 +163,19 @@ class _Check:
         if isinstance(mode, str) and mode not in COMPUTE_MODES:
             yield self._at("compute_mode", f"There is no mode {mode!r}", f"Use {', '.join(COMPUTE_MODES)}.")
         if gpus is not None and not 1 <= gpus <= MOST_GPUS:
-            yield self._at("gpus", f"{gpus} is no possible number of GPUs", f"Use 1 to {MOST_GPUS}.")
-        elif gpus is not None and gpus > MOST_GPUS_UNLESS_BURST and mode in COMPUTE_MODES[:2]:
-            hint = f'Use at most {MOST_GPUS_UNLESS_BURST}, or compute_mode = "burst".'
-            yield self._at("gpus", f"{gpus} GPUs are too many for {mode} mode", hint)
+            what = f"{_shown(gpus)} is no possible number of GPUs"
+            yield self._at("gpus", what, f"Use 1 to {MOST_GPUS}.")
+        elif gpus is not None and gpus > SEEN_GPUS_UNLESS_BURST and mode in COMPUTE_MODES[:2]:
+            what = f"{gpus} GPUs in {mode} mode may be refused"
+            hint = (
+                f"In July 2025 the ISC refused more than {SEEN_GPUS_UNLESS_BURST}, as users report; its "
+                f"documentation allows {MOST_GPUS} ({DOCUMENTATION}). "
+                f'If it refuses: use fewer, or compute_mode = "burst".'
+            )
+            yield self._at("gpus", what, hint, "warning")
         if cycles is not None and cycles < 1:
-            yield self._at("max_rapid_cycles", f"{cycles} is no possible number of cycles", "Use 1 or more.")
+            what = f"{_shown(cycles)} is no possible number of cycles"
+            yield self._at("max_rapid_cycles", what, "Use 1 or more.")
         elif cycles is not None and mode in COMPUTE_MODES[1:]:
             hint = "Delete it, or change compute_mode."
             yield self._at("max_rapid_cycles", f"{mode} mode has no cycles to count", hint, "warning")
@@ -173,10 +187,15 @@ class _Check:
             return None
         if kind is list and not all(isinstance(item, str) and item.strip() for item in value):
             return None
-        return value.strip() if kind is str else value
+        return value
 
     def _at(self, name: str, what: str, hint: str, severity: Severity = "error") -> Finding:
-        key = re.escape(name)
+        key = re.escape(name[:LONGEST_KEY])
         match = re.search(rf"""^[ \t]*\[*[ \t]*(["']?){key}\1[ \t]*[=.\]]""", self.text, re.MULTILINE)
         line = f":{self.text.count(chr(10), 0, match.start()) + 1}" if match else ""
         return Finding(f"{self.file_name}{line}", what, hint, severity)
+
+
+def _shown(number: int) -> str:
+    """A number; one of thousands of digits, which Python refuses to write, in words."""
+    return str(number) if number.bit_length() < 64 else f"A number of {number.bit_length()} bits"

@@ -1,11 +1,11 @@
 """Is this project fit to submit? Structure, launch file, lock, image, from the files alone; and git's word.
 
-Standard library only, and nothing of the project is run or imported: it answers in a blink.
+Standard library only, and it answers in a blink. Nothing of the project is run or imported, but for the
+function in train.py that parses the command line: it judges the arguments, in a process of its own.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import json
 import os
@@ -17,9 +17,12 @@ from isc_runtime.sizes import readable_size
 from isc_runtime.submission import credentials
 from isc_runtime.submission.finding import Finding as Finding
 from isc_runtime.submission.image import Content, check_image, image_content
+from isc_runtime.submission.imports import check_imports
 from isc_runtime.submission.launch_file import check_launch_file, load_toml
 from isc_runtime.submission.leaks import check_leaks
+from isc_runtime.submission.lines import read_bytes, read_text
 from isc_runtime.submission.lock import check_cycling_utils, check_lock
+from isc_runtime.submission.python_source import parse_python
 from isc_runtime.submission.version_control import check_committed
 
 EXPECTED = {
@@ -136,6 +139,7 @@ def _check(root: Path) -> Iterator[Finding]:
         yield from _check_syntax(root / name)
     yield from _check_launch_script(root / "launch.sh")
     yield from check_lock(root)
+    yield from check_imports(root)
     yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
 
 
@@ -144,28 +148,31 @@ def homes(root: Path) -> list[str]:
     names = [root.name]
     # Without a readable pyproject.toml the folder's name will do.
     with contextlib.suppress(OSError, ValueError, ImportError, KeyError, TypeError):
-        names.insert(0, load_toml((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"])
+        names.insert(0, load_toml(read_text(root / "pyproject.toml"))["project"]["name"])
     return [f"/root/{name}" for name in dict.fromkeys(names)]
 
 
 def _check_syntax(file: Path) -> Iterator[Finding]:
     try:
-        ast.parse(file.read_bytes())
+        parse_python(file)
     except OSError:
         pass  # missing: it is said already
     except SyntaxError as error:
-        yield Finding(
-            f"{file.name}:{error.lineno}", f"Python cannot read it ({error.msg})", "Mend this line."
-        )
-    except ValueError as error:  # a NUL
-        yield Finding(file.name, f"Python cannot read it ({error})", "Save it as plain UTF-8 text.")
+        yield Finding(f"{file.name}:{error.lineno}", f"Python cannot read it ({error.msg})", "Fix this line.")
+    except ValueError as error:  # a NUL, or no program that a person has written
+        hint = "Save it as plain UTF-8 text, and write no deeper than Python reads."
+        yield Finding(file.name, f"Python cannot read it ({error})", hint)
 
 
 def _check_launch_script(file: Path) -> Iterator[Finding]:
-    if not file.is_file():
+    try:
+        content = read_bytes(file)
+    except (OSError, ValueError) as error:
+        if file.exists():
+            yield Finding(file.name, f"It cannot be read ({error})", "Bring it back from git.")
         return
     if os.name == "posix" and not os.access(file, os.X_OK):
         yield Finding(file.name, "It is not executable", "Run: chmod +x launch.sh")
-    if b"\r" in file.read_bytes():
+    if b"\r" in content:
         hint = "Save it with Unix line ends; in git: git config core.autocrlf input"
         yield Finding(file.name, "It has Windows line ends, which bash takes for a part of the words", hint)

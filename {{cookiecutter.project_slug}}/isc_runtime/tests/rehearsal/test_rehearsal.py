@@ -79,6 +79,10 @@ def test_when_a_cycle_is_interrupted(seed: int) -> None:
         ('bash "/root/a-project/launch.sh"', 'bash "/home/me/it is here/launch.sh"'),
         ("bash /root/a-project-2/launch.sh", "bash /root/a-project-2/launch.sh"),
         ("bash /root/a-project/launch.sh\n--epochs 3", "bash {root}/launch.sh --epochs 3"),
+        ("\ncd /root/a-project &&\nbash launch.sh\n", "cd {root} && bash launch.sh"),
+        ("cd ~/a-project && bash launch.sh", "cd {root} && bash launch.sh"),
+        ('bash "${HOME}/a-project/launch.sh"', 'bash "/home/me/it is here/launch.sh"'),
+        ("bash $HOME/a-project/launch.sh ~/a-project-2", "bash {root}/launch.sh ~/a-project-2"),
     ],
 )
 def test_the_project_is_where_it_is(command: str, expected: str) -> None:

@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 
 from isc_runtime.submission.launch_file import load_toml
+from isc_runtime.submission.launch_keys import KEYS
 from isc_runtime.submission.launch_schema import FILE, schema, text
-from isc_runtime.tests.submission.test_project import ACCEPTED, LAUNCH_FILE, Break, launch_file
+from isc_runtime.tests.submission.test_project import ACCEPTED, LAUNCH_FILE, WARNINGS, Break, launch_file
 
 NO_TOML = {"no TOML", "twice", "no UTF-8", "another file"}
 OTHER_FILES = {
@@ -39,3 +40,20 @@ def test_what_the_check_refuses_the_schema_refuses(tmp_path: Path, name: str) ->
 def test_what_the_check_accepts_the_schema_accepts(tmp_path: Path, name: str) -> None:
     ACCEPTED[name](tmp_path)
     assert errors(tmp_path / "experiment.isc") == []
+
+
+@pytest.mark.parametrize("name", sorted(WARNINGS.keys()))
+def test_what_a_person_has_to_judge_the_schema_accepts(tmp_path: Path, name: str) -> None:
+    WARNINGS[name][0](tmp_path)
+    assert errors(tmp_path / "experiment.isc") == []
+
+
+@pytest.mark.parametrize(("command", "is_accepted"), [("a\nb", True), ("a \\\n b", False), (" \n ", False)])
+def test_a_command_on_lines(tmp_path: Path, command: str, is_accepted: bool) -> None:
+    launch_file(command=f"'''{command}'''")(tmp_path)
+    assert (errors(tmp_path / "experiment.isc") == []) == is_accepted
+
+
+def test_each_key_says_where_it_is_documented() -> None:
+    described = schema()["properties"]
+    assert all("Source: https://" in described[key.name]["description"] for key in KEYS)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission.launch_file import DEAD_KEYS, KEYS
+from isc_runtime.submission.launch_file import check_launch_file
+from isc_runtime.submission.launch_keys import DEAD_KEYS, KEYS, VARIABLES
 from isc_runtime.submission.project import EXPECTED, Finding, check, run_check
 from isc_runtime.tests.processes import PROJECT
 
@@ -33,10 +36,13 @@ GOOD = {
 TRAIN = """
 import argparse
 from isc_runtime import options
-parser = argparse.ArgumentParser()
-add = parser.add_argument_group("data").add_argument
-add("--dataset-id"), add("--epochs", type=options.positive), add("--model")
-options.add_checkpoint_options(parser)
+
+def parse_arguments(command_line=None):
+    parser = argparse.ArgumentParser()
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset-id"), add("--epochs", type=options.positive), add("--model")
+    options.add_checkpoint_options(parser)
+    return options.parse(parser, command_line)
 """
 OWN = {"train.py": TRAIN, "model.py": 'MODELS = {"one": None, "other": None}\n', "data.py": ""}
 
@@ -72,6 +78,11 @@ def command(text: str, **changes: str | None) -> Break:
     return launch_file(command=json.dumps(text), **changes)
 
 
+def launch_command(text: str) -> str:
+    """The good launch file with another command."""
+    return "".join(f"{name} = {value}\n" for name, value in {**GOOD, "command": json.dumps(text)}.items())
+
+
 def write(name: str, text: str) -> Break:
     def change(project: Path) -> None:
         (project / name).write_text(text, encoding="utf-8")
@@ -100,6 +111,11 @@ def both(one: Break, other: Break) -> Break:
     return change
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 def delete(name: str) -> Break:
     def change(project: Path) -> None:
         path = project / name
@@ -118,15 +134,6 @@ LAUNCH_FILE = {
     "mistyped": (launch_file(gpu="8"), "experiment.isc:7", "no key 'gpu'", "Did you mean gpus?"),
     "capitals": (launch_file(Compute_Mode='"x"'), "experiment.isc:7", "no key", "mean compute_mode?"),
     **{
-        f"dead {name}": (
-            launch_file(**{name: '"x"'}),
-            "experiment.isc:7",
-            f"no longer has the key {name}",
-            hint,
-        )
-        for name, hint in DEAD_KEYS.items()
-    },
-    **{
         f"no {key.name}": (launch_file(**{key.name: None}), "experiment.isc", f"{key.name} is missing", "Add")
         for key in KEYS
         if key.required
@@ -143,8 +150,18 @@ LAUNCH_FILE = {
     "list of numbers": (launch_file(dataset_id_list="[1]"), "experiment.isc:5", "wrong type", "list of"),
     "zero gpus": (launch_file(gpus="0"), "experiment.isc:3", "0 is no possible number", "1 to 72"),
     "gpus": (launch_file(gpus="73"), "experiment.isc:3", "73 is no possible", "1 to 72"),
-    "gpus of mode": (launch_file(gpus="17"), "experiment.isc:3", "too many for cycle", "burst"),
-    "gpus, no mode": (launch_file(gpus="17", compute_mode=None), "experiment.isc:3", "too many", "burst"),
+    "id in blanks": (
+        launch_file(isc_project_id='"prj-a-261124 "'),
+        "experiment.isc:1",
+        "white space",
+        "Delete",
+    ),
+    "data in blanks": (
+        launch_file(dataset_id_list='["uds-one", " uds-two"]'),
+        "experiment.isc:5",
+        "' uds-t",
+        "De",
+    ),
     "mode": (
         launch_file(compute_mode='"fast"'),
         "experiment.isc:4",
@@ -155,32 +172,13 @@ LAUNCH_FILE = {
     "cycles": (launch_file(max_rapid_cycles="0"), "experiment.isc:7", "0 is no possible", "1 or more"),
     "another file": (write("second.isc", "gpus = 4\n"), "second.isc", "command is missing", "Add it"),
 }
-COMMANDS = {
-    "empty": (command(" "), "The command is empty", f"Write: bash {HOME}/launch.sh"),
-    "lines": (command(f"cd {HOME}\nbash {HOME}/launch.sh"), "line break", "chain with &&"),
-    "backslash": (command(f"{COMMAND} \\ --epochs 1"), "backslash", "chain with &&"),
-    "open quote": (command(f"{COMMAND} 'x"), "No shell can read", "Close"),
-    "relative script": (command("bash launch.sh --epochs 1"), "launch.sh is relative", f"write {HOME}"),
-    "relative path": (
-        command(f"source venv/bin/activate && {COMMAND}"),
-        "venv/bin/activate",
-        f"write {HOME}",
-    ),
-    "no file": (command(f"bash {HOME}/start/launch.sh"), f"no {HOME}/start/launch.sh", "Correct"),
-    "no file there": (command(f"cd {HOME} && bash x/launch.sh"), f"no {HOME}/x/launch.sh", "Correct"),
-    "elsewhere": (command("bash /root/no-such/launch.sh"), "/root/no-such/launch.sh is outside", HOME),
-    "argument": (command(f"{COMMAND} --resume"), "no argument --resume", "train.py --help"),
-    "mistyped argument": (command(f"{COMMAND} --epoch-s=3"), "no argument --epoch-s", "mean --epochs?"),
-    "runtime argument": (command(f"{COMMAND} --save-stebs 3"), "no argument --save-stebs", "--save-steps?"),
-    "dataset": (command(f"{COMMAND} --dataset-id uds-two"), "uds-two is not in dataset_id_list", '"uds-two"'),
-    "dataset =": (command(f"{COMMAND} --dataset-id=uds-two"), "uds-two is not in dataset_id_list", "Put"),
-    "no dataset": (command(f"{COMMAND} --dataset-id"), "--dataset-id has no value", "Write the id"),
-}
 FILES = {
     **{f"no {name}": (delete(name), name, "missing", purpose) for name, purpose in EXPECTED.items()},
     "not executable": (lambda p: (p / LAUNCH).chmod(0o644), LAUNCH, "not executable", "chmod +x launch.sh"),
     "Windows": (write(LAUNCH, "true\r\n"), LAUNCH, "Windows line ends", "autocrlf"),
-    "syntax": (write("train.py", "x = 1\nif x\n"), "train.py:2", "Python cannot read", "Mend this line"),
+    "syntax": (write("train.py", "x = 1\nif x\n"), "train.py:2", "Python cannot read", "Fix this line"),
+    "too deep": (write("train.py", "-" * 200_000 + "1"), "train.py", "nested too deep", "no deeper"),
+    "pipe": (lambda p: pipe(p / "train.py"), "train.py", "missing", "the training"),
     "version": (replace(NEEDED, "^torch==.*", "torch==1.0"), NEEDED, "torch is 1.0 here", "make lock"),
     "new requirement": (append(NEEDED, "Left_Pad\n"), NEEDED, "Left_Pad is not in", "make lock"),
     "no hash": (append(LOCK, "left-pad==1.0\n"), LOCK, "no hash", "make lock"),
@@ -200,14 +198,23 @@ WARNINGS = {
     "open id": (launch_file(isc_project_id='""'), "still open", "before you submit"),
     "odd id": (launch_file(isc_project_id='"my project"'), "'my project'", "prj-<words>-YYMMDD"),
     "cycles": (launch_file(compute_mode='"burst"', max_rapid_cycles="3"), "no cycles to count", "Delete"),
-    "own start": (command("torchrun --nnodes 1 /opt/other.py"), "not hand over to launch.sh", f"bash {HOME}"),
-    "pipe": (command(f"{COMMAND} --dataset-id uds-one | tee /tmp/log"), "'|'", "Chain with &&"),
-    "model": (
-        command(f"{COMMAND} --dataset-id uds-one --model=mine"),
-        "MODELS in model.py does not name 'mine'",
-        "add yours to MODELS",
+    "gpus": (
+        launch_file(gpus="17"),
+        "17 GPUs in cycle mode may be",
+        "documentation allows 72 (https://docs.",
     ),
-    "unused dataset": (command(COMMAND), "none of the datasets", "Add --dataset-id uds-one"),
+    "gpus, no mode": (launch_file(gpus="72", compute_mode=None), "72 GPUs in cycle mode", "July 2025"),
+    "default name": (
+        launch_file(experiment_name='"ISC Experiment"'),
+        "'ISC Experiment' says nothing",
+        "tried",
+    ),
+    "test": (launch_file(experiment_name='"test_2"'), "'test_2' says nothing", "Name what is tried"),
+    "half a name": (launch_file(experiment_name='"deepseek-<model>"'), "is a placeholder", "belongs there"),
+    **{
+        f"dead {name}": (launch_file(**{name: '"x"'}), f"no longer has the key {name}", hint)
+        for name, hint in DEAD_KEYS.items()
+    },
 }
 ACCEPTED = {
     "as it is": lambda project: None,
@@ -216,18 +223,11 @@ ACCEPTED = {
     "old id": launch_file(isc_project_id='"01234567-89ab-cdef-0123-456789abcdef"'),
     "cycles": launch_file(max_rapid_cycles="3"),
     "no dataset": command(COMMAND, dataset_id_list=None),
-    "activated": command(
-        f"source /opt/venv/bin/activate && {COMMAND} --dataset-id=uds-one --save-steps auto"
-    ),
-    "in its directory": command(f"cd {HOME} && A=1 bash ./launch.sh --dataset-id uds-one"),
-    "models that are not written out": both(
-        command(f"{COMMAND} --dataset-id uds-one --model mine"), append("model.py", "MODELS = {**MODELS}\n")
-    ),
-    "abbreviated": command(f"{COMMAND} --dataset-i uds-one", dataset_id_list=None),
+    "lines, as the ISC joins them": launch_file(command=f"'''\n{COMMAND}\n--dataset-id uds-one'''"),
     "cloned under another name": replace("pyproject.toml", "^name = .*", 'name = "other"'),
     "name unknown": write("pyproject.toml", ""),
     "credentials": write("credentials.isc", "key = 1\n"),
-    "other parser": write("train.py", "import sys\n"),
+    "other parser": both(command(COMMAND, dataset_id_list=None), write("train.py", "import sys\n")),
     "glob": append("Dockerfile", "COPY req*.in /x\nCOPY --from=other /none /x\nADD https://a.b/c /x\n"),
     "condition": append("requirements.in", 'nowhere==1; sys_platform == "plan9"\n'),
 }
@@ -237,12 +237,6 @@ ACCEPTED = {
 def test_a_bad_launch_file(project: Path, plant: Break, where: str, what: str, hint: str) -> None:
     plant(project)
     assert_found(check(project), "error", where, what, hint)
-
-
-@pytest.mark.parametrize(("plant", "what", "hint"), COMMANDS.values(), ids=COMMANDS)
-def test_a_bad_command(project: Path, plant: Break, what: str, hint: str) -> None:
-    plant(project)
-    assert_found(check(project), "error", "experiment.isc:6", what, hint)
 
 
 @pytest.mark.parametrize(("plant", "where", "what", "hint"), FILES.values(), ids=FILES)
@@ -264,6 +258,77 @@ def test_what_a_person_has_to_judge(project: Path, plant: Break, what: str, hint
 def test_what_is_accepted(project: Path, change: Break) -> None:
     change(project)
     assert check(project) == []
+
+
+PLACEHOLDERS = {
+    "isc_project_id": "<project-id>",
+    "isc_project_id ": "your-project-id",
+    "dataset_id_list": "<dataset id>",
+    "dataset_id_list ": "dataset-id-0",
+    "input_artifact_id_list": "<checkpoint-artifact>",
+    "burst_shape_priority_list": "<shape>",
+    "command": "bash <train.py-or-validation.py>",
+}
+
+
+@pytest.mark.parametrize("key", PLACEHOLDERS)
+def test_what_was_copied_and_not_filled_in(tmp_path: Path, key: str) -> None:
+    name, text = key.strip(), json.dumps(PLACEHOLDERS[key])
+    launch_file(**{name: f"[{text}]" if name.endswith("list") else text})(tmp_path)
+    findings = check_launch_file(tmp_path / "experiment.isc", tmp_path, [HOME])
+    assert_found(findings, "error", "experiment.isc:", f"in {name} is a placeholder", "Write what belongs")
+
+
+HOSTILE = {
+    "deep": "gpus = " + "[" * 100_000,
+    "deep tables": "gpus = " + "{a=" * 5000,
+    "a number of 9000 digits": "gpus = " + "9" * 9000,
+    "a number in hexadecimal": f"gpus = 0x{'f' * 9000}\nmax_rapid_cycles = -0x{'f' * 9000}",
+    "no end of keys": "".join(f"key{n} = 1\n" for n in range(50_000)),
+    "a long key": f"{'k' * 500_000} = 1\n",
+    "a long command": launch_command("true && " * 100_000),
+    "lines without end": launch_command("x\n" * 60_000),
+    "options without end": launch_command(f"{COMMAND} {' '.join(f'--epoch{n}' for n in range(10_000))}"),
+    "escapes": 'experiment_name = "\\u001b]0;x\\u202e"\n"\\u001b[2J" = 1\ncompute_mode = "\\u001b[31m"\n',
+    "escapes in the command": launch_command(f"{COMMAND} \x1b[31m"),
+    "escapes in the text": "\x1b[2J",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_launch_files(tmp_path: Path, name: str) -> None:
+    write("experiment.isc", HOSTILE[name])(tmp_path)
+    began = time.monotonic()
+    findings = check_launch_file(tmp_path / "experiment.isc", PROJECT, [HOME])
+    assert time.monotonic() - began < 10
+    assert 0 < len(findings) < 50
+    assert all(str(finding).isprintable() and len(str(finding)) < 2000 for finding in findings)
+
+
+def test_what_is_printed_moves_no_cursor(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("a\x1b[2J.isc", HOSTILE["escapes"])(project)
+    write("train.py", "x = '\x1b[2J\\d'\nif \x1b[2J\n")(project)
+    append("requirements.in", "\x1b[2Jx==1\nl\u202eft==1\n")(project)
+    for as_json in (False, True):
+        assert run_check(project, as_json) == 1
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert said.out.replace("\n", "").isprintable()
+
+
+def test_a_launch_file_that_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.isc")
+    (tmp_path / "large.isc").write_bytes(b"#" * 10_000_001)
+    (tmp_path / "folder.isc").mkdir()
+    for name, reason in {"pipe": "no regular file", "large": "10000001 bytes", "folder": "regular"}.items():
+        findings = check_launch_file(tmp_path / f"{name}.isc", tmp_path, [HOME])
+        assert_found(findings, "error", f"{name}.isc", reason, "TOML")
+
+
+def test_each_key_and_variable_has_a_source() -> None:
+    sources = [key.source for key in KEYS] + [variable.source for variable in VARIABLES.values()]
+    assert all(source.startswith("https://") for source in sources)
+    assert "CRUD_ARTIFACT_PATH" in VARIABLES
 
 
 def test_errors_are_found_together(project: Path) -> None:

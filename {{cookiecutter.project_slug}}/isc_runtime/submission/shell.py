@@ -1,0 +1,105 @@
+"""A command line, read as a shell would read it, and not run.
+
+The ISC joins the lines of a command by a blank: 17 of the 18 launch files in
+https://github.com/StrongResearch/isc-demos need it, and so does the example in its documentation.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+# They run the words that come after them, and their own options.
+_WRAPPERS = frozenset(
+    {
+        *(
+            "builtin",
+            "command",
+            "env",
+            "exec",
+            "nice",
+            "nohup",
+            "numactl",
+            "setsid",
+            "stdbuf",
+            "sudo",
+            "time",
+        ),
+        *("!", "{", "do", "else", "if", "then", "timeout", "until", "while"),
+    }
+)
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_COMMENT = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|(?P<comment>(?<![^\s;&|()])\#)""", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class SimpleCommand:
+    """A command without operators in it.
+
+    Attributes:
+        operator: what stands before it: `&&`, `||`, `;`, `|`, `&`, a parenthesis; "" before the first one.
+        words: of it, without quotes and redirections.
+    """
+
+    operator: str
+    words: tuple[str, ...]
+
+    @property
+    def start(self) -> int:
+        """Where in its words the program is, after assignments and what only runs another program."""
+        place, is_wrapped = 0, False
+        for place, word in enumerate(self.words):
+            if _ASSIGNMENT.match(word):
+                continue
+            if word in _WRAPPERS:
+                is_wrapped = True
+            elif not (is_wrapped and re.fullmatch(r"-.*|[\d.]+[smhd]?", word)):
+                return place
+        return len(self.words)
+
+    @property
+    def program(self) -> str:
+        """The name of what it runs, without a path; "" if it runs nothing."""
+        return PurePosixPath(self.words[self.start]).name if self.start < len(self.words) else ""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What its program is given."""
+        return self.words[self.start + 1 :]
+
+
+def joined(command: str) -> str:
+    """The one line that the ISC makes of a command."""
+    return " ".join(command.split("\n")).strip()
+
+
+def comment_at(text: str) -> int | None:
+    """Where a `#` begins that makes the rest of the line a comment."""
+    return next((match.start() for match in _COMMENT.finditer(text) if match["comment"]), None)
+
+
+def split(text: str) -> list[SimpleCommand]:
+    """The simple commands of a line.
+
+    Raises:
+        ValueError: a quote is open.
+    """
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    lexer.commenters = ""  # "#" within a word is an ordinary character
+    commands: list[tuple[str, list[str]]] = [("", [])]
+    is_file = False  # the next word is where a redirection goes
+    for word in lexer:
+        if set(word) <= set("&|;()"):
+            commands.append((word, []))
+        elif set(word) <= set("<>&|"):
+            is_file = True
+            if commands[-1][1] and commands[-1][1][-1].isdigit():  # the descriptor: 2>/dev/null
+                commands[-1][1].pop()
+        elif is_file:
+            is_file = False
+        else:
+            commands[-1][1].append(word)
+    return [SimpleCommand(operator, tuple(words)) for operator, words in commands]

@@ -1,0 +1,183 @@
+"""What train.py can be told, read from its text or asked from its parser; is what it is told all right?"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isc_runtime.submission.finding import Finding
+from isc_runtime.submission.launch_keys import VARIABLES
+from isc_runtime.submission.python_source import name_of, parse_python
+
+PROBE = Path(__file__).with_name("parser_probe.py")
+LIMIT = 5  # seconds; our own parser takes a twentieth of one
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the parser of train.py says of arguments.
+
+    Attributes:
+        unclear: why it could not be asked; "" if it was.
+        options: all that it has, `--epochs`.
+        values: what the arguments become, by the names in the namespace; without those that are None.
+        refusal: why it does not take them; "" if it does.
+        only_helps: they make it print something and end, as `--help` does.
+    """
+
+    unclear: str = ""
+    options: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+    refusal: str = ""
+    only_helps: bool = False
+
+
+def check_arguments(
+    root: Path, words: Sequence[str], datasets: Sequence[str], where: str
+) -> Iterator[Finding]:
+    """What is wrong with the arguments of train.py in a command.
+
+    Args:
+        root: the project.
+        words: the arguments.
+        datasets: the ids of the mounted datasets.
+        where: the place in the launch file.
+    """
+    if not (root / "train.py").is_file():
+        return  # that is said already
+    answer = ask_parser(root, words)
+    options = answer.options or sorted(options_of_train(root))
+    names = dict.fromkeys(word.partition("=")[0] for word in words)
+    unknown = [name for name in names if options and _is_unknown(name, options)]
+    for name in unknown:
+        close = difflib.get_close_matches(name, options, 1, cutoff=0.75)
+        hint = f"Did you mean {close[0]}?" if close else "python train.py --help lists them."
+        yield Finding(where, f"train.py has no argument {name}", hint)
+    if answer.unclear and words and not unknown:
+        what = f"The arguments of train.py were not checked: {answer.unclear}"
+        yield Finding(where, what, "Rehearse: that passes them to train.py as the ISC does.", "warning")
+    elif answer.refusal and not unknown and not _depends_on_the_node(answer.refusal, words):
+        what = f"train.py refuses its arguments ({answer.refusal})"
+        yield Finding(where, what, "python train.py --help says what it takes.")
+    elif answer.only_helps:
+        yield Finding(where, "train.py would print something and end, and not train", "Delete --help.")
+    # Not parsed: by the words alone, in which an abbreviation is not seen.
+    values = answer.values or {
+        name.strip("-").replace("-", "_"): _value_of(name, words) for name in options if name in names
+    }
+    if "--fresh" in options and values.get("fresh", "False") != "False":
+        what = "--fresh would start over whenever the experiment comes back from an interruption"
+        yield Finding(where, what, "Delete it: a new experiment begins with nothing anyway.")
+    if "--dataset-id" in options:
+        yield from _check_dataset(values.get("dataset_id"), datasets, where)
+    if "--model" in options:
+        yield from _check_model(values.get("model"), models_of(root), where)
+
+
+def _check_dataset(given: str | None, datasets: Sequence[str], where: str) -> Iterator[Finding]:
+    if given and given not in datasets and "$" not in given:
+        hint = f'Put "{given}" into the list, or correct it.'
+        yield Finding(where, f"The dataset {given} is not in dataset_id_list", hint)
+    elif given is None and datasets:
+        hint = f"Add --dataset-id {datasets[0]}, or delete dataset_id_list."
+        yield Finding(where, "The command uses none of the datasets in dataset_id_list", hint, "warning")
+
+
+def _check_model(given: str | None, models: Sequence[str], where: str) -> Iterator[Finding]:
+    if given and models and given not in models and "$" not in given:
+        hint = f"Choose one of {', '.join(models)}, or add yours to MODELS."
+        yield Finding(where, f"MODELS in model.py does not name {given!r}", hint, "warning")
+
+
+def ask_parser(root: Path, words: Sequence[str]) -> Answer:
+    """Lets the parser of a project's train.py judge arguments, in a process of its own.
+
+    Args:
+        root: the project.
+        words: the arguments.
+    """
+    question = json.dumps({"root": str(root), "words": list(words)})
+    # -I -S: standard library and project only. So torch cannot be imported, which would take seconds.
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-B", str(PROBE)],
+            input=question.encode(),
+            capture_output=True,
+            timeout=LIMIT,
+            cwd=root,
+            env={**os.environ, **{name: variable.example for name, variable in VARIABLES.items()}},
+            check=True,
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return Answer(f"its parser took longer than {LIMIT} seconds")
+    except (subprocess.CalledProcessError, OSError, ValueError):
+        return Answer("its parser gave no answer")
+    return Answer(**answer)
+
+
+def options_of_train(root: Path) -> set[str]:
+    """The options that train.py gives to argparse, read and not run; none if it does not use argparse."""
+    own = _options_in(root / "train.py")
+    return own and own | _options_in(root / "isc_runtime" / "options.py") | {"--help"}
+
+
+def models_of(root: Path) -> list[str]:
+    """The names in MODELS in model.py, read and not run; none if that is not written out as a dict."""
+    try:
+        statements = parse_python(root / "model.py").body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    names: list[str] = []
+    for statement in statements:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Dict):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if [name_of(target) for target in targets] == ["MODELS"]:
+                keys = statement.value.keys
+                names = [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+                names = names if len(names) == len(keys) else []  # another part of it is computed
+    return names
+
+
+def _options_in(file: Path) -> set[str]:
+    try:
+        nodes = list(ast.walk(parse_python(file)))
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names = {"add_argument"}
+    for node in nodes:  # `add = parser.add_argument` makes another name of it
+        if isinstance(node, ast.Assign) and name_of(node.value) == "add_argument":
+            names |= {name_of(target) for target in node.targets}
+    calls = (node for node in nodes if isinstance(node, ast.Call) and name_of(node.func) in names)
+    arguments = (argument for call in calls for argument in call.args)
+    values = (argument.value for argument in arguments if isinstance(argument, ast.Constant))
+    return {value for value in values if isinstance(value, str) and value.startswith("-")}
+
+
+def _is_unknown(name: str, options: Sequence[str]) -> bool:
+    # argparse takes the beginning of a name for the name, if no other begins so.
+    begun = sum(option.startswith(name) for option in options)
+    return name.startswith("--") and name != "--" and name not in options and begun != 1
+
+
+def _value_of(option: str, words: Sequence[str]) -> str:
+    """What follows an option that is given, after a blank or "="."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.partition("=")[0] == option:
+            return word.partition("=")[2] or after
+    return ""
+
+
+def _depends_on_the_node(refusal: str, words: Sequence[str]) -> bool:
+    """Whether a refusal may be about a value that is another one there: `$NNODES`, or a path."""
+    unsure = [word for word in words if "$" in word or "`" in word]
+    unsure += [] if refusal.startswith("unrecognized") else [word for word in words if "/" in word]
+    return any(word.rpartition("=")[2] in refusal for word in unsure)

@@ -1,0 +1,177 @@
+"""Commands as people write them: what would not start the training is found, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isc_runtime.submission.finding import Finding
+from isc_runtime.submission.launch_command import LaunchCommand
+
+PROJECT = Path(__file__).resolve().parents[3]
+HOME = "/root/copied"
+START = f"bash {HOME}/launch.sh --dataset-id uds-one"
+TORCHRUN = (
+    "torchrun --nnodes=$NNODES --nproc-per-node=$N_PROC \n"
+    "--master_addr=$MASTER_ADDR --master_port=$MASTER_PORT --node_rank=$NODE_RANK \n"
+    f"{HOME}/train.py\n--dataset-id uds-one"
+)
+
+# what is planted -> (the command, what is said, what to do)
+ERRORS = {
+    "empty": (" \n", "The command is empty", f"Write: bash {HOME}/launch.sh"),
+    "two commands": (f"cd {HOME}\nbash launch.sh", "line break before 'bash'", "Write && at the end"),
+    "two commands, the second a path": (f"cd {HOME}\n./launch.sh", "line break before './launch.sh'", "&&"),
+    "after source": (f"source /opt/venv/bin/activate\n{HOME}/launch.sh", "line break before", "&&"),
+    "after export": (f"export A=1\n{START}", "line break before 'bash'", "&&"),
+    "after a complete one": (f"{START}\necho done", "line break before 'echo'", "&&"),
+    "backslash": (f"{START} \\\n--epochs 1", "backslash", "joins lines by itself"),
+    "escape": (f"{START} \x1b[2J", "control character", "write the line once more"),
+    "open quote": (f"{START} 'x", "No shell can read", "Close"),
+    "trailing &&": (f"{START} &&", "missing beside '&&'", "Complete it"),
+    "leading &&": (f"&& {START}", "missing beside '&&'", "Complete it"),
+    "double &&": (f"true && && {START}", "missing beside '&&'", "Complete it"),
+    "trailing |": (f"{START} |", "missing beside '|'", "Complete it"),
+    "background": (f"{START} &", "in the background", "Delete it"),
+    "comment in lines": (f"cd {HOME} && # the project\n{START}", "makes a comment", "above the command"),
+    "comment at first": (f"# the training\n{START}", "makes a comment", "Delete"),
+    "comment before &&": (f"{START} # && echo done", "makes a comment", "Delete"),
+    "two line breaks are one mistake each": (
+        f"cd {HOME}\n\n  bash launch.sh --dataset-id uds-one",
+        "'bash'",
+        "&&",
+    ),
+    "relative script": ("bash launch.sh --dataset-id uds-one", "launch.sh is relative", f"write {HOME}"),
+    "relative file": (
+        f"source venv/bin/activate && {START}",
+        "venv/bin/activate is relative",
+        f"write {HOME}",
+    ),
+    "no file": (f"bash {HOME}/start/launch.sh", f"no {HOME}/start/launch.sh", "Correct"),
+    "no file there": (f"cd {HOME} && bash x/launch.sh", f"no {HOME}/x/launch.sh", "Correct"),
+    "no file in ~": ("bash ~/copied/start/launch.sh", f"no {HOME}/start/launch.sh", "Correct"),
+    "no folder": (f"cd {HOME}/none && {START}", f"no {HOME}/none", "Correct"),
+    "no activate": (f"source {HOME}/venv/bin/activate && {START}", f"no {HOME}/venv/bin/activate", "Correct"),
+    "no such activate": (
+        f"source /opt/venv/activate && {START}",
+        "has no activate",
+        "/opt/venv/bin/activate",
+    ),
+    "another project": ("bash /root/no-such/launch.sh", "/root/no-such/launch.sh is outside", HOME),
+    "isc_run": (f"isc_run {START}", "no command isc_run", "start launch.sh"),
+    "isc": ("isc train experiment.isc", "no command isc ", "from a container"),
+    "echo": (f"echo {START}", "no training, only echo", f"Write: bash {HOME}/launch.sh"),
+    "nothing": (f"cd {HOME} && source /opt/venv/bin/activate", "no training, only cd, source", "Write"),
+    "not mounted": (f"{START} --data-root /data/uds-two", "/data/uds-two is not mounted", "dataset_id_list"),
+    "unknown": (f"{START} --resume", "no argument --resume", "train.py --help"),
+    "mistyped": (f"{START} --epoch-s=3", "no argument --epoch-s", "mean --epochs?"),
+    "mistyped, of the runtime": (f"{START} --save-stebs 3", "no argument --save-stebs", "--save-steps?"),
+    "no number": (f"{START} --epochs ten", "'ten' is not a whole number", "--help says what"),
+    "out of range": (f"{START} --epochs 0", "'0' is not a whole number of at least 1", "--help"),
+    "no value": (f"{START} --epochs", "argument --epochs: expected one argument", "--help"),
+    "no value, then an option": (f"{START} --epochs --no-amp", "--epochs: expected one argument", "--help"),
+    "stray": (f"{START} stray", "unrecognized arguments: stray", "--help"),
+    "no choice": (f"{START} --parallelism none", "invalid choice: 'none'", "--help"),
+    "help": (f"{START} --help", "print something and end", "Delete --help"),
+    "fresh": (f"{START} --fresh", "--fresh would start over", "Delete it"),
+    "dataset": (
+        f"bash {HOME}/launch.sh --dataset-id uds-two",
+        "uds-two is not in dataset_id_list",
+        '"uds-two"',
+    ),
+    "dataset =": (f"bash {HOME}/launch.sh --dataset-id=uds-two", "uds-two is not in dataset_id_list", "Put"),
+    "abbreviated": (f"{START} --dataset uds-two", "unrecognized arguments: --dataset uds-two", "--help"),
+    "no dataset": (f"bash {HOME}/launch.sh --dataset-id", "--dataset-id: expected one argument", "--help"),
+    "within a shell": (
+        f"bash -c 'cd {HOME} && bash start/launch.sh'",
+        f"no {HOME}/start/launch.sh",
+        "Correct",
+    ),
+}
+WARNINGS = {
+    "own start": ("torchrun --nnodes 1 /opt/other.py", "not hand over to launch.sh", f"bash {HOME}"),
+    "pipe": (f"{START} | tee /tmp/log", "goes on after a failure, because of '|'", "Chain with &&"),
+    "semicolon": (f"cd {HOME}; {START}", "because of ';'", "Chain with &&"),
+    "model": (f"{START} --model=mine", "MODELS in model.py does not name 'mine'", "add yours to MODELS"),
+    "unused dataset": (f"bash {HOME}/launch.sh", "none of the datasets", "Add --dataset-id uds-one"),
+    "comment at the end": (f"{START} # --epochs 3", "makes a comment", "quote it"),
+    "variable of old": (f"{START} --seed $RANK", "does not set RANK", "Write $NODE_RANK"),
+    "variable of torchrun": (f"{START} --seed ${{LOCAL_RANK}}", "does not set LOCAL_RANK", "Leave it"),
+    "mistyped variable": (f"{START} --workers $N_PROCS", "no variable N_PROCS", "mean N_PROC?"),
+}
+ACCEPTED = {
+    "as it is": START,
+    "activated": f"source /opt/venv/bin/activate && {START} --save-steps auto",
+    "on two lines": f"\nsource /opt/venv/bin/activate && \n{START}\n",
+    "its arguments on lines": f"bash {HOME}/launch.sh\n--dataset-id uds-one\n--epochs 3",
+    "assignments on a line": f"A=1\nB=2 \n{START}",
+    "a wrapped one on a line": f"exec\n{START}",
+    "in its directory": f"cd {HOME} && A=1 bash ./launch.sh --dataset-id uds-one",
+    "in its directory, a line each": f"cd {HOME} &&\nbash launch.sh --dataset-id uds-one",
+    "home": "cd ~/copied && bash launch.sh --dataset-id uds-one",
+    "home, by its variable": 'bash "$HOME/copied/launch.sh" --dataset-id uds-one',
+    "a directory that is not known": "cd $PLACE && bash launch.sh --dataset-id uds-one",
+    "somebody's activate": f"source ~/.chess/bin/activate && source /root/envs/a/bin/activate && {START}",
+    "cloned into a folder": "bash /root/work/copied/launch.sh --dataset-id uds-one",
+    "subshell": f"(cd {HOME} && bash launch.sh --dataset-id uds-one)",
+    "redirected": f"{START} 2>&1 > /tmp/log",
+    "a number sign within a word": f"{START} --data-root /data#1",
+    "a number sign within quotes": f"{START} --data-root '/tmp/ #1'",
+    "a backslash within single quotes": f"{START} --data-root '/tmp/\\d'",
+    "mounted": f"{START} --data-root /data && ls /data/uds-one/raw",
+    "variables": f"export DATA=/data && {START} --data-root $DATA --workers $N_PROC",
+    "wrapped": f"nice -n 5 timeout 60s env A=1 bash {HOME}/launch.sh --dataset-id uds-one",
+    "shell with options": f"bash -x {HOME}/launch.sh --dataset-id uds-one",
+    "within a shell": f"bash -c 'cd {HOME} && bash launch.sh --dataset-id uds-one'",
+}
+
+
+def found(command: str, root: Path = PROJECT, homes: tuple[str, ...] = (HOME,)) -> list[Finding]:
+    return list(LaunchCommand(command, "experiment.isc:6", root, homes, ["uds-one"]).check())
+
+
+@pytest.mark.parametrize(("command", "what", "hint"), ERRORS.values(), ids=ERRORS)
+def test_what_would_not_start_the_training(command: str, what: str, hint: str) -> None:
+    assert_one(found(command), "error", what, hint)
+
+
+@pytest.mark.parametrize(("command", "what", "hint"), WARNINGS.values(), ids=WARNINGS)
+def test_what_a_person_has_to_judge(command: str, what: str, hint: str) -> None:
+    assert_one(found(command), "warning", what, hint)
+
+
+@pytest.mark.parametrize("command", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_is_accepted(command: str) -> None:
+    assert found(command) == []
+
+
+def test_the_official_form_is_accepted() -> None:
+    """As in the documentation, and in 17 of the 18 launch files in isc-demos."""
+    findings = found(f"\nsource /opt/venv/bin/activate && \n{TORCHRUN}")
+    assert [finding.severity for finding in findings] == ["warning"]
+    assert "launch.sh" in findings[0].what
+
+
+def test_a_backslash_hides_nothing() -> None:
+    findings = found(f"source /opt/venv/activate && \\\n{START} --epochs ten")
+    assert [finding.severity for finding in findings] == ["error"] * 3
+
+
+def test_on_the_container_files_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "launch.sh").touch()
+    command = f"source {tmp_path}-venv/bin/activate && bash {tmp_path}/launch.sh"
+    there = LaunchCommand(command, "experiment.isc:6", tmp_path, [str(tmp_path)], [])
+    assert_one(list(there.check()), "error", f"no {tmp_path}-venv/bin/activate in this container", "Correct")
+
+
+def assert_one(findings: list[Finding], severity: str, what: str, hint: str) -> None:
+    """One finding of this severity, and no other error that hides the cause."""
+    lines = "\n".join(str(finding) for finding in findings)
+    same = [finding for finding in findings if finding.severity == severity]
+    assert any(what in finding.what and hint in finding.hint for finding in same), lines
+    assert all(finding.where == "experiment.isc:6" for finding in findings)
+    if severity == "error":
+        assert len(same) == 1, lines
+    else:
+        assert same == findings, lines
