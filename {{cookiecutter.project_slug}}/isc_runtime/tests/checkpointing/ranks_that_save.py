@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.local_store import LocalStore
+from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.shard_writer import ShardWriter, Written
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.environment import Environment
@@ -43,7 +43,9 @@ class Training:
     def __init__(self, store: Store, group: Group, parallelism: str = "ddp", **options: Any) -> None:
         torch.manual_seed(0)
         self.model = nn.Linear(8, 8)
-        self.replica = parallelize(self.model, group, torch.randn(2, 8), ParallelOptions(parallelism))
+        self.replica = parallelize(
+            self.model, group, lambda model: model(torch.randn(2, 8)).sum(), ParallelOptions(parallelism)
+        )
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         self.sampler = ElasticSampler(1000, 4, 0, group.rank, group.world_size)
         self.store, self.group = store, group
