@@ -31,16 +31,21 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 PROJECT = BUILD / "mutants" / "isc-experiment"
 TESTS = {  # for each module the tests that are about it
-    "checkpointing.checkpointer": "checkpointer publishing",
-    "checkpointing.save_log": "checkpointer publishing",
-    "checkpointing.sharded_save": "publishing order_on_disk",
-    "checkpointing.loading": "checkpointer",
-    "checkpointing.save": "save publishing",
+    "checkpointing.checkpointer": "checkpointer publishing two_ranks",
+    "checkpointing.asked": "asked checkpointer",
+    "checkpointing.background": "publishing checkpointer",
+    "checkpointing.finite": "finite",
+    "checkpointing.loadable": "loadable",
+    "checkpointing.parts": "parts checkpointer",
+    "checkpointing.save_log": "checkpointer two_ranks",
+    "checkpointing.sharded_save": "publishing two_ranks order_on_disk",
+    "checkpointing.loading": "checkpointer two_ranks",
+    "checkpointing.save": "publishing checkpointer",
     "checkpointing.policy": "policy",
     "checkpointing.artifact_store": "store order_on_disk",
     "checkpointing.local_store": "store order_on_disk",
     "checkpointing.store": "store order_on_disk",
-    "checkpointing.shard_writer": "publishing order_on_disk",
+    "checkpointing.shard_writer": "order_on_disk two_ranks",
     "checkpointing.snapshot": "snapshot publishing",
     "checkpointing.state_size": "state_size",
     "checkpointing.export": "export",
@@ -52,12 +57,12 @@ TESTS = {  # for each module the tests that are about it
     "ranks.group": "group watch",
     "ranks.entry": "group torchrun",
     "ranks.watch": "watch group",
-    "ranks.mailbox": "publishing",
+    "ranks.mailbox": "order_on_disk publishing",
     "ranks.interruption": "interruption",
-    "ranks.rank_error": "group publishing",
+    "ranks.rank_error": "group two_ranks",
     "ranks.ending": "group watch",
     "ranks.torchrun": "torchrun",
-    "ranks.shards": "parallel publishing",
+    "ranks.shards": "parallel two_ranks",
 }
 SLOWER = 3  # so many times longer than without a mutant: it hangs
 

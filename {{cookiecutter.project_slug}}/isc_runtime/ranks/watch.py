@@ -90,7 +90,8 @@ class Watch:
         self._deadline = time.monotonic() + first_timeout
         self._limit = first_timeout
         self._launcher = os.getppid()
-        self._hosts_store = environment.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        self._hosts_store = environment.rank == 0 and store is not None and not is_agents
         self._closed = threading.Event()
         self._threads = [threading.Thread(target=target, name="watch", daemon=True) for target in targets]
         for thread in self._threads:

@@ -135,6 +135,19 @@ def test_a_save_that_does_not_end_has_failed(
     gate.open()
 
 
+def test_a_save_that_does_not_end_is_given_up_between_batches(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training, gate = Training(store, group, save_timeout=0.2), Gate()
+    training.step()
+    gate.before_payload(store)
+    training.checkpointer.save()
+    assert poll_until_saved(training)
+    assert training.checkpointer.failed_saves == 1
+    assert "A save has not ended within 0.2 s" in caplog.text
+    gate.open()
+
+
 def lose_a_shard(training: Training) -> None:
     """Rank 1's storage does not answer; the master does not wait for it for ever, nor does rank 1."""
     training.step()
