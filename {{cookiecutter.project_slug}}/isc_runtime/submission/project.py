@@ -20,6 +20,7 @@ from isc_runtime.submission.image import Content, check_image, image_content
 from isc_runtime.submission.launch_file import check_launch_file, load_toml
 from isc_runtime.submission.leaks import check_leaks
 from isc_runtime.submission.lock import check_cycling_utils, check_lock
+from isc_runtime.submission.update import check_update, conflict
 from isc_runtime.submission.version_control import check_committed
 
 EXPECTED = {
@@ -137,6 +138,7 @@ def _check(root: Path) -> Iterator[Finding]:
     yield from _check_launch_script(root / "launch.sh")
     yield from check_lock(root)
     yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
+    yield from check_update(root)
 
 
 def homes(root: Path) -> list[str]:
@@ -150,7 +152,9 @@ def homes(root: Path) -> list[str]:
 
 def _check_syntax(file: Path) -> Iterator[Finding]:
     try:
-        ast.parse(file.read_bytes())
+        text = file.read_bytes()
+        if conflict(text) is None:  # check_update says more about that
+            ast.parse(text)
     except OSError:
         pass  # missing: it is said already
     except SyntaxError as error:
