@@ -29,7 +29,7 @@ MOVED = {
     "isc_runtime.dockerfile": "isc_runtime.submission.dockerfile",
     "isc_runtime.durable": "isc_runtime.checkpointing.durable",
     "isc_runtime.entries": "isc_runtime.checkpointing.entries",
-    "isc_runtime.entry": "isc_runtime.ranks.ending",
+    "isc_runtime.entry": "isc_runtime.ranks.entry",
     "isc_runtime.export": "isc_runtime.checkpointing.export",
     "isc_runtime.finding": "isc_runtime.submission.finding",
     "isc_runtime.image": "isc_runtime.submission.image",
@@ -43,12 +43,12 @@ MOVED = {
     "isc_runtime.loading": "isc_runtime.checkpointing.loading",
     "isc_runtime.local_store": "isc_runtime.checkpointing.local_store",
     "isc_runtime.lock": "isc_runtime.submission.lock",
-    "isc_runtime.outcomes": "isc_runtime.checkpointing.outcomes",
+    "isc_runtime.outcomes": "isc_runtime.checkpointing.save_log",
     "isc_runtime.parallel": "isc_runtime.ranks.parallel",
     "isc_runtime.project": "isc_runtime.submission.project",
     "isc_runtime.rehearse": "isc_runtime.rehearsal.command_line",
-    "isc_runtime.saving": "isc_runtime.checkpointing.saving",
-    "isc_runtime.sharded_save": "isc_runtime.checkpointing.sharded_save",
+    "isc_runtime.saving": "isc_runtime.checkpointing.save",
+    "isc_runtime.sharded_save": "isc_runtime.checkpointing.shard_writer",
     "isc_runtime.shards": "isc_runtime.ranks.shards",
     "isc_runtime.snapshot": "isc_runtime.checkpointing.snapshot",
     "isc_runtime.state_size": "isc_runtime.checkpointing.state_size",
@@ -151,15 +151,8 @@ def _check_modules(root: Path, path: str, node: ast.Import) -> Iterator[Finding]
 def _check_names(root: Path, path: str, node: ast.ImportFrom, module: str) -> Iterator[Finding]:
     """from isc_runtime.distributed import Group; from isc_runtime import rng, distributed"""
     if new := _new_name(root, module):
-        there = _names_in(root / _file(new))
-        kept = [alias for alias in node.names if there is None or alias.name in there or alias.name == "*"]
-        gone = [alias.name for alias in node.names if alias not in kept]
-        hint = f"Write: {ast.unparse(ast.ImportFrom(new, kept, 0))}." if kept else ""
-        if gone:
-            hint += (
-                f" There is no {' and no '.join(gone)} in it any more: the template's CHANGELOG.md says more."
-            )
-        yield _moved(path, node.lineno, module, hint.strip())
+        hints = [_rewritten(home, names) for home, names in _homes(root, new, node.names).items()]
+        yield _moved(path, node.lineno, module, " ".join(hints))
     for alias in node.names:
         if new := _new_name(root, f"{module}.{alias.name}"):
             parent, _, name = new.rpartition(".")
@@ -167,6 +160,32 @@ def _check_names(root: Path, path: str, node: ast.ImportFrom, module: str) -> It
             imported = ast.alias(name, None if used_as == name else used_as)
             written = ast.unparse(ast.ImportFrom(parent, [imported], 0))
             yield _moved(path, alias.lineno, f"{module}.{alias.name}", f"Write: {written}.")
+
+
+def _homes(root: Path, new: str, names: list[ast.alias]) -> dict[str | None, list[ast.alias]]:
+    """The names by the module that has them now: most often the one that has moved, None if there is none."""
+    homes: dict[str | None, list[ast.alias]] = {}
+    there = _names_in(root / _file(new))
+    for alias in names:
+        is_there = there is None or alias.name in there or alias.name == "*"
+        homes.setdefault(new if is_there else _only_home(root, alias.name), []).append(alias)
+    return homes
+
+
+def _only_home(root: Path, name: str) -> str | None:
+    """The one module of the runtime that has this name, if there is one."""
+    old = {_file(module) for module in MOVED}  # an update may have left them
+    files = [file.relative_to(root) for file in sorted((root / "isc_runtime").rglob("*.py"))]
+    own = [file for file in files if "tests" not in file.parts and file.as_posix() not in old]
+    homes = [file for file in own if name in (_names_in(root / file) or ())]
+    return ".".join(homes[0].with_suffix("").parts) if len(homes) == 1 else None
+
+
+def _rewritten(new: str | None, names: list[ast.alias]) -> str:
+    if new is None:
+        gone = " or ".join(alias.name for alias in names)
+        return f"Nothing is called {gone} any more: see the template's CHANGELOG.md."
+    return f"Write: {ast.unparse(ast.ImportFrom(new, names, 0))}."
 
 
 def _new_name(root: Path, module: str) -> str | None:
@@ -177,13 +196,13 @@ def _new_name(root: Path, module: str) -> str | None:
 
 
 def _names_in(file: Path) -> set[str] | None:
-    """What can be imported from a module; None if that cannot be known."""
+    """What a module itself defines at its top; None if that cannot be known."""
     try:
         table = symtable.symtable(file.read_text(encoding="utf-8"), str(file), "exec")
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
     symbols = table.get_symbols()
-    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
 
 
 def _moved(path: str, line: int, module: str, hint: str) -> Finding:

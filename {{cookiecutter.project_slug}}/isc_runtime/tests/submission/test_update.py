@@ -91,13 +91,20 @@ def test_a_project_as_it_is_has_nothing_left(project: Path) -> None:
             "def late():\n    from isc_runtime.distributed import Group as G, replicate\n",
             2,
             "isc_runtime.distributed",
-            "Write: from isc_runtime.ranks.group import Group as G. There is no replicate in it any more",
+            "Write: from isc_runtime.ranks.group import Group as G. Nothing is called replicate any more",
         ),
         (
             "from isc_runtime.distributed import replicate\n",
             1,
             "isc_runtime.distributed",
-            "now. There is no replicate in it any more",
+            "now. Nothing is called replicate any more",
+        ),
+        (
+            "from isc_runtime.watch import HOST, RankError as E, Watch\n",
+            1,
+            "isc_runtime.watch",
+            "Write: from isc_runtime.ranks.watch import HOST, Watch. "
+            "Write: from isc_runtime.ranks.rank_error import RankError as E.",
         ),
         (
             "from isc_runtime.store import *\n",
