@@ -55,7 +55,8 @@ def release(pair: Pair) -> str:
         'help="batches between two log lines"',
         'help="batches from one log line to the next"',
     )
-    replace(pair.source / "model.py", "The models. Yours to change", "The models, yours to change")
+    model = pair.source / "model.py"
+    model.write_text(model.read_text().replace('"""', '"""Newer. ', 1))
     (pair.source / ".vscode" / "settings.json").unlink()
     return commit(pair.template, "The next version")
 
@@ -68,7 +69,7 @@ def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
     assert "default=7" in train.read_text()
     assert "batches from one log line to the next" in train.read_text()
     assert "nn.Dropout(0.3)" in model.read_text()
-    assert "The models, yours to change" in model.read_text()
+    assert model.read_text().startswith('"""Newer. ')
     assert "prj-brave-otter-251124" in (pair.project / "experiment.isc").read_text()
     assert (pair.project / "notes.md").read_text() == "Mine.\n"
     for file in filter(Path.is_file, (pair.source / "isc_runtime").rglob("*")):
