@@ -16,7 +16,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
 # Slow tests, each with a target of its own.
-LANES := combinations image newcomer rehearsal survival
+LANES := combinations image newcomer rehearsal survival updates
 
 .PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak peers benchmarks mutants newcomer image clean
 .DEFAULT_GOAL := help
@@ -53,8 +53,8 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
 	$(BIN)/zizmor --offline --quiet .github '$(PROJECT)/.github'
 
-combinations: venv ## bake and check all combinations of the choices; update a project that was changed
-	$(BIN)/python -m pytest -q tests/combinations
+combinations: venv ## bake and check all combinations of the choices; update projects that were changed
+	$(BIN)/python -m pytest -q -rs tests/combinations tests/updates
 
 # Exact versions taken away, and the lock renewed: what a project gets that is generated and upgraded today.
 newest: ## lint and test with the newest release of everything, in build/newest

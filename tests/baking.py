@@ -35,9 +35,9 @@ def git(*arguments: str, cwd: Path) -> str:
     return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True).stdout
 
 
-def passes(*command: str | Path, cwd: Path) -> None:
-    """Runs a command that has to succeed, and shows what it said if it does not."""
-    result = run(*command, cwd=cwd)
+def passes(*command: str | Path, cwd: Path, **environment: str) -> None:
+    """Runs a command that has to succeed, with these variables too; shows what it said if it does not."""
+    result = run(*command, cwd=cwd, **environment)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

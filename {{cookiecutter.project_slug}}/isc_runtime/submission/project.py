@@ -23,6 +23,7 @@ from isc_runtime.submission.leaks import check_leaks
 from isc_runtime.submission.lines import read_bytes, read_text
 from isc_runtime.submission.lock import check_cycling_utils, check_lock
 from isc_runtime.submission.python_source import parse_python
+from isc_runtime.submission.update import check_update, conflict
 from isc_runtime.submission.version_control import check_committed
 
 EXPECTED = {
@@ -141,6 +142,7 @@ def _check(root: Path) -> Iterator[Finding]:
     yield from check_lock(root)
     yield from check_imports(root)
     yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
+    yield from check_update(root)
 
 
 def homes(root: Path) -> list[str]:
@@ -154,7 +156,8 @@ def homes(root: Path) -> list[str]:
 
 def _check_syntax(file: Path) -> Iterator[Finding]:
     try:
-        parse_python(file)
+        if conflict(read_bytes(file)) is None:  # check_update says more about that
+            parse_python(file)
     except OSError:
         pass  # missing: it is said already
     except SyntaxError as error:

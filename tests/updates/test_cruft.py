@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from baking import IDENTITY, git, passes, run
+from baking import git, passes, run
+from history import CRUFT, commit, create, replace
 
-CRUFT = (sys.executable, "-m", "cruft")
+NEXT = "999.0.0"
 
 
 @dataclass
@@ -27,27 +28,12 @@ class Pair:
         return self.template / "{{cookiecutter.project_slug}}"
 
 
-def replace(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert text.count(old) == 1, f"{file}: {old}"
-    file.write_text(text.replace(old, new))
-
-
-def commit(repository: Path, message: str) -> str:
-    git("add", "--all", cwd=repository)
-    git(*IDENTITY, "commit", "-q", "-m", message, cwd=repository)
-    return git("rev-parse", "HEAD", cwd=repository).strip()
-
-
 @pytest.fixture
 def pair(template: Path, tmp_path: Path) -> Pair:
-    """As people do it: cruft create, git init, then work on model.py and train.py."""
+    """A project of the present template, and work on its model.py and train.py."""
     clone = tmp_path / "isc-template"
     git("clone", "-q", str(template), str(clone), cwd=tmp_path)
-    passes(*CRUFT, "create", "--no-input", clone, cwd=tmp_path)
-    project = tmp_path / "isc-experiment"
-    git("init", "-q", cwd=project)
-    commit(project, "Start")
+    project = create(clone, tmp_path)
     replace(project / "model.py", "nn.Dropout(0.2)", "nn.Dropout(0.3)")
     replace(project / "train.py", 'default=15, help="how often', 'default=7, help="how often')
     replace(project / "experiment.isc", 'isc_project_id = ""', 'isc_project_id = "prj-brave-otter-251124"')
@@ -58,9 +44,9 @@ def pair(template: Path, tmp_path: Path) -> Pair:
 
 def release(pair: Pair) -> str:
     """A new version of the template: changes in the runtime and in train.py, a file more and one less."""
-    replace(
-        pair.template / "cookiecutter.json", '"_template_version": "0.1.0"', '"_template_version": "0.2.0"'
-    )
+    questions = pair.template / "cookiecutter.json"
+    present = json.loads(questions.read_text())["_template_version"]
+    replace(questions, f'"_template_version": "{present}"', f'"_template_version": "{NEXT}"')
     runtime = pair.source / "isc_runtime"
     (runtime / "news.py").write_text('"""New in this version."""\n')
     (runtime / "sizes.py").write_text((runtime / "sizes.py").read_text() + "\n\nMOVED_ON = True\n")
@@ -69,9 +55,10 @@ def release(pair: Pair) -> str:
         'help="batches between two log lines"',
         'help="batches from one log line to the next"',
     )
-    replace(pair.source / "model.py", "The models. Yours to change", "The models, yours to change")
+    model = pair.source / "model.py"
+    model.write_text(model.read_text().replace('"""', '"""Newer. ', 1))
     (pair.source / ".vscode" / "settings.json").unlink()
-    return commit(pair.template, "Version 0.2.0")
+    return commit(pair.template, "The next version")
 
 
 def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
@@ -82,7 +69,7 @@ def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
     assert "default=7" in train.read_text()
     assert "batches from one log line to the next" in train.read_text()
     assert "nn.Dropout(0.3)" in model.read_text()
-    assert "The models, yours to change" in model.read_text()
+    assert model.read_text().startswith('"""Newer. ')
     assert "prj-brave-otter-251124" in (pair.project / "experiment.isc").read_text()
     assert (pair.project / "notes.md").read_text() == "Mine.\n"
     for file in filter(Path.is_file, (pair.source / "isc_runtime").rglob("*")):
@@ -92,7 +79,7 @@ def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
     assert not list(pair.project.rglob("*.rej"))
 
     metadata = tomllib.loads((pair.project / "pyproject.toml").read_text())
-    assert metadata["tool"]["isc-template"]["version"] == "0.2.0"
+    assert metadata["tool"]["isc-template"]["version"] == NEXT
     assert json.loads((pair.project / ".cruft.json").read_text())["commit"] == newest
     passes(sys.executable, "-m", "isc_runtime", "check", cwd=pair.project)
     passes("make", "test", f"PYTHON={sys.executable}", cwd=pair.project)

@@ -1,0 +1,209 @@
+"""What an update of the template left for a person: conflicts, old modules, imports of what has moved.
+
+`cruft update` changes a project by a patch. Where the project has changed the same lines, git leaves both,
+or puts what it could not change into a file NAME.rej, and cruft ends with 0 all the same. And the project's
+own code goes on importing modules by names that they no longer have.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import stat
+import symtable
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from isc_runtime.submission.dockerfile import DockerIgnore
+from isc_runtime.submission.finding import Finding
+
+# What each module that has moved is called now. An old name stays here for good: projects skip versions.
+MOVED = {
+    # since 0.2.0
+    "isc_runtime.artifact_store": "isc_runtime.checkpointing.artifact_store",
+    "isc_runtime.checkpoint": "isc_runtime.checkpointing.checkpointer",
+    "isc_runtime.credentials": "isc_runtime.submission.credentials",
+    "isc_runtime.distributed": "isc_runtime.ranks.group",
+    "isc_runtime.dockerfile": "isc_runtime.submission.dockerfile",
+    "isc_runtime.durable": "isc_runtime.checkpointing.durable",
+    "isc_runtime.entries": "isc_runtime.checkpointing.entries",
+    "isc_runtime.entry": "isc_runtime.ranks.entry",
+    "isc_runtime.export": "isc_runtime.checkpointing.export",
+    "isc_runtime.finding": "isc_runtime.submission.finding",
+    "isc_runtime.image": "isc_runtime.submission.image",
+    "isc_runtime.interruption": "isc_runtime.ranks.interruption",
+    "isc_runtime.inventory": "isc_runtime.checkpointing.inventory",
+    "isc_runtime.launch_command": "isc_runtime.submission.launch_command",
+    "isc_runtime.launch_file": "isc_runtime.submission.launch_file",
+    "isc_runtime.launch_schema": "isc_runtime.submission.launch_schema",
+    "isc_runtime.lines": "isc_runtime.submission.lines",
+    "isc_runtime.listing": "isc_runtime.checkpointing.listing",
+    "isc_runtime.loading": "isc_runtime.checkpointing.loading",
+    "isc_runtime.local_store": "isc_runtime.checkpointing.local_store",
+    "isc_runtime.lock": "isc_runtime.submission.lock",
+    "isc_runtime.outcomes": "isc_runtime.checkpointing.save_log",
+    "isc_runtime.parallel": "isc_runtime.ranks.parallel",
+    "isc_runtime.project": "isc_runtime.submission.project",
+    "isc_runtime.rehearse": "isc_runtime.rehearsal.command_line",
+    "isc_runtime.saving": "isc_runtime.checkpointing.save",
+    "isc_runtime.sharded_save": "isc_runtime.checkpointing.shard_writer",
+    "isc_runtime.shards": "isc_runtime.ranks.shards",
+    "isc_runtime.snapshot": "isc_runtime.checkpointing.snapshot",
+    "isc_runtime.state_size": "isc_runtime.checkpointing.state_size",
+    "isc_runtime.store": "isc_runtime.checkpointing.store",
+    "isc_runtime.torchrun": "isc_runtime.ranks.torchrun",
+    "isc_runtime.version_control": "isc_runtime.submission.version_control",
+    "isc_runtime.watch": "isc_runtime.ranks.watch",
+    "tests.cycling_utils_choice": "isc_runtime.tests.cycling_utils_choice",
+    "tests.fallible_ranks": "isc_runtime.tests.ranks.fallible_ranks",
+    "tests.processes": "isc_runtime.tests.processes",
+}
+
+MOST_BYTES = 10**6  # of a file that people write
+
+_CONFLICT = re.compile(rb"^<{7} .*?^={7}\r?$.*?^>{7} ", re.MULTILINE | re.DOTALL)
+
+
+def check_update(root: Path) -> Iterator[Finding]:
+    """All that an update left behind in a project.
+
+    Args:
+        root: its directory.
+    """
+    for old, new in MOVED.items():
+        if old.startswith("isc_runtime.") and (root / _file(old)).is_file():
+            hint = f"If it holds a change of yours, make that in {_file(new)}; then: git rm -f {_file(old)}"
+            yield Finding(_file(old), f"It is {_file(new)} now, and an update left the old file", hint)
+    for path in _files(root):
+        if path.endswith(".rej"):
+            hint = f"Change {path.removesuffix('.rej')} by hand as it says, then delete it."
+            yield Finding(path, "An update could not make the changes that are in this file", hint)
+        elif path.endswith(".py") or "/" not in path:
+            yield from _check_text(root, path)
+
+
+def conflict(text: bytes) -> int | None:
+    """The number of the first line in which two changes met and git left both, if there is one."""
+    found = _CONFLICT.search(text)
+    return None if found is None else text.count(b"\n", 0, found.start()) + 1
+
+
+def _file(module: str) -> str:
+    return f"{module.replace('.', '/')}.py"
+
+
+def _files(root: Path) -> Iterator[str]:
+    """The project's files, without what is not its own: environments, data, what a run or a tool made."""
+    ignore = DockerIgnore(root)
+    for folder, folders, names in os.walk(root):
+        inside = Path(folder).relative_to(root)
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if name != ".git"
+            and not ignore.ignores_all_of((inside / name).as_posix())
+            and not Path(folder, name, "pyvenv.cfg").is_file()
+        ]
+        yield from ((inside / name).as_posix() for name in sorted(names))
+
+
+def _check_text(root: Path, path: str) -> Iterator[Finding]:
+    try:
+        status = (root / path).stat()
+        is_text = stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES
+        text = (root / path).read_bytes() if is_text else b""
+    except OSError:
+        return  # what cannot be read was not written by an update
+    if (line := conflict(text)) is not None:
+        hint = "Keep what is right, and delete the lines that begin with <<<<<<<, ======= and >>>>>>>."
+        yield Finding(f"{path}:{line}", "Two changes of the same lines met here, and git left both", hint)
+    elif path.endswith(".py") and not path.startswith("isc_runtime/"):
+        yield from _check_imports(root, path, text)
+
+
+def _check_imports(root: Path, path: str, text: bytes) -> Iterator[Finding]:
+    if b"isc_runtime" not in text and b"tests" not in text:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in strings, for one
+            nodes = list(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # what Python cannot read imports nothing; of train.py, model.py and data.py it is said
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from _check_modules(root, path, node)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from _check_names(root, path, node, node.module)
+
+
+def _check_modules(root: Path, path: str, node: ast.Import) -> Iterator[Finding]:
+    """import isc_runtime.distributed as d"""
+    for alias in node.names:
+        if new := _new_name(root, alias.name):
+            written = ast.unparse(ast.Import([ast.alias(new, alias.asname)]))
+            rest = "" if alias.asname else f" And {new} wherever {alias.name} is written."
+            yield _moved(path, node.lineno, alias.name, f"Write: {written}.{rest}")
+
+
+def _check_names(root: Path, path: str, node: ast.ImportFrom, module: str) -> Iterator[Finding]:
+    """from isc_runtime.distributed import Group; from isc_runtime import rng, distributed"""
+    if new := _new_name(root, module):
+        hints = [_rewritten(home, names) for home, names in _homes(root, new, node.names).items()]
+        yield _moved(path, node.lineno, module, " ".join(hints))
+    for alias in node.names:
+        if new := _new_name(root, f"{module}.{alias.name}"):
+            parent, _, name = new.rpartition(".")
+            used_as = alias.asname or alias.name
+            imported = ast.alias(name, None if used_as == name else used_as)
+            written = ast.unparse(ast.ImportFrom(parent, [imported], 0))
+            yield _moved(path, alias.lineno, f"{module}.{alias.name}", f"Write: {written}.")
+
+
+def _homes(root: Path, new: str, names: list[ast.alias]) -> dict[str | None, list[ast.alias]]:
+    """The names by the module that has them now: most often the one that has moved, None if there is none."""
+    homes: dict[str | None, list[ast.alias]] = {}
+    there = _names_in(root / _file(new))
+    for alias in names:
+        is_there = there is None or alias.name in there or alias.name == "*"
+        homes.setdefault(new if is_there else _only_home(root, alias.name), []).append(alias)
+    return homes
+
+
+def _only_home(root: Path, name: str) -> str | None:
+    """The one module of the runtime that has this name, if there is one."""
+    old = {_file(module) for module in MOVED}  # an update may have left them
+    files = [file.relative_to(root) for file in sorted((root / "isc_runtime").rglob("*.py"))]
+    own = [file for file in files if "tests" not in file.parts and file.as_posix() not in old]
+    homes = [file for file in own if name in (_names_in(root / file) or ())]
+    return ".".join(homes[0].with_suffix("").parts) if len(homes) == 1 else None
+
+
+def _rewritten(new: str | None, names: list[ast.alias]) -> str:
+    if new is None:
+        gone = " or ".join(alias.name for alias in names)
+        return f"Nothing is called {gone} any more: see the template's CHANGELOG.md."
+    return f"Write: {ast.unparse(ast.ImportFrom(new, names, 0))}."
+
+
+def _new_name(root: Path, module: str) -> str | None:
+    """What a module is called now, unless it still is, or is one of the project's own."""
+    new = MOVED.get(module)
+    is_own = module.startswith("tests.") and (root / _file(module)).is_file()
+    return None if is_own else new
+
+
+def _names_in(file: Path) -> set[str] | None:
+    """What a module itself defines at its top; None if that cannot be known."""
+    try:
+        table = symtable.symtable(file.read_text(encoding="utf-8"), str(file), "exec")
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+    symbols = table.get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
+
+
+def _moved(path: str, line: int, module: str, hint: str) -> Finding:
+    return Finding(f"{path}:{line}", f"It imports {module}, which is {MOVED[module]} now", hint)
