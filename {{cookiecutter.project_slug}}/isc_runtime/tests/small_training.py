@@ -41,8 +41,9 @@ with reported():
     from torch.utils.data import TensorDataset
 
     from isc_runtime import rng
-    from isc_runtime.checkpointing.checkpointer import Checkpointer, Run
+    from isc_runtime.checkpointing.checkpointer import Checkpointer
     from isc_runtime.checkpointing.parts import State
+    from isc_runtime.checkpointing.run import Run
     from isc_runtime.logs import Scalars, configure_logging
     from isc_runtime.ranks.group import Group, process_group
     from isc_runtime.ranks.interruption import StopRequest
