@@ -25,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_parallel_options(parser)
     options.add_checkpoint_options(parser)
     options.add_distributed_options(parser)
-    return parser.parse_args()
+    return options.parse(parser)
 
 
 if __name__ == "__main__":
@@ -93,7 +93,7 @@ class SmallTraining:
         self.arguments, self.group, self.scalars = arguments, group, scalars
         data, self.held_out = made_data(100, seed=1), made_data(20, seed=2)
         pair = loaders.Data(data, self.held_out)
-        self.sampler = loaders.make_sampler(pair, arguments.batch_size, seed=0, group=group)
+        self.sampler = loaders.make_position(pair, arguments.batch_size, seed=0, group=group)
         self.loader = loaders.training_loader(pair, self.sampler, arguments.workers, group.device)
         rng.seed_everything(0)
         self.model = Network()
