@@ -24,7 +24,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole, place = (Place(tmp_path / name, isc_mode) for name in ("whole", "killed"))
-    arguments = ("--save-steps", "3", *more)
+    arguments = ("--save-steps", "3", "--pause", "0", *more)  # options are a part of the checkpoint
     uninterrupted = whole.train(*arguments, ranks=ranks)
     assert uninterrupted.code == 0, uninterrupted.output
     process = place.start(*arguments, "--pause", "0.2", ranks=ranks)
