@@ -70,14 +70,15 @@ def find(source: Path) -> tuple[Entry, Manifest]:
         IscError: it means none, or several, or the checkpoint is damaged.
     """
     path = source.absolute()
+    meant = [path]
     if path.is_symlink() and (name := path.readlink().name):
-        path = path.parent / name  # by name: a copied artifact's link points to where it was
+        meant.append(path.parent / name)  # by name: a copied artifact's link points to where it was
     try:
-        for place in (path, path.parent):
+        for place in [place for one in meant for place in (one, one.parent)]:
             for entry in [entry for entries in _series(place.parent) for entry in entries]:
                 if place in (entry.path, entry.payload, entry.manifest):
                     return _verified([entry])
-        series = _series(path)
+        series = _series(meant[-1])
     except (FileNotFoundError, NotADirectoryError):
         series = []
     except OSError as error:
