@@ -14,9 +14,11 @@ import torch._dynamo  # with tensorboard: imported here once, not in every child
 import torch.utils.tensorboard
 
 import train
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.payload import read_state
 from isc_runtime.environment import Environment
 from isc_runtime.ranks.entry import reported
-from isc_runtime.ranks.shards import Counterparts, read
+from isc_runtime.ranks.shards import Counterparts
 from trainee import Child, fork
 
 # For kills at random: a rank whose master dies before they met can only wait; torchrun would not let it wait.
@@ -108,7 +110,7 @@ def final_state(directory: Path) -> dict[str, Any]:
     """What the newest checkpoint in `directory` holds, whole even if it is sharded."""
     newest = (directory / "checkpoints" / "resume.pth").resolve()
     if newest.is_dir():
-        sharded = torch.load(newest / "checkpoint.pt", weights_only=True)
-        return dict(read(sharded, newest, Counterparts({})))
+        entry = Entry.in_folder(newest)
+        return read_state(entry, entry.verify(), Counterparts({}))
     state: dict[str, Any] = torch.load(newest, weights_only=True)
     return state

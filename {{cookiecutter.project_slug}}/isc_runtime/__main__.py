@@ -63,11 +63,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
     from isc_runtime.checkpointing.inventory import take_inventory
-    from isc_runtime.checkpointing.listing import report
+    from isc_runtime.checkpointing.listing import ProgressLine, report
 
     environment = Environment.read()
     usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
-    return report(take_inventory(arguments.directory or usual, arguments.verify), arguments.json)
+    inventory = take_inventory(arguments.directory or usual, arguments.verify, ProgressLine())
+    return report(inventory, arguments.json)
 
 
 def _export(arguments: argparse.Namespace) -> int:

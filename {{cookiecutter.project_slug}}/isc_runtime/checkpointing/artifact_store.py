@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isc_runtime.checkpointing.durable import link_durably, sync_directory
-from isc_runtime.checkpointing.entries import SAVER, Entry, artifact_entries, artifact_link
+from isc_runtime.checkpointing.layout import SAVER, ArtifactLayout
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
@@ -19,7 +19,7 @@ class ArtifactStore(Store):
     platform sees, that is the same, and its own collectives, which can hang, are not used.
     """
 
-    link_name = artifact_link(SAVER)
+    kind = ArtifactLayout
 
     def __init__(self, directory: Path, group: Group) -> None:
         import cycling_utils  # the ISC has it; local mode does not need it
@@ -79,9 +79,3 @@ class ArtifactStore(Store):
 
     def publish(self, payload: Path) -> None:
         self._link(str(payload.parent))
-
-    def link_target(self, entry: Entry) -> str:
-        return str(entry.path)  # absolute, as AtomicDirectory itself writes it for the platform to read
-
-    def entries(self) -> list[Entry]:
-        return artifact_entries(self.directory).get(SAVER, [])

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.checkpointing.durable import SHARDED, TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
-from isc_runtime.checkpointing.entries import Entry, artifact_entries, local_entries, newest_good
+from isc_runtime.checkpointing.durable import TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
+from isc_runtime.checkpointing.entries import Entry, newest_good
+from isc_runtime.checkpointing.layout import layouts
+from isc_runtime.checkpointing.verification import verified
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:
@@ -68,14 +70,15 @@ def find(source: Path) -> tuple[Entry, Manifest]:
         IscError: it means none, or several, or the checkpoint is damaged.
     """
     path = source.absolute()
-    if path.is_symlink():  # by name: a copied artifact's link points to where it was
-        path = path.with_name(path.readlink().name)
+    meant = [path]
+    if path.is_symlink() and (name := path.readlink().name):
+        meant.append(path.parent / name)  # by name: a copied artifact's link points to where it was
     try:
-        for place in (path, path.parent):
+        for place in [place for one in meant for place in (one, one.parent)]:
             for entry in [entry for entries in _series(place.parent) for entry in entries]:
                 if place in (entry.path, entry.payload, entry.manifest):
                     return _verified([entry])
-        series = _series(path)
+        series = _series(meant[-1])
     except (FileNotFoundError, NotADirectoryError):
         series = []
     except OSError as error:
@@ -88,17 +91,17 @@ def find(source: Path) -> tuple[Entry, Manifest]:
 
 
 def _series(directory: Path) -> list[list[Entry]]:
-    return [*filter(None, [local_entries(directory)]), *artifact_entries(directory).values()]
+    return [entries for layout in layouts(directory) if (entries := layout.entries())]
 
 
 def _verified(entries: list[Entry]) -> tuple[Entry, Manifest]:
     """The newest good one."""
-    chosen, damaged = newest_good(entries)
-    if chosen is None:
-        what = "; ".join(f"{entry.name}: {reason}" for entry, reason in damaged)
+    found = newest_good(entries, verified)
+    if found.chosen is None:
+        what = "; ".join(f"{entry.name}: {reason}" for entry, reason in found.damaged)
         hint = "Take another: python -m isc_runtime checkpoints --verify lists them."
         raise IscError(f"This is damaged ({what})", entries[-1].path.parent, hint, ExitCode.CHECKPOINT)
-    return chosen
+    return found.chosen
 
 
 def _check_target(target: Path, force: bool) -> None:
@@ -113,23 +116,14 @@ def _check_target(target: Path, force: bool) -> None:
 
 def _load(entry: Entry, manifest: Manifest) -> dict[str, Any]:
     """The model's part of a checkpoint, on the CPU, without running any code that it may hold."""
-    import pickle
+    from isc_runtime.checkpointing.payload import read_state
+    from isc_runtime.ranks.shards import Counterparts
 
-    import torch
-
-    from isc_runtime.ranks.shards import Counterparts, read
-
-    try:
-        state = torch.load(entry.payload, map_location="cpu", weights_only=True, mmap=True)[PART]
-        if manifest.details.get("format") == SHARDED:
-            state = read({PART: state}, entry.path, Counterparts({}))[PART]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    state = read_state(entry, manifest, Counterparts({}), [PART]).get(PART)
+    if not isinstance(state, dict):
         hint = f"Another program wrote it: a checkpoint of this project holds the weights as {PART!r}."
-        raise IscError(
-            f"No weights can be read ({reason})", entry.payload, hint, ExitCode.CHECKPOINT
-        ) from None
-    return dict(state)
+        raise IscError("It has no weights", entry.payload, hint, ExitCode.CHECKPOINT)
+    return state
 
 
 def _tensors(state: dict[str, Any], entry: Entry) -> tuple[dict[str, Tensor], list[str]]:

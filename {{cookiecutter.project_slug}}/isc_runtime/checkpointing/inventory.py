@@ -8,29 +8,26 @@ savers may share an artifact. No torch is needed.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from isc_runtime.checkpointing.durable import Damaged, Manifest
-from isc_runtime.checkpointing.entries import (
-    LOCAL_LINK,
-    SET_ASIDE,
-    Entry,
-    artifact_entries,
-    artifact_link,
-    first_save_was_cut_short,
-    linked,
-    local_entries,
-    newest_good,
-)
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.layout import SET_ASIDE, Layout, layouts
+from isc_runtime.checkpointing.untrusted import plain_size
+from isc_runtime.checkpointing.verification import verified
 from isc_runtime.errors import IscError
 
-LOCAL = "local mode"
-
 State = Literal["verified", "whole", "damaged"]
+Result = Manifest | Damaged | IscError  # of looking at a checkpoint
+Say = Callable[[str, int, int], None]  # of this checkpoint so many bytes of so many have been compared
+
+
+def unsaid(_name: str, _compared: int, _total: int) -> None:
+    """For whoever does not want to know of the progress."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,9 @@ class Checkpoint:
     Attributes:
         path: its directory, or in local mode its file.
         saver: who saves there: LOCAL, or the name of a saver of cycling_utils.
-        state: "verified": every byte is as it was saved. "whole": all files are there with their sizes, their
-            content was not read. "damaged": a resume does not take it.
+        state: "verified": every byte of its files was compared with the checksums in its manifest, and is as
+            it was saved. "whole": all files are there with their sizes, their content was not read.
+            "damaged": a resume does not take it.
         reason: why it is damaged.
         bytes: what its files take on the disk now.
         step: optimizer steps taken; None, like the next four, if its manifest cannot be read.
@@ -101,20 +99,28 @@ class Inventory:
     set_aside: list[Checkpoint]
 
 
-def take_inventory(directory: Path, verify: bool = False) -> Inventory:
+def take_inventory(directory: Path, verify: bool = False, progress: Say = unsaid) -> Inventory:
     """Looks at all checkpoints in a directory.
 
     Args:
         directory: where they are.
         verify: read every byte, instead of looking at manifests and sizes alone.
+        progress: is told, while every byte of a checkpoint is read, of which one how many have been read.
 
     Raises:
         IscError: it is no directory, or cannot be read.
     """
     directory = directory.absolute()
+
+    def examine(entry: Entry) -> Result:
+        try:
+            return entry.verify_sizes() if not verify else verified(entry, partial(progress, entry.name))
+        except (Damaged, IscError) as error:
+            return error
+
     try:
-        groups = _groups(directory)
-        aside = [entry for folder in _folders(directory / SET_ASIDE) for entry in _groups(folder)]
+        found = layouts(directory)
+        aside = [layout for folder in _folders(directory / SET_ASIDE) for layout in layouts(folder)]
     except NotADirectoryError:
         raise IscError(
             "This is a file", directory, "Name the directory that holds the checkpoints."
@@ -126,74 +132,60 @@ def take_inventory(directory: Path, verify: bool = False) -> Inventory:
         raise IscError(
             f"It cannot be read ({error.strerror})", directory, "Look at its permissions."
         ) from None
-    series = [_series(saver, directory / link, entries, verify) for saver, link, entries in groups]
+    series = [_series(layout, examine, verify) for layout in found]
     moved = [
-        _described(entry, saver, _examine(entry, verify), verify, is_set_aside=True)
-        for saver, _, entries in aside
-        for entry in entries
+        _described(entry, layout.saver, examine(entry), verify, is_set_aside=True)
+        for layout in aside
+        for entry in layout.entries()
     ]
     return Inventory(str(directory), series, moved)
 
 
-def _groups(directory: Path) -> list[tuple[str, str, list[Entry]]]:
-    """The savers that have anything here, checkpoints or a link: name, link, entries. Raises OSError."""
-    artifacts = artifact_entries(directory)
-    suffix = artifact_link("")
-    for path in directory.iterdir():
-        if path.name.endswith(suffix) and path.is_symlink():
-            artifacts.setdefault(path.name.removesuffix(suffix), [])
-    groups = [(LOCAL, LOCAL_LINK, local_entries(directory))]
-    groups += [(saver, artifact_link(saver), entries) for saver, entries in sorted(artifacts.items())]
-    return [group for group in groups if group[2] or os.path.lexists(directory / group[1])]
-
-
 def _folders(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    """The folders in one, links left out: they may lead anywhere."""
+    if directory.is_symlink() or not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if path.is_dir() and not path.is_symlink())
 
 
-def _series(saver: str, link: Path, entries: Sequence[Entry], verify: bool) -> Series:
+def _series(layout: Layout, examine: Callable[[Entry], Result], verify: bool) -> Series:
     """Examines each entry once; then the rule by which a resume chooses is asked what it makes of that."""
-    found = {entry: _examine(entry, verify) for entry in entries}
-    chosen, outlook, is_stuck = None, "", False
+    entries = layout.entries()
+    found = {entry: examine(entry) for entry in entries}
+    chosen, outlook, is_stuck = None, "", True
     try:
-        chosen, _ = newest_good(entries, lambda entry: _manifest_or_raise(found[entry]))
+        resume = layout.resume(entries, lambda entry: _manifest_or_raise(found[entry]))
     except IscError as error:
-        outlook, is_stuck = f"A resume stops with an error: {error}", True
-    if chosen is not None:
-        outlook = f"A resume takes {chosen[0].name}, step {chosen[1].step}"
-        outlook += "." if verify else ", if its content is as it was saved: --verify reads it."
-    elif first_save_was_cut_short(link, entries):
-        outlook = "A resume starts at step 0: the first save was cut short."
-    elif not is_stuck:
-        outlook = "A resume stops with an error: there were checkpoints, and none of them can be used."
-        is_stuck = True
-    latest, next_one = linked(link, entries), chosen and chosen[0]
+        outlook = f"A resume stops with an error: {error}"
+    else:
+        chosen, is_stuck = resume.chosen, resume.chosen is None and not resume.begins
+        if is_stuck:
+            outlook = f"A resume stops with an error: none of them can be used ({resume.obstacle})."
+        elif chosen is None:
+            outlook = "A resume starts at step 0: the first save was cut short."
+        else:
+            outlook = f"A resume takes {chosen[0].name}, step {chosen[1].step}"
+            outlook += "." if verify else ", if its content is as it was saved: --verify reads it."
+    latest, next_one = layout.latest(entries), chosen and chosen[0]
     checkpoints = [
         replace(
-            _described(entry, saver, found[entry], verify),
+            _described(entry, layout.saver, found[entry], verify),
             is_latest=entry == latest,
             is_next=entry == next_one,
         )
         for entry in entries
     ]
-    return Series(saver, checkpoints, outlook, is_stuck)
+    return Series(layout.saver, checkpoints, outlook, is_stuck)
 
 
-def _examine(entry: Entry, verify: bool) -> Manifest | Damaged | IscError:
-    try:
-        return entry.verify() if verify else entry.verify_sizes()
-    except (Damaged, IscError) as error:
-        return error
-
-
-def _manifest_or_raise(result: Manifest | Damaged | IscError) -> Manifest:
+def _manifest_or_raise(result: Result) -> Manifest:
     if isinstance(result, Exception):
         raise result
     return result
 
 
 def _described(
-    entry: Entry, saver: str, result: Manifest | Damaged | IscError, verify: bool, is_set_aside: bool = False
+    entry: Entry, saver: str, result: Result, verify: bool, is_set_aside: bool = False
 ) -> Checkpoint:
     is_good = isinstance(result, Manifest)
     manifest = result if isinstance(result, Manifest) else _manifest_if_any(entry)
@@ -221,10 +213,10 @@ def _manifest_if_any(entry: Entry) -> Manifest | None:
 
 
 def _size_on_disk(entry: Entry) -> int:
-    """Bytes of all its files, named in the manifest or not; what vanishes meanwhile counts nothing."""
+    """Bytes of all its plain files, named in the manifest or not; what vanishes meanwhile counts nothing."""
     total = 0
     for part in entry.parts():
-        for file in [part, *part.rglob("*")]:
+        for file in [part, *(part.rglob("*") if part.is_dir() and not part.is_symlink() else ())]:
             with contextlib.suppress(OSError):
-                total += file.stat().st_size if file.is_file() else 0
+                total += plain_size(file)
     return total

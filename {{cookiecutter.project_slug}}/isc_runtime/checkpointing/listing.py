@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from isc_runtime.checkpointing.entries import SET_ASIDE
-from isc_runtime.checkpointing.inventory import Checkpoint, Inventory
+from isc_runtime.checkpointing.inventory import Checkpoint, Inventory, State
+from isc_runtime.checkpointing.layout import SET_ASIDE
 from isc_runtime.errors import ExitCode
 from isc_runtime.sizes import readable_size
+
+MEANINGS: dict[State, str] = {
+    "verified": "every byte of its files was compared with the checksums in its manifest",
+    "whole": "its files are there with their sizes; their content was not read",
+    "damaged": "it is not as it was saved; no resume takes it",
+}
+SECONDS = 5.0  # between two words of the progress
+
+
+class ProgressLine:
+    """Says on the standard error, every few seconds, how far the reading of checkpoints is."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, name: str, compared: int, total: int) -> None:
+        """Of this checkpoint so many bytes of so many have been compared with their checksums."""
+        if time.monotonic() - self._said >= SECONDS:
+            self._said = time.monotonic()
+            read = f"{readable_size(compared)} of {readable_size(total)}"
+            print(f"{_shown(name)}: {read} read", file=sys.stderr, flush=True)
 
 
 def report(inventory: Inventory, as_json: bool) -> int:
@@ -18,7 +41,7 @@ def report(inventory: Inventory, as_json: bool) -> int:
     if as_json:
         print(json.dumps(asdict(inventory), indent=2))
     else:
-        print("\n".join(_lines(inventory)))
+        print("\n".join(map(_shown, _lines(inventory))))
     stuck = any(series.is_stuck for series in inventory.series)
     return ExitCode.CHECKPOINT if stuck else ExitCode.COMPLETED
 
@@ -33,6 +56,15 @@ def _lines(inventory: Inventory) -> Iterator[str]:
     if inventory.set_aside:
         yield f"Set aside by earlier runs, in {SET_ASIDE}/; no resume takes these:"
         yield from _table(inventory.set_aside)
+    every = [*inventory.set_aside, *(one for series in inventory.series for one in series.checkpoints)]
+    for state, meaning in MEANINGS.items():
+        if any(checkpoint.state == state for checkpoint in every):
+            yield f"{state}: {meaning}."
+
+
+def _shown(text: str) -> str:
+    """A line with what no terminal must act on in a form that it only prints: names may be a stranger's."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _table(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -15,9 +14,10 @@ from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked, settings_of
 from isc_runtime.checkpointing.durable import SHARDED, Damaged, Manifest
 from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.payload import read_state
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import Counterparts, distribute, read
+from isc_runtime.ranks.shards import Counterparts, distribute
 from isc_runtime.sampler import Position
 
 logger = logging.getLogger("checkpoint")
@@ -58,21 +58,9 @@ def load(
     """
     if group.environment.local_rank == 0 and not group.is_master:
         _verify_here(entry, manifest)
-    # Mapped: a byte is copied once, to where it belongs, and the ranks of a node share what they read. Of a
-    # sharded one the bulk is in other files, and each rank reads its own part of them.
     is_whole = manifest.details.get("format") != SHARDED
-    try:
-        loaded: dict[str, Any] = torch.load(
-            entry.payload, map_location="cpu", weights_only=True, mmap=is_whole
-        )
-    except pickle.UnpicklingError as error:
-        raise IscError(
-            f"The checkpoint holds what is not safe to load ({str(error).splitlines()[0]})",
-            entry.path,
-            "Another program wrote it. Start over with --fresh (it is kept aside).",
-            ExitCode.CHECKPOINT,
-        ) from None
-    loaded = _bring_shards(loaded, entry, is_whole, state)
+    counterparts = Counterparts(state)
+    loaded = distribute(read_state(entry, manifest, counterparts), counterparts)
     given, fresh = _settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
     for name, part in state.items():
@@ -97,16 +85,6 @@ def load(
     else:  # another number of ranks: no generator goes on, but all are as good as new
         rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
     return int(loaded["saves"])
-
-
-def _bring_shards(
-    loaded: dict[str, Any], entry: Entry, is_whole: bool, state: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A state in which what this training has sharded is sharded, and nothing else, whatever wrote it."""
-    counterparts = Counterparts(state)
-    if not is_whole:
-        loaded = read(loaded, entry.payload.parent, counterparts)
-    return cast(dict[str, Any], distribute(loaded, counterparts))
 
 
 def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped: bool) -> None:

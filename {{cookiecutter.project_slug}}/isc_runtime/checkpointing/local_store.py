@@ -10,21 +10,15 @@ from typing import Any
 import torch
 
 from isc_runtime.checkpointing.durable import TEMPORARY_SUFFIX, Damaged, link_durably
-from isc_runtime.checkpointing.entries import (
-    LOCAL_LINK,
-    SHARDED_PAYLOAD,
-    Entry,
-    local_entries,
-    local_manifest,
-)
-from isc_runtime.checkpointing.store import Store, remove
+from isc_runtime.checkpointing.entries import PAYLOAD
+from isc_runtime.checkpointing.layout import LocalLayout
+from isc_runtime.checkpointing.repair import remove
+from isc_runtime.checkpointing.store import Store
 from isc_runtime.ranks.group import Group
 
 
 class LocalStore(Store):
-    """A folder: `checkpoint_<YYYYmmdd-HHMMSS>_<step>.pth`, manifests, and `resume.pth`, a link to the newest.
-
-    A sharded checkpoint is a folder in it, `checkpoint_<YYYYmmdd-HHMMSS>_<step>`, with all its files.
+    """A folder of checkpoints, as `LocalLayout` describes it.
 
     Args:
         directory: the folder.
@@ -32,14 +26,11 @@ class LocalStore(Store):
         keep: how many checkpoints to keep, forced ones not counted; 0 keeps all.
     """
 
-    link_name = LOCAL_LINK
+    kind = LocalLayout
 
     def __init__(self, directory: Path, group: Group, keep: int = 0) -> None:
         super().__init__(directory, group)
         self.keep = keep
-
-    def manifest_path(self, payload: Path) -> Path:
-        return local_manifest(payload)
 
     def next_payload(self, step: int, force: bool) -> Path:
         now = datetime.now()
@@ -51,7 +42,7 @@ class LocalStore(Store):
         if not self.in_folders:
             return self.directory / f"{name}.pth"
         (self.directory / name).mkdir()
-        return self.directory / name / SHARDED_PAYLOAD
+        return self.directory / name / PAYLOAD
 
     def write(self, state: dict[str, Any], payload: Path) -> None:
         temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)
@@ -66,6 +57,8 @@ class LocalStore(Store):
         """Deletes the oldest; a failure to delete is no failure to save."""
         plain = []
         for entry in self.entries():
+            if entry.path in self.repair.immovable:  # it may have the highest step and is no good
+                continue
             with contextlib.suppress(Damaged):
                 if not entry.read_manifest().details.get("force"):
                     plain.append(entry)
@@ -76,6 +69,3 @@ class LocalStore(Store):
                 entry.path.rename(doomed)
             for path in (entry.manifest, doomed):
                 remove(path)
-
-    def entries(self) -> list[Entry]:
-        return local_entries(self.directory)

@@ -8,10 +8,7 @@ wait for a file that another one failed to write, and no way to see a stale copy
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,19 +19,19 @@ from typing import Any
 import torch
 
 from isc_runtime.checkpointing.durable import (
-    PROBE_PREFIX,
     TEMPORARY_SUFFIX,
     Described,
     Manifest,
-    link_durably,
+    Progress,
     sync_directory,
     sync_file,
+    unheard,
 )
-from isc_runtime.checkpointing.entries import SET_ASIDE, Entry, first_save_was_cut_short, linked, newest_good
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.layout import Layout
+from isc_runtime.checkpointing.repair import Repair, remove
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-
-logger = logging.getLogger("checkpoint")
 
 
 class Store(ABC):
@@ -45,17 +42,24 @@ class Store(ABC):
         group: the ranks.
     """
 
-    link_name: str
+    kind: type[Layout]  # of directory
     in_folders = False  # whether a checkpoint needs room for more than one file; a Checkpointer says so
 
     def __init__(self, directory: Path, group: Group) -> None:
         self.directory = directory.absolute()
         self.group = group
+        self.layout = self.kind(self.directory)
+        self.repair = Repair(self.layout)
         group.master(self.heal)
 
-    @abstractmethod
+    @property
+    def link_name(self) -> str:
+        """The name of the link to the newest checkpoint."""
+        return self.layout.link_name
+
     def entries(self) -> list[Entry]:
         """All that looks like a checkpoint, oldest first. The master's."""
+        return self.layout.entries()
 
     def check_room(self, size: int) -> None:
         """There must be room for two checkpoints: the old one goes when the new one is there. The master's.
@@ -102,7 +106,7 @@ class Store(ABC):
 
     def manifest_path(self, payload: Path) -> Path:
         """Where the manifest of a payload goes."""
-        return payload.with_name("manifest.json")
+        return self.layout.entry_of(payload).manifest
 
     def save(
         self,
@@ -149,81 +153,31 @@ class Store(ABC):
         for path in [*entry.parts(), payload.with_name(payload.name + TEMPORARY_SUFFIX)]:
             remove(path)
 
-    def set_aside(self, entry: Entry, reason: str) -> None:
-        """Moves a checkpoint out of the way: it is never deleted. The master's."""
-        (self.directory / SET_ASIDE).mkdir(exist_ok=True)
-        target = Path(
-            tempfile.mkdtemp(prefix=f"{datetime.now():%Y%m%d-%H%M%S}-", dir=self.directory / SET_ASIDE)
-        )
-        for path in entry.parts():
-            if path.exists():
-                path.rename(target / path.name)
-        sync_directory(target)
-        sync_directory(self.directory)
-        logger.warning("[REPAIR] %s was set aside in %s: %s", entry.name, target, reason)
-
     def set_all_aside(self) -> None:
-        """Leaves an empty store, for a fresh start. The master's."""
-        (self.directory / self.link_name).unlink(missing_ok=True)
-        for entry in self.entries():
-            self.set_aside(entry, "--fresh")
-        sync_directory(self.directory)
+        """Leaves an empty store, for a fresh start. The master's.
 
-    def make_latest(self, entry: Entry) -> None:
-        """Points the link to `entry`. The master's."""
-        link_durably(self.directory / self.link_name, self.link_target(entry))
-
-    def link_target(self, entry: Entry) -> str:
-        """What the link says: a name where the store is free to choose, so that it survives a move."""
-        return entry.name
+        Raises:
+            IscError: something cannot be moved; a later start would take it for the newest.
+        """
+        self.repair.set_all_aside()
 
     def latest(self) -> Entry | None:
         """What the link points to, looked up by name: the directory may have been moved. The master's."""
-        return linked(self.directory / self.link_name, self.entries())
+        return self.layout.latest(self.entries())
 
     def heal(self) -> None:
         """Repairs what a kill at any instant can leave, before anything else looks here. The master's.
 
-        Nothing that ever was a complete checkpoint is deleted, and a link to nowhere stays: it is the sign
-        that there was something to resume from.
+        Raises:
+            IscError: what has the link's name is no link, and cannot be moved.
         """
-        link = self.directory / self.link_name
-        for path in self.litter():
-            remove(path)
-            logger.warning("[REPAIR] %s was left by an interrupted save and is removed", path)
-        latest = self.latest()
-        complete = [entry for entry in self.entries() if entry.is_complete]
-        self._clear_unfinished(latest, complete)
-        if latest is None and complete:
-            latest = complete[-1]
-        if latest is not None and not (
-            link.is_symlink() and str(link.readlink()) == self.link_target(latest)
-        ):
-            self.make_latest(latest)
-            logger.warning("[REPAIR] %s was lost or pointed elsewhere; it points to %s", link, latest.path)
-        sync_directory(self.directory)
+        self.repair.heal()
 
-    def _clear_unfinished(self, latest: Entry | None, complete: list[Entry]) -> None:
-        """Clears away saves that were cut short: no manifest, and newer than what is known to be whole."""
-        entries = self.entries()
-        if latest is None and not complete:
-            # The very first save leaves one entry and no link. Anything else without a manifest was damaged
-            # later or comes from another program: restoring reports it.
-            if first_save_was_cut_short(self.directory / self.link_name, entries):
-                self.set_aside(entries[0], "it has no manifest: the first save was cut short")
-            return
-        newest = latest or complete[-1]
-        for entry in entries:
-            if entry > newest and not entry.is_complete:
-                if latest is None:
-                    self.set_aside(entry, "it has no manifest, and there is no link to tell its age")
-                else:
-                    for path in entry.parts():
-                        remove(path)
-                    logger.warning("[REPAIR] %s was an unfinished save and is removed", entry.path)
-
-    def choose(self) -> tuple[Entry, Manifest] | None:
+    def choose(self, progress: Progress = unheard) -> tuple[Entry, Manifest] | None:
         """The newest checkpoint of which every byte is as it was saved; damaged newer ones are set aside.
+
+        Args:
+            progress: called, while bytes are compared, with how many of how many have been so far.
 
         Returns:
             The checkpoint, now the latest, or None if there never was one. The master's.
@@ -231,33 +185,7 @@ class Store(ABC):
         Raises:
             IscError: there are checkpoints, and none of them is good.
         """
-        chosen, damaged = newest_good(self.entries())
-        for entry, reason in damaged:
-            logger.error("[DAMAGED] %s: %s", entry.path, reason)
-        if chosen is not None:
-            for entry, reason in damaged:
-                self.set_aside(entry, reason)
-            if self.latest() != chosen[0]:
-                self.make_latest(chosen[0])
-            return chosen
-        link = self.directory / self.link_name
-        if damaged or os.path.lexists(link):
-            reasons = [f"{entry.name}: {reason}" for entry, reason in damaged]
-            raise IscError(
-                "There are checkpoints, and none of them can be used",
-                f"{self.directory} ({'; '.join(reasons) or f'{link.name} points to nothing'})",
-                "Bring a good one back, or start over with --fresh (the checkpoints are kept aside).",
-                ExitCode.CHECKPOINT,
-            )
-        return None
-
-    def litter(self) -> Iterator[Path]:
-        """Temporary files that an interrupted save or probe left. The master's."""
-        temporary = self.directory / f"{self.link_name}_temp"
-        if os.path.lexists(temporary):
-            yield temporary
-        yield from self.directory.glob(f"{PROBE_PREFIX}*")
-        yield from self.directory.glob(f"*{TEMPORARY_SUFFIX}")
+        return self.repair.choose(progress)
 
 
 @contextlib.contextmanager
@@ -280,12 +208,3 @@ def written_by_torch(path: Path) -> Iterator[None]:
         ) from error
     finally:
         torch.serialization.set_crc32_options(before)
-
-
-def remove(path: Path) -> None:
-    """Deletes a file, a link or a folder; what cannot be deleted now is deleted by the next heal."""
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     ending  torchrun  shards            the end that nothing can stop; torchrun with the exit code of the rank
                                         that failed; tensors in shards: marked, read, distributed
+    shard_metadata                      where in the files the shards are, read as data
 
 `entry`, `ending`, `rank_error`, `interruption` and `torchrun` import no torch when they are imported.
 """

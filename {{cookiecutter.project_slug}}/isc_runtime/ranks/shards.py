@@ -84,30 +84,33 @@ class Counterparts:
         return found if found is not None and found.shape == size else None
 
 
-def read(state: Any, directory: Path, counterparts: Counterparts) -> Any:
+def read(state: Any, directory: Path, files: Mapping[str, int], counterparts: Counterparts) -> Any:
     """Fills the marks in a state with the tensors that they stand for. No rank talks to another.
 
     Args:
         state: what `checkpoint.pt` holds.
-        directory: of the checkpoint, every byte of which is verified: `.metadata` is a pickle.
+        directory: of the checkpoint.
+        files: the sizes in bytes of those in it of which every byte is verified; no others are read.
         counterparts: what has one of these becomes this rank's shard, and all else a whole tensor.
 
     Raises:
-        KeyError: the state is not the one that these files belong to.
+        Exception: of many kinds: the files are not what torch writes, or the state is not theirs. No code
+            that they may hold is run.
     """
     from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    reader = FileSystemReader(directory)
-    metadata = reader.read_metadata()
+    from isc_runtime.ranks.shard_metadata import read_metadata
+
+    metadata = read_metadata(directory, files)
     targets: dict[str, Any] = {}
 
     def fill(path: Keys, node: Any) -> Any:
         if not (isinstance(node, dict) and node.keys() == {MARK}):
             return node
         found = metadata.state_dict_metadata[node[MARK]]
-        assert isinstance(found, TensorStorageMetadata)
+        assert isinstance(found, TensorStorageMetadata)  # nothing else was read
         like, dtype = counterparts.of(path, found.size), found.properties.dtype
         empty = torch.empty(found.size, dtype=dtype) if like is None else torch.empty_like(like, dtype=dtype)
         targets[node[MARK]] = empty.detach()
@@ -116,6 +119,7 @@ def read(state: Any, directory: Path, counterparts: Counterparts) -> Any:
     filled = replaced(state, fill)
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     planner.set_up_planner(targets, metadata)
+    reader = FileSystemReader(directory)  # it loads tensors as `weights_only`, and we ask it for nothing else
     reader.set_up_storage_reader(metadata, is_coordinator=False)
     reader.read_data(planner.create_local_plan(), planner).wait()
     return filled

@@ -13,7 +13,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isc_runtime.checkpointing.durable import Damaged, Manifest
+from isc_runtime.checkpointing.durable import Damaged
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.layout import ArtifactLayout
 
 LINK_SUFFIX = ".latest_checkpoint"
 ASIDE = ".deleted-"
@@ -27,7 +29,7 @@ class Synced:
     Attributes:
         shipped: names of the directories that were shipped.
         deleted: names of the directories that were deleted.
-        step: the training's step in the newest shipped checkpoint that a link points to; None without one.
+        step: the training's step in the checkpoint that the training's link points to; None without one.
     """
 
     shipped: tuple[str, ...] = ()
@@ -82,29 +84,35 @@ def leave_only_what_was_shipped(artifact: Path, synced: Synced) -> None:
 
 def newest_link(artifact: Path) -> str | None:
     """The name that the saver's link points to: it changes when a checkpoint is complete."""
-    return max(_linked(artifact), default=None)
+    latest = _latest(artifact)
+    return None if latest is None else latest.name
 
 
 def newest_step(artifact: Path) -> int | None:
-    """The step of the newest checkpoint that a link points to; None without one."""
-    steps = [step for name in _linked(artifact) if (step := step_of(artifact / name)) is not None]
-    return max(steps, default=None)
+    """The step of the checkpoint that the saver's link points to; None without one."""
+    latest = _latest(artifact)
+    return None if latest is None else _step_of(latest)
+
+
+def _latest(artifact: Path) -> Entry | None:
+    layout = ArtifactLayout(artifact)
+    return layout.latest(layout.entries())
 
 
 def complete_checkpoints(artifact: Path) -> dict[int, Path]:
     """The directory of each complete checkpoint, by the training's step."""
     found = {}
     with contextlib.suppress(OSError):
-        for path in artifact.iterdir():
-            if _CHECKPOINT.fullmatch(path.name) and (step := step_of(path)) is not None:
-                found[step] = path
+        for entry in ArtifactLayout(artifact).entries():
+            if (step := _step_of(entry)) is not None:
+                found[step] = entry.path
     return found
 
 
-def step_of(checkpoint: Path) -> int | None:
+def _step_of(entry: Entry) -> int | None:
     """The training's step in a checkpoint; None if it is not complete."""
     try:
-        return Manifest.read(checkpoint / "manifest.json").step
+        return entry.read_manifest().step
     except Damaged:
         return None
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.checkpointing.durable import SHARDED, Damaged, Manifest
+from isc_runtime.checkpointing.durable import Damaged
+from isc_runtime.checkpointing.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:
@@ -38,23 +38,19 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _load(directory: Path) -> dict[str, Any]:
-    import torch  # seconds, that only a rehearsal which came this far has to spend
+    from isc_runtime.checkpointing.payload import read_state  # seconds, only for a rehearsal that came so far
+    from isc_runtime.ranks.shards import Counterparts
 
-    from isc_runtime.ranks.shards import Counterparts, read
-
-    payload = directory / "checkpoint.pt"
+    entry = Entry.in_folder(directory)
     try:
-        state: dict[str, Any] = torch.load(payload, map_location="cpu", weights_only=True)
-        state = {name: state[name] for name in COMPARED if name in state or name == MODEL}
-        if Manifest.read(directory / "manifest.json").details.get("format") == SHARDED:
-            state = read(state, directory, Counterparts({}))
-    except (OSError, RuntimeError, KeyError, Damaged, pickle.UnpicklingError) as error:
-        raise IscError(
-            f"A checkpoint cannot be compared ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
-            payload,
-            f"It has to hold the weights as {MODEL!r}: put the model into Trainer.state().",
-            ExitCode.CHECKPOINT,
-        ) from error
+        manifest = entry.verify()
+    except Damaged as reason:
+        hint = "The other checks of this rehearsal count; for this one run it again."
+        raise IscError(f"A checkpoint is damaged ({reason})", directory, hint, ExitCode.CHECKPOINT) from None
+    state = read_state(entry, manifest, Counterparts({}), COMPARED)
+    if MODEL not in state:
+        hint = f"It has to hold the weights as {MODEL!r}: put the model into Trainer.state()."
+        raise IscError("A checkpoint cannot be compared", entry.payload, hint, ExitCode.CHECKPOINT)
     return state
 
 

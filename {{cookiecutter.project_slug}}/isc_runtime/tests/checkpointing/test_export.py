@@ -124,7 +124,7 @@ def test_what_is_no_tensor_is_left_out_and_said(store: Store, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("state", "what"),
     [
-        ({"weights": {}}, "No weights can be read"),
+        ({"weights": {}}, "It has no weights"),
         ({"model": {}}, "has no tensors"),
         ({"model": {"w": torch.ones(2, 2).to_sparse()}}, "The tensor w is sparse"),
     ],

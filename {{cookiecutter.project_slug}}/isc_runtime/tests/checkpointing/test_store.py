@@ -13,7 +13,7 @@ import torch
 
 from isc_runtime.checkpointing.artifact_store import ArtifactStore
 from isc_runtime.checkpointing.durable import Damaged, Manifest
-from isc_runtime.checkpointing.entries import SET_ASIDE
+from isc_runtime.checkpointing.layout import SET_ASIDE
 from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.checkpointing.store import Store
 from isc_runtime.errors import ExitCode, IscError
@@ -192,7 +192,7 @@ def test_a_payload_that_the_manifest_does_not_name_is_damage(store: Store) -> No
     manifest = store.manifest_path(payload)
     other = payload.with_name("other")
     payload.rename(other)
-    Manifest.of([other], 10, "", {}).write(manifest)
+    Manifest.of([other], 10, "2026-01-01T00:00:00+00:00", {}).write(manifest)
     with pytest.raises(Damaged, match="does not name"):
         store.entries()[-1].read_manifest()
 

@@ -1,0 +1,68 @@
+"""What the files of a verified checkpoint hold, read as data: none of them can run code.
+
+Its checksums only say that a checkpoint is as it was written. Who wrote it, and what, is another question.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from isc_runtime.checkpointing.durable import SHARDED, Manifest
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.shards import Counterparts, read
+
+FOREIGN = "Another program wrote it. Take another checkpoint; a training starts over with --fresh."
+
+
+def read_state(
+    entry: Entry, manifest: Manifest, counterparts: Counterparts, parts: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The state in a checkpoint, on the CPU.
+
+    A whole one is mapped: a byte is copied once, to where it belongs, and the ranks of a node share what they
+    read. Of a sharded one the bulk is in other files, and each rank reads its own part of them.
+
+    Args:
+        entry: the checkpoint, which must be verified.
+        manifest: its own.
+        counterparts: what has one of these becomes this rank's shard, and all else a whole tensor.
+        parts: of the state, that are read; those that are not there are left out. None: all.
+
+    Raises:
+        IscError: it is not what this project writes, or asks for code to be run.
+    """
+    is_sharded = manifest.details.get("format") == SHARDED
+    try:
+        state = torch.load(entry.payload, map_location="cpu", weights_only=True, mmap=not is_sharded)
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise TypeError("it is no dict of parts")
+        if parts is not None:
+            state = {name: state[name] for name in parts if name in state}
+        if is_sharded:
+            files = {name: int(file["size"]) for name, file in manifest.files.items()}
+            state = read(state, entry.payload.parent, files, counterparts)
+    except Exception as error:  # of all kinds: torch stumbles over what it did not write in many ways
+        raise _refused(error, entry) from None
+    return dict(state)
+
+
+def _refused(error: Exception, entry: Entry) -> IscError:
+    reason = " ".join(str(error).split())
+    asked = re.search(r"Unsupported (?:global|class|operand).*?([\w.]+\.[\w.]+)|asks for ([\w.]+)", reason)
+    if isinstance(error, OSError):
+        what, hint = "A checkpoint cannot be read", "Look at its disk and its permissions."
+    elif isinstance(error, MemoryError) or "allocate memory" in reason:
+        what, hint = "A checkpoint cannot be read", "There is too little memory for it here."
+    elif isinstance(error, pickle.UnpicklingError):
+        reason = f"it asks for {asked[1] or asked[2]}" if asked else "it is no plain data"
+        what, hint = "The checkpoint holds what is not safe to load", FOREIGN
+    else:
+        what, hint = "A checkpoint is not one of this project", FOREIGN
+    reason = reason if reason and what.endswith("load") else f"{type(error).__name__}: {reason[:200]}"
+    return IscError(f"{what} ({reason})", entry.path, hint, ExitCode.CHECKPOINT)

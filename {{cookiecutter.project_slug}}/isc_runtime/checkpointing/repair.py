@@ -1,0 +1,253 @@
+"""What a kill, a copy or a failing disk has left is put in order before a training goes on.
+
+What is no good, or not wanted, is moved out of the way, and never deleted. That can fail: the folder for it
+may be a file or lie on another file system, the checkpoint may be immutable. Then it stays where it is, the
+log says so, and the training goes on with what is good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from isc_runtime.checkpointing.durable import (
+    PROBE_PREFIX,
+    TEMPORARY_SUFFIX,
+    Manifest,
+    Progress,
+    link_durably,
+    sync_directory,
+    unheard,
+)
+from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.layout import SET_ASIDE, Layout
+from isc_runtime.checkpointing.verification import verified
+from isc_runtime.errors import ExitCode, IscError
+
+logger = logging.getLogger("checkpoint")
+
+
+class Repair:
+    """Of the checkpoints of one saver in a directory. The master's.
+
+    Args:
+        layout: where they are.
+
+    Attributes:
+        immovable: damaged checkpoints that could not be set aside.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.immovable: set[Path] = set()
+
+    def set_aside(self, entry: Entry, reason: str) -> bool:
+        """Moves a checkpoint out of the way: it is never deleted.
+
+        Returns:
+            Whether it could be moved; if not it stays where it is, and the log says so.
+        """
+        obstacle = self._move_aside(entry.name, entry.parts(), reason)
+        if obstacle:
+            self.immovable.add(entry.path)
+        return not obstacle
+
+    def _move_aside(self, name: str, paths: list[Path], reason: str) -> str:
+        """Returns why they stay; nothing if they could be moved."""
+        directory = self.layout.directory
+        try:
+            target = move_aside(paths, directory)
+        except OSError as error:
+            obstacle = error.strerror or str(error)
+            where = f"{name} stays in {directory} ({reason})"
+            logger.warning("[REPAIR] %s: it cannot be set aside (%s)", where, obstacle)
+            return obstacle
+        logger.warning("[REPAIR] %s was set aside in %s: %s", name, target, reason)
+        return ""
+
+    def set_all_aside(self) -> None:
+        """Leaves an empty store, for a fresh start.
+
+        Raises:
+            IscError: something cannot be moved; a later start would take it for the newest.
+        """
+        for path in self.layout.strays():
+            self._clear(path, [path], "--fresh")
+        if self.layout.link.is_symlink():
+            self.layout.link.unlink()
+        for entry in self.layout.entries():
+            self._clear(entry.path, entry.parts(), "--fresh")
+        sync_directory(self.layout.directory)
+
+    def _clear(self, path: Path, parts: list[Path], reason: str) -> None:
+        """Moves what must not stay. Raises IscError."""
+        obstacle = self._move_aside(path.name, parts, reason)
+        if obstacle:
+            raise IscError(
+                f"This is in the way, and cannot be set aside ({obstacle})",
+                path,
+                "Move it to another place, or use another directory.",
+                ExitCode.CHECKPOINT,
+            )
+
+    def make_latest(self, entry: Entry) -> None:
+        """Points the link to `entry`."""
+        link_durably(self.layout.link, self.layout.link_target(entry))
+
+    def heal(self) -> None:
+        """Repairs what a kill at any instant can leave, before anything else looks here.
+
+        Nothing that ever was a complete checkpoint is deleted, and a link to nowhere stays: it is the sign
+        that there was something to resume from. So does a copy that has the link's name and is all there is.
+
+        Raises:
+            IscError: what has the link's name is no link, and cannot be moved.
+        """
+        link = self.layout.link
+        for path in self.litter():
+            remove(path)
+            logger.warning("[REPAIR] %s was left by an interrupted save and is removed", path)
+        entries = self.layout.entries()
+        latest = self.layout.latest(entries)
+        complete = [entry for entry in entries if entry.is_complete]
+        self._clear_unfinished(latest, complete)
+        for path in self.layout.strays():
+            if complete or path != link:
+                self._clear(path, [path], "it has the name of a link, and is none")
+        if latest is None and complete:
+            latest = complete[-1]
+        if latest is not None and not (
+            link.is_symlink() and str(link.readlink()) == self.layout.link_target(latest)
+        ):
+            self.make_latest(latest)
+            logger.warning("[REPAIR] %s was lost or pointed elsewhere; it points to %s", link, latest.path)
+        sync_directory(self.layout.directory)
+
+    def _clear_unfinished(self, latest: Entry | None, complete: list[Entry]) -> None:
+        """Clears away saves that were cut short: no manifest, and newer than what is known to be whole."""
+        entries = self.layout.entries()
+        if latest is None and not complete:
+            # The very first save leaves one entry and no link. Anything else without a manifest was damaged
+            # later or comes from another program: restoring reports it.
+            if self.layout.first_save_was_cut_short(entries):
+                self.set_aside(entries[0], "it has no manifest: the first save was cut short")
+            return
+        newest = latest or complete[-1]
+        for entry in entries:
+            if entry > newest and not entry.is_complete:
+                if latest is None:
+                    self.set_aside(entry, "it has no manifest, and there is no link to tell its age")
+                else:
+                    for path in entry.parts():
+                        remove(path)
+                    became = "cannot be" if os.path.lexists(entry.path) else "is"
+                    logger.warning("[REPAIR] %s was an unfinished save and %s removed", entry.path, became)
+
+    def choose(self, progress: Progress = unheard) -> tuple[Entry, Manifest] | None:
+        """The newest checkpoint of which every byte is as it was saved; damaged newer ones are set aside.
+
+        Args:
+            progress: called, while bytes are compared, with how many of how many have been so far.
+
+        Returns:
+            The checkpoint, now the latest, or None if there never was one.
+
+        Raises:
+            IscError: there are checkpoints, and none of them is good.
+        """
+        found = self.layout.resume(self.layout.entries(), lambda entry: verified(entry, progress))
+        for entry, reason in found.damaged:
+            logger.error("[DAMAGED] %s: %s", entry.path, reason)
+        if found.chosen is not None:
+            entry, manifest = found.chosen
+            immovable = [one for one, reason in found.damaged if not self.set_aside(one, reason)]
+            if immovable:
+                entry = self._outrank(entry, immovable)
+            if self.layout.latest([entry]) is None:
+                self.make_latest(entry)
+            return entry, manifest
+        if found.begins:
+            return None
+        raise IscError(
+            "There are checkpoints, and none of them can be used",
+            f"{self.layout.directory} ({found.obstacle})",
+            "Bring a good one back, or start over with --fresh (the checkpoints are kept aside).",
+            ExitCode.CHECKPOINT,
+        )
+
+    def _outrank(self, entry: Entry, damaged: list[Entry]) -> Entry:
+        """Makes a good checkpoint newer than damaged ones that cannot be moved; returns where it is then."""
+        new = self.layout.outranking(entry, damaged)
+        if new == entry:
+            return entry
+        try:
+            entry.path.rename(new.path)
+        except OSError as error:
+            logger.warning("[REPAIR] %s cannot be renamed to %s (%s)", entry.path, new.name, error.strerror)
+            return entry
+        sync_directory(self.layout.directory)
+        logger.warning("[REPAIR] %s is %s now, to be newer than what is damaged", entry.path, new.name)
+        return new
+
+    def litter(self) -> Iterator[Path]:
+        """Temporary files that an interrupted save or probe left."""
+        temporary = self.layout.directory / f"{self.layout.link_name}_temp"
+        if temporary.is_symlink():
+            yield temporary
+        yield from self.layout.directory.glob(f"{PROBE_PREFIX}*")
+        yield from self.layout.directory.glob(f"*{TEMPORARY_SUFFIX}")
+
+
+def move_aside(paths: Sequence[Path], directory: Path) -> Path:
+    """Moves files and folders into a new folder of their own in `directory`/set-aside, durably.
+
+    Args:
+        paths: in the order in which to move them; those that are not there are left out.
+        directory: of the checkpoints.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        OSError: one of them cannot be moved; all are where they were.
+    """
+    aside = directory / SET_ASIDE
+    if aside.is_symlink():  # it may lead anywhere
+        raise OSError(errno.ENOTDIR, f"{SET_ASIDE} is a link and no directory", str(aside))
+    try:
+        aside.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise OSError(errno.ENOTDIR, f"{SET_ASIDE} is a file and no directory", str(aside)) from None
+    target = Path(tempfile.mkdtemp(prefix=f"{datetime.now():%Y%m%d-%H%M%S}-", dir=aside))
+    moved: list[Path] = []
+    try:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(target / path.name)
+                moved.append(path)
+    except OSError:
+        for path in reversed(moved):
+            with contextlib.suppress(OSError):
+                (target / path.name).rename(path)
+        with contextlib.suppress(OSError):
+            target.rmdir()
+        raise
+    for changed in (target, aside, directory):
+        sync_directory(changed)
+    return target
+
+
+def remove(path: Path) -> None:
+    """Deletes a file, a link or a folder; what cannot be deleted now is deleted by the next heal."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
