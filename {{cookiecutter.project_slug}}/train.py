@@ -12,8 +12,6 @@ not know what is trained: one model with one loss needs no change here.
 import argparse
 import logging
 import math
-from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,7 @@ from isc_runtime.ranks.entry import reported
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = options.make_parser(__doc__)
     add = parser.add_argument_group("data").add_argument
     add("--dataset-id", help="a dataset of the ISC; without one the digits of scikit-learn")
     add("--data-root", type=Path, default=Path("/data"), help="the directory of the datasets")
@@ -74,7 +68,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.checkpointing.checkpointer import Checkpointer
     from isc_runtime.checkpointing.parts import State
     from isc_runtime.checkpointing.run import Run
-    from isc_runtime.logs import Scalars, configure_logging, progress_bar
+    from isc_runtime.logs import Scalars, Show, configure_logging, progress_bar
     from isc_runtime.ranks.group import Group, process_group
     from isc_runtime.ranks.interruption import StopRequest
     from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
@@ -84,7 +78,6 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.training.means import Totals
     from model import BEST, batch_loss, batch_scores, build_model
 
-Show = Callable[[int, str], None]
 BEST_SO_FAR = f"best_{BEST.name}"
 logger = logging.getLogger("train")
 
@@ -222,45 +215,36 @@ class Trainer:
             with self.autocast():
                 totals.add(batch_scores(self.model, to_device(batch, self.group.device)), counts)
             checkpointer.poll()
-        means = totals.over_ranks()
-        step, where = self.sampler.progress.step, f"step {self.sampler.progress.step}"
+        means, step, where = totals.over_ranks(), self.sampler.progress.step, "within the epoch"
         if self.sampler.is_epoch_done:
             self.sampler.next_epoch()
             where = f"epoch {self.sampler.progress.epoch} of {self.arguments.epochs}"
-        logger.info("%s: held-out %s", where, ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
-        for name, mean in means.items():
-            scalars.add(f"evaluation/{name}", mean, step)
+        scalars.report("evaluation", f"{where}: held-out", means, step)
         before, self.metrics["evaluated_step"] = self.metrics[BEST_SO_FAR], step
         self.metrics[BEST_SO_FAR] = BEST.better_of(before, means)
         checkpointer.save(force=self.metrics[BEST_SO_FAR] != before)
 
     def log(self, totals: Totals, norm: Tensor, scalars: Scalars, show: Show) -> None:
         """One dense line, and the same for TensorBoard."""
-        progress, means = self.sampler.progress, totals.over_ranks()
-        rate = float(self.scheduler.get_last_lr()[0])
-        said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        text = f"{said}  norm {float(norm):.3f}  rate {rate:.2e}"
-        logger.info("epoch %d batch %d step %d: %s", progress.epoch + 1, progress.batch, progress.step, text)
-        show(progress.step, said)
-        for name, value in {**means, "gradient_norm": float(norm), "learning_rate": rate}.items():
-            scalars.add(f"training/{name}", value, progress.step)
+        progress, values = self.sampler.progress, totals.over_ranks()
+        values |= {"gradient_norm": float(norm), "learning_rate": float(self.scheduler.get_last_lr()[0])}
+        where = f"epoch {progress.epoch + 1} batch {progress.batch} step {progress.step}:"
+        show(progress.step, scalars.report("training", where, values, progress.step))
 
 
 def main(arguments: argparse.Namespace, environment: Environment) -> None:
     """Brings up what a training needs, and takes it down again, whatever happens."""
     configure_logging(environment.is_master)
     limits = (arguments.first_timeout, arguments.timeout)
-    with process_group(environment, *limits) as group, ExitStack() as stack:
+    curves = environment.log_directory if environment.is_master else None
+    with process_group(environment, *limits) as group, Scalars(curves) as scalars:
         stop = StopRequest()  # from here on there is something to save
         # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.
         store = open_store(environment, group, arguments.keep_checkpoints)
         trainer = Trainer(arguments, group)
-        scalars = Scalars(environment.log_directory if group.is_master else None)
-        stack.callback(scalars.close)
-        run = Run(store, group, stop, scalars)
         how = options.CheckpointOptions.of(arguments)
-        checkpointer = stack.enter_context(Checkpointer(run, trainer, how))
-        trainer.run(checkpointer, scalars)
+        with Checkpointer(Run(store, group, stop, scalars), trainer, how) as checkpointer:
+            trainer.run(checkpointer, scalars)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+    from typing_extensions import Self
 
+Show = Callable[[int, str], None]  # what a progress bar is told: batches done, and a text
 logger = logging.getLogger("train")
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
@@ -42,6 +44,12 @@ class Scalars:
         self._directory = directory
         self._writer: SummaryWriter | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def begin(self, step: int) -> None:
         """Goes on after `step`: what a killed run has written beyond it comes again and is purged."""
         self._attempt(lambda: self._open(step + 1))
@@ -50,6 +58,24 @@ class Scalars:
         """Notes one value."""
         if self._writer is not None:
             self._attempt(partial(self._writer.add_scalar, name, value, step))
+
+    def report(self, kind: str, where: str, values: dict[str, float], step: int) -> str:
+        """Says values in one dense line of the log, and notes them.
+
+        Args:
+            kind: what their names begin with in TensorBoard: `kind/name`.
+            where: what the line begins with.
+            values: by name.
+            step: the training's.
+
+        Returns:
+            The values as the line has them.
+        """
+        said = "  ".join(f"{name} {_readable(value)}" for name, value in values.items())
+        logger.info("%s %s", where, said)
+        for name, value in values.items():
+            self.add(f"{kind}/{name}", value, step)
+        return said
 
     def flush(self) -> None:
         """Hands all values to the file system: before a save, so that none is lost that is not repeated."""
@@ -78,8 +104,12 @@ class Scalars:
             logger.warning("TensorBoard is off until the next save: %s in %s", error, self._directory)
 
 
+def _readable(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
 @contextlib.contextmanager
-def progress_bar(is_master: bool, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
+def progress_bar(is_master: bool, total: int, done: int) -> Iterator[Show]:
     """A progress bar on the master's terminal; nothing elsewhere.
 
     Args:

@@ -17,6 +17,18 @@ GIVEN = "given"  # the attribute that names the options that were given
 _ABSENT = object()
 
 
+def make_parser(manual: str | None) -> argparse.ArgumentParser:
+    """A parser for a program, whose manual begins with a line that says what it does.
+
+    It takes no abbreviations: an option that is new tomorrow would change what they mean.
+    """
+    return argparse.ArgumentParser(
+        description=(manual or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def parse(parser: argparse.ArgumentParser, command_line: list[str] | None = None) -> argparse.Namespace:
     """Parses a command line, and notes in `given`, a frozenset, which options stand in it.
 
