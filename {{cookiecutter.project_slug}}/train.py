@@ -46,9 +46,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--seed", type=options.seed, default=0, help="of weights, dropout and the order of the data")
     add("--no-amp", action="store_true", help="compute in float32 where bf16 would do")
     add("--log-steps", type=options.positive, default=20, help="batches between two log lines")
-    options.add_parallel_options(parser)
-    options.add_checkpoint_options(parser)
-    options.add_distributed_options(parser)
+    options.add_runtime_options(parser)
     return options.parse(parser, command_line)
 
 

@@ -94,6 +94,13 @@ class ParallelOptions(Options):
     compile: bool = False
 
 
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Adds all that isc_runtime understands: how a model is spread, how it is saved, and limits."""
+    add_parallel_options(parser)
+    add_checkpoint_options(parser)
+    add_distributed_options(parser)
+
+
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Adds a group with what `CheckpointOptions` holds."""
     default = CheckpointOptions()

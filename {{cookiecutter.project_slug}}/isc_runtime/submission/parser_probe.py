@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PARSERS = frozenset({"ArgumentParser", "parse_args", "parse_known_args"})
+PARSERS = frozenset({"ArgumentParser", "make_parser", "parse_args", "parse_known_args"})
 
 
 class Unclear(Exception):
