@@ -21,7 +21,7 @@ from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from training import Training, save, start_on_two_ranks
 
-from isc_runtime.checkpointing.state_size import size_of
+from isc_runtime.checkpointing.saving.state_size import size_of
 from isc_runtime.environment import Environment
 from isc_runtime.ranks.group import Group, process_group
 

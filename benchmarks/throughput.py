@@ -23,7 +23,7 @@ from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from training import Training, add_place, place_to_save
 
-from isc_runtime.checkpointing.durable import sync_file
+from isc_runtime.checkpointing.on_disk.durable import sync_file
 
 STEP = 0.05  # seconds
 STEPS = 60  # of a block

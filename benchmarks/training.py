@@ -23,9 +23,9 @@ from torch import nn
 sys.path.insert(0, str(PROJECT))
 
 from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.run import Run
+from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.environment import Environment
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions, ParallelOptions

@@ -14,7 +14,7 @@ import tomllib
 import isc_template_answers as answers
 from baking import IDENTITY, ROOT, Bake, files, git, run
 from isc_runtime.rehearsal.run import STAND_IN
-from isc_runtime.submission.image import image_content
+from isc_runtime.submission.contents.image import image_content
 
 NO_NETWORK = """
 import socket
@@ -85,7 +85,7 @@ def test_the_project_passes_its_own_check(project: Path) -> None:
     assert {
         "train.py",
         "launch.sh",
-        "isc_runtime/checkpointing/store.py",
+        "isc_runtime/checkpointing/stores/store.py",
         "requirements.lock",
     } < content.keys()
     assert any(Path(name).is_relative_to(STAND_IN) for name in content), "rehearse --stand-in needs it"

@@ -14,8 +14,8 @@ import torch._dynamo  # with tensorboard: imported here once, not in every child
 import torch.utils.tensorboard
 
 import train
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.payload import read_state
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.environment import Environment
 from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.shards import Counterparts

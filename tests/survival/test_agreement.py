@@ -18,8 +18,8 @@ import torch
 import ranks
 import train
 from isc_runtime import preflight
-from isc_runtime.checkpointing import artifact_store, local_store, store
 from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.stores import artifact_store, local_store, store
 from isc_runtime.errors import ExitCode
 
 HOST = socket.gethostname()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from conftest import SOAK
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from trainee import KINDS, Trainee, uninterrupted
 

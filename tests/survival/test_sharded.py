@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 import ranks
 from conftest import SOAK
-from isc_runtime.checkpointing.export import export
+from isc_runtime.checkpointing.on_disk.export import export
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.ranks.group import process_group

@@ -22,13 +22,13 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-import isc_runtime.checkpointing.sharded_save  # noqa: F401  # imported here once, not in every child
+import isc_runtime.checkpointing.saving.sharded_save  # noqa: F401  # imported here once, not in every child
 from isc_runtime import rng
-from isc_runtime.checkpointing.artifact_store import ArtifactStore
 from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.run import Run
+from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
+from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.environment import Environment
 from isc_runtime.logs import FORMAT, Scalars
 from isc_runtime.options import CheckpointOptions, ParallelOptions

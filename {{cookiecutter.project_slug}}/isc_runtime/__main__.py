@@ -62,8 +62,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
-    from isc_runtime.checkpointing.inventory import take_inventory
-    from isc_runtime.checkpointing.listing import ProgressLine, report
+    from isc_runtime.checkpointing.on_disk.inventory import take_inventory
+    from isc_runtime.checkpointing.on_disk.listing import ProgressLine, report
 
     environment = Environment.read()
     usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
@@ -72,7 +72,7 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from isc_runtime.checkpointing.export import export
+    from isc_runtime.checkpointing.on_disk.export import export
 
     done = export(arguments.checkpoint, arguments.file, arguments.force)
     print(

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isc_runtime.checkpointing.durable import PROBE_PREFIX, probe, write_durably
+from isc_runtime.checkpointing.on_disk.durable import PROBE_PREFIX, probe, write_durably
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import IscError
 
 if TYPE_CHECKING:
-    from isc_runtime.checkpointing.artifact_store import ArtifactStore
-    from isc_runtime.checkpointing.store import Store
+    from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
+    from isc_runtime.checkpointing.stores.store import Store
     from isc_runtime.ranks.group import Group
 
 PACKAGES = ("torch", "numpy", "xxhash")  # without these nothing works; cycling_utils in ISC mode only
@@ -106,8 +106,8 @@ def open_store(environment: Environment, group: Group, keep: int = 0, speaks: bo
     Raises:
         RankError: the place is not ready on some rank.
     """
-    from isc_runtime.checkpointing.artifact_store import ArtifactStore
-    from isc_runtime.checkpointing.local_store import LocalStore
+    from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
+    from isc_runtime.checkpointing.stores.local_store import LocalStore
 
     report = Report(environment.local_rank == 0 if speaks is None else speaks)
     report.begin("CHECKPOINT DIRECTORY VALIDATION", environment)

@@ -24,7 +24,6 @@ import torch
 
 from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked
-from isc_runtime.checkpointing.loadable import check_state
 from isc_runtime.checkpointing.loading import load
 from isc_runtime.checkpointing.parts import (
     POSITION,
@@ -37,10 +36,11 @@ from isc_runtime.checkpointing.parts import (
 )
 from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.run import Run
-from isc_runtime.checkpointing.save import Equipment, Save, WholeSave
 from isc_runtime.checkpointing.save_log import Ended, SaveLog
-from isc_runtime.checkpointing.snapshot import Owned, owned_by
-from isc_runtime.checkpointing.state_size import expected_size, size_of
+from isc_runtime.checkpointing.saving.loadable import check_state
+from isc_runtime.checkpointing.saving.save import Equipment, Save, WholeSave
+from isc_runtime.checkpointing.saving.snapshot import Owned, owned_by
+from isc_runtime.checkpointing.saving.state_size import expected_size, size_of
 from isc_runtime.errors import IscError
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.interruption import Stopped
@@ -109,7 +109,7 @@ class Checkpointer:
         self.store.in_folders = bool(Counterparts(parts))
         if not self.store.in_folders:
             return WholeSave
-        from isc_runtime.checkpointing.sharded_save import ShardedSave  # a second, for those who shard
+        from isc_runtime.checkpointing.saving.sharded_save import ShardedSave  # a second, for those who shard
 
         return ShardedSave
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked, settings_of
-from isc_runtime.checkpointing.durable import SHARDED, Damaged, Manifest
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.payload import read_state
+from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import Counterparts, distribute

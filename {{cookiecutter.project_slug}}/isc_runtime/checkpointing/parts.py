@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from isc_runtime.checkpointing.finite import names_of_not_finite
 from isc_runtime.checkpointing.loading import Stateful
+from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.sampler import Position
 

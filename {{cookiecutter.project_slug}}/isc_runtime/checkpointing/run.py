@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.logs import Scalars
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.interruption import StopRequest

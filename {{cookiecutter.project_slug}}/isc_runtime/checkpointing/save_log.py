@@ -7,9 +7,9 @@ import logging
 import shutil
 from dataclasses import dataclass
 
-from isc_runtime.checkpointing.durable import Manifest
-from isc_runtime.checkpointing.save import Save
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.durable import Manifest
+from isc_runtime.checkpointing.saving.save import Save
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.submission.shell import joined
+from isc_runtime.submission.command.shell import joined
 
 DATA = Path("/data")  # where the ISC mounts datasets
 USER = "/root"  # whose home a container of the ISC is

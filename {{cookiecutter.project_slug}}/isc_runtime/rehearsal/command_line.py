@@ -24,7 +24,7 @@ from isc_runtime.rehearsal.plot import check_plot, draw
 from isc_runtime.rehearsal.report import Screen, conclusion, print_json
 from isc_runtime.rehearsal.run import STAND_IN, Rehearsal
 from isc_runtime.rehearsal.verdict import Verdict
-from isc_runtime.submission.train_arguments import options_of_train
+from isc_runtime.submission.command.train_arguments import options_of_train
 
 
 def parse_arguments(command_line: list[str]) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from isc_runtime.errors import IscError
 from isc_runtime.sizes import readable_size
-from isc_runtime.submission.image import image_content
+from isc_runtime.submission.contents.image import image_content
 
 HINT = (
     "Name data in .dockerignore, which are not copied then. Or let TMPDIR name a folder on a larger disk, or "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from isc_runtime.checkpointing.durable import write_durably
+from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.errors import IscError
 from isc_runtime.rehearsal import artifact, judgement, trace, verdict
 from isc_runtime.rehearsal.command import LocalCommand, localize
@@ -22,11 +22,11 @@ from isc_runtime.rehearsal.verdict import Comparison, Verdict
 from isc_runtime.rehearsal.weights import differences
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission import journal
+from isc_runtime.submission.command.train_arguments import options_of_train
 from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.project import check, homes
-from isc_runtime.submission.train_arguments import options_of_train
 
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
 TRIAL, REFERENCE = "trial start", "uninterrupted"

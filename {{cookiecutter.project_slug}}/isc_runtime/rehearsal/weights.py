@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.checkpointing.durable import Damaged
-from isc_runtime.checkpointing.entries import Entry
+from isc_runtime.checkpointing.on_disk.durable import Damaged
+from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _load(directory: Path) -> dict[str, Any]:
-    from isc_runtime.checkpointing.payload import read_state  # seconds, only for a rehearsal that came so far
+    from isc_runtime.checkpointing.on_disk.payload import (
+        read_state,  # seconds, only for a rehearsal that came so far
+    )
     from isc_runtime.ranks.shards import Counterparts
 
     entry = Entry.in_folder(directory)

@@ -11,11 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.submission.image import image_content
+from isc_runtime.submission.contents.image import image_content
+from isc_runtime.submission.contents.version_control import ask_git, changed_files
 from isc_runtime.submission.journal import REHEARSALS, SUBMISSIONS
 from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.lines import logical_lines
-from isc_runtime.submission.version_control import ask_git, changed_files
 
 LARGE = 16 * 2**20  # bytes; of a larger file only its size, its beginning and its end count
 PART = 2**20

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isc_runtime.submission.command.launch_command import LaunchCommand
 from isc_runtime.submission.finding import Finding, Severity
-from isc_runtime.submission.launch_command import LaunchCommand
 from isc_runtime.submission.launch_keys import (
     COMPUTE_MODES,
     DEAD_KEYS,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from isc_runtime.checkpointing.artifact_store import ArtifactStore
-from isc_runtime.checkpointing.local_store import LocalStore
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
+from isc_runtime.checkpointing.stores.local_store import LocalStore
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.environment import Environment
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests import cycling_utils_choice

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.checkpointing.run import Run
-from isc_runtime.checkpointing.shard_writer import ShardWriter, Written
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.saving.shard_writer import ShardWriter, Written
+from isc_runtime.checkpointing.stores.local_store import LocalStore
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.environment import Environment
 from isc_runtime.logs import Scalars, configure_logging
 from isc_runtime.options import CheckpointOptions, ParallelOptions

@@ -11,9 +11,9 @@ from torch import nn
 
 from isc_runtime import options
 from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.local_store import LocalStore
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.run import Run
+from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.group import Group

@@ -19,12 +19,12 @@ from torch import nn
 
 from isc_runtime import rng
 from isc_runtime.checkpointing import checkpointer as checkpointer_module
-from isc_runtime.checkpointing import save as save_module
 from isc_runtime.checkpointing.checkpointer import Checkpointer
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.run import Run
-from isc_runtime.checkpointing.state_size import expected_size
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.saving import save as save_module
+from isc_runtime.checkpointing.saving.state_size import expected_size
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
@@ -290,7 +290,7 @@ def test_the_first_checkpoint_is_read_back_before_it_counts(
     store: Store, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever a planner of states has overlooked: what cannot be loaded is no success."""
-    monkeypatch.setattr("isc_runtime.checkpointing.snapshot.check_loadable", lambda path, node: None)
+    monkeypatch.setattr("isc_runtime.checkpointing.saving.snapshot.check_loadable", lambda path, node: None)
     training = Training(store, group)
     training.metrics["path"] = Path("x")
     training.checkpointer.save()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.checkpointing.durable import Damaged, Manifest, link_durably, probe, write_durably
+from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest, link_durably, probe, write_durably
 from isc_runtime.errors import IscError
 
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from isc_runtime.checkpointing.export import export
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.export import export
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tests.processes import PROJECT
 from isc_runtime.tests.small_training import Network
@@ -106,7 +106,8 @@ def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
     payload, file = save(store, Network()), tmp_path / "weights.safetensors"
     file.write_text("old")
     monkeypatch.setattr(
-        "isc_runtime.checkpointing.export.sync_file", lambda path: (_ for _ in ()).throw(OSError(28, "full"))
+        "isc_runtime.checkpointing.on_disk.export.sync_file",
+        lambda path: (_ for _ in ()).throw(OSError(28, "full")),
     )
     with pytest.raises(IscError, match=r"cannot be written .*full.*weights.safetensors") as raised:
         export(payload, file, force=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isc_runtime.checkpointing.finite import names_of_not_finite
+from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 
 NAN, INF = float("nan"), float("inf")
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from isc_runtime.checkpointing.durable import Manifest
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.inventory import Inventory, take_inventory
-from isc_runtime.checkpointing.layout import LOCAL, SET_ASIDE
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.durable import Manifest
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.inventory import Inventory, take_inventory
+from isc_runtime.checkpointing.on_disk.layout import LOCAL, SET_ASIDE
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tests.checkpointing.test_store import DAMAGES, reopened, save
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.export import export
-from isc_runtime.checkpointing.inventory import take_inventory
-from isc_runtime.checkpointing.layout import SET_ASIDE, ArtifactLayout, LocalLayout, layouts
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.export import export
+from isc_runtime.checkpointing.on_disk.inventory import take_inventory
+from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, ArtifactLayout, LocalLayout, layouts
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.rehearsal import artifact
 from isc_runtime.tests.checkpointing.test_inventory import next_step, tree

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from isc_runtime.checkpointing.loadable import check_state
-from isc_runtime.checkpointing.snapshot import Snapshot
+from isc_runtime.checkpointing.saving.loadable import check_state
+from isc_runtime.checkpointing.saving.snapshot import Snapshot
 from isc_runtime.errors import ExitCode, IscError
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from isc_runtime.checkpointing.durable import link_durably, write_durably
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.durable import link_durably, write_durably
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.mailbox import Mailbox
 from isc_runtime.tests.checkpointing.ranks_that_save import Training, on_each_rank

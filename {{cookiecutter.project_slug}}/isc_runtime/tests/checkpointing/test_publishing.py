@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.checkpointing.ranks_that_save import (

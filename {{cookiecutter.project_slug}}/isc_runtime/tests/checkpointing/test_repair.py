@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.checkpointing import listing, verification
-from isc_runtime.checkpointing.durable import link_durably
-from isc_runtime.checkpointing.inventory import take_inventory
-from isc_runtime.checkpointing.layout import SET_ASIDE
-from isc_runtime.checkpointing.local_store import LocalStore
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk import listing, verification
+from isc_runtime.checkpointing.on_disk.durable import link_durably
+from isc_runtime.checkpointing.on_disk.inventory import take_inventory
+from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
+from isc_runtime.checkpointing.stores.local_store import LocalStore
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tests.checkpointing.test_inventory import next_step
 from isc_runtime.tests.checkpointing.test_store import DAMAGES, link, reopened, resumed_step, save

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from isc_runtime.checkpointing.snapshot import Snapshot, owned_by
+from isc_runtime.checkpointing.saving.snapshot import Snapshot, owned_by
 from isc_runtime.tests.processes import differences
 
 

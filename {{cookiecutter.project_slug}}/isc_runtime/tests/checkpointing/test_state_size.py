@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from isc_runtime.checkpointing.state_size import expected_size, size_of
+from isc_runtime.checkpointing.saving.state_size import expected_size, size_of
 
 
 def test_the_size_of_a_state_is_that_of_its_tensors() -> None:

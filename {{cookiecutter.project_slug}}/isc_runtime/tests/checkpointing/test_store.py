@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from isc_runtime.checkpointing.artifact_store import ArtifactStore
-from isc_runtime.checkpointing.durable import Damaged, Manifest
-from isc_runtime.checkpointing.layout import SET_ASIDE
-from isc_runtime.checkpointing.local_store import LocalStore
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
+from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
+from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
+from isc_runtime.checkpointing.stores.local_store import LocalStore
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 
@@ -202,7 +202,8 @@ def test_a_save_that_fails_leaves_nothing(store: Store, monkeypatch: pytest.Monk
     payload = store.prepare(20, False)
     before = {path for path in store.directory.rglob("*") if path != payload.parent}
     monkeypatch.setattr(
-        "isc_runtime.checkpointing.store.sync_file", lambda path: (_ for _ in ()).throw(OSError(5, "I/O"))
+        "isc_runtime.checkpointing.stores.store.sync_file",
+        lambda path: (_ for _ in ()).throw(OSError(5, "I/O")),
     )
     with pytest.raises(OSError, match="I/O"):
         store.save({"step": 20}, payload, 20, {})
@@ -236,7 +237,7 @@ def test_a_deletion_that_is_cut_short_leaves_nothing_for_ever(
     save(store, 10)
     save(store, 20)
     with monkeypatch.context() as killed:
-        killed.setattr("isc_runtime.checkpointing.local_store.remove", lambda path: None)
+        killed.setattr("isc_runtime.checkpointing.stores.local_store.remove", lambda path: None)
         store.tidy()
     again = LocalStore(store.directory, group, keep=1)
     again.tidy()

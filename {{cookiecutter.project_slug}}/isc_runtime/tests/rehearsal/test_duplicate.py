@@ -82,7 +82,7 @@ def test_no_room(root: Path, tmp_path: Path) -> None:
 
 
 def test_too_many_files(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isc_runtime.submission.image.MOST_FILES", 3)
+    monkeypatch.setattr("isc_runtime.submission.contents.image.MOST_FILES", 3)
     with pytest.raises(IscError, match=r"more than 3 files to copy: .*\.dockerignore.*--in-place"):
         duplicate(root, tmp_path / "copy")
 

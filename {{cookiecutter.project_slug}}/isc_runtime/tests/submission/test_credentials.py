@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission import credentials
-from isc_runtime.submission.credentials import CHUNK, OVERLAP, Token, find_token, has_secret_name, is_public
+from isc_runtime.submission.contents import credentials
+from isc_runtime.submission.contents.credentials import (
+    CHUNK,
+    OVERLAP,
+    Token,
+    find_token,
+    has_secret_name,
+    is_public,
+)
 from isc_runtime.tests.submission.planted import TOKENS, characters, notebook, ordinary_files
 
 TOKEN = TOKENS["a GitHub token"]

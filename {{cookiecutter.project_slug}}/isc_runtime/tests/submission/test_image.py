@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission.dockerfile import copied_files
+from isc_runtime.submission.contents.dockerfile import copied_files
+from isc_runtime.submission.contents.image import check_image, image_content
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.image import check_image, image_content
 from isc_runtime.tests.processes import PROJECT
 
 
@@ -74,7 +74,7 @@ def test_more_than_a_container_takes_is_an_error(root: Path) -> None:
 
 
 def test_there_is_a_limit_to_looking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isc_runtime.submission.image.MOST_FILES", 3)
+    monkeypatch.setattr("isc_runtime.submission.contents.image.MOST_FILES", 3)
     (finding,) = found(root)
     assert "More than 3 files" in finding.what
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime.submission.command.launch_command import LaunchCommand
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.launch_command import LaunchCommand
 
 PROJECT = Path(__file__).resolve().parents[3]
 HOME = "/root/copied"

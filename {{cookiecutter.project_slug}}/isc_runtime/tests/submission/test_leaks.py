@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission import credentials, leaks
-from isc_runtime.submission.dockerfile import DockerIgnore
+from isc_runtime.submission.contents import credentials, leaks
+from isc_runtime.submission.contents.dockerfile import DockerIgnore
+from isc_runtime.submission.contents.image import image_content
+from isc_runtime.submission.contents.leaks import check_leaks
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.image import image_content
-from isc_runtime.submission.leaks import check_leaks
 from isc_runtime.submission.project import run_check
 from isc_runtime.tests.submission.planted import TOKENS
 from isc_runtime.tests.submission.test_version_control import git

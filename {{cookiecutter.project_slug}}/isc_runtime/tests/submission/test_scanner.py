@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from isc_runtime.submission.dockerfile import copied_files
+from isc_runtime.submission.contents.dockerfile import copied_files
 from isc_runtime.tests.submission.planted import TOKENS, notebook, ordinary_files
 
 pytest.importorskip("detect_secrets", reason="it is in requirements-dev.in: make setup")

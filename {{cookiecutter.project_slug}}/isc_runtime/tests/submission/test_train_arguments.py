@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission import train_arguments
-from isc_runtime.submission.train_arguments import Answer, ask_parser, check_arguments
+from isc_runtime.submission.command import train_arguments
+from isc_runtime.submission.command.train_arguments import Answer, ask_parser, check_arguments
 
 PROJECT = Path(__file__).resolve().parents[3]
 IMPORT = "import argparse\nimport torch\n"

@@ -110,7 +110,7 @@ def test_a_project_as_it_is_has_nothing_left(project: Path) -> None:
             "from isc_runtime.store import *\n",
             1,
             "isc_runtime.store",
-            "Write: from isc_runtime.checkpointing.store import *.",
+            "Write: from isc_runtime.checkpointing.stores.store import *.",
         ),
         (
             "from tests.processes import Place\n",
@@ -129,7 +129,7 @@ def test_an_import_of_what_has_moved(project: Path, code: str, line: int, module
 
 def test_check_says_it_too(project: Path) -> None:
     write(project, "train.py", "from isc_runtime.local_store import LocalStore\n")
-    assert any("isc_runtime.checkpointing.local_store" in str(finding) for finding in check(project))
+    assert any("isc_runtime.checkpointing.stores.local_store" in str(finding) for finding in check(project))
 
 
 @pytest.mark.parametrize(

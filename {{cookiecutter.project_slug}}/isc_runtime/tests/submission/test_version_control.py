@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission.version_control import check_committed
+from isc_runtime.submission.contents.version_control import check_committed
 
 IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from isc_runtime.sizes import readable_size
-from isc_runtime.submission.dockerfile import DockerIgnore, copied_files, copied_sources
+from isc_runtime.submission.contents.dockerfile import DockerIgnore, copied_files, copied_sources
 from isc_runtime.submission.finding import Finding
 
 MOST_BYTES = 25 * 10**9  # "treat 25 GB as the limit", for all of a container: https://docs.strongcompute.com

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from isc_runtime.checkpointing.entries import Entry, Examine, Resume, newest_good
+from isc_runtime.checkpointing.on_disk.entries import Entry, Examine, Resume, newest_good
 
 LOCAL = "local mode"
 SAVER = "AtomicDirectory"  # the name of the saver that a training of this project uses on the ISC

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from isc_runtime.checkpointing.durable import (
+from isc_runtime.checkpointing.on_disk.durable import (
     TEMPORARY_SUFFIX,
     Described,
     Manifest,
@@ -27,9 +27,9 @@ from isc_runtime.checkpointing.durable import (
     sync_file,
     unheard,
 )
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.layout import Layout
-from isc_runtime.checkpointing.repair import Repair, remove
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.layout import Layout
+from isc_runtime.checkpointing.stores.repair import Repair, remove
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 

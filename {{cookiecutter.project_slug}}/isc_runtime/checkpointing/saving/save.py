@@ -21,11 +21,11 @@ from typing import Any, ParamSpec
 
 import torch
 
-from isc_runtime.checkpointing.background import Background
-from isc_runtime.checkpointing.durable import WHOLE, Manifest
-from isc_runtime.checkpointing.finite import names_of_not_finite
-from isc_runtime.checkpointing.snapshot import Owned, Snapshot
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.durable import WHOLE, Manifest
+from isc_runtime.checkpointing.saving.background import Background
+from isc_runtime.checkpointing.saving.finite import names_of_not_finite
+from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isc_runtime.checkpointing.loadable import check_loadable
+from isc_runtime.checkpointing.saving.loadable import check_loadable
 from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.tree import Path, mapped
 

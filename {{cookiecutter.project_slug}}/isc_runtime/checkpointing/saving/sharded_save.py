@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from isc_runtime.checkpointing.durable import SHARDED, Manifest
-from isc_runtime.checkpointing.save import Save, check_finite
-from isc_runtime.checkpointing.shard_writer import ShardWriter, Written
-from isc_runtime.checkpointing.snapshot import Owned
-from isc_runtime.checkpointing.store import written_by_torch
+from isc_runtime.checkpointing.on_disk.durable import SHARDED, Manifest
+from isc_runtime.checkpointing.saving.save import Save, check_finite
+from isc_runtime.checkpointing.saving.shard_writer import ShardWriter, Written
+from isc_runtime.checkpointing.saving.snapshot import Owned
+from isc_runtime.checkpointing.stores.store import written_by_torch
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import separate
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.checkpointing.durable import TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
-from isc_runtime.checkpointing.entries import Entry, newest_good
-from isc_runtime.checkpointing.layout import layouts
-from isc_runtime.checkpointing.verification import verified
+from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
+from isc_runtime.checkpointing.on_disk.entries import Entry, newest_good
+from isc_runtime.checkpointing.on_disk.layout import layouts
+from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _check_target(target: Path, force: bool) -> None:
 
 def _load(entry: Entry, manifest: Manifest) -> dict[str, Any]:
     """The model's part of a checkpoint, on the CPU, without running any code that it may hold."""
-    from isc_runtime.checkpointing.payload import read_state
+    from isc_runtime.checkpointing.on_disk.payload import read_state
     from isc_runtime.ranks.shards import Counterparts
 
     state = read_state(entry, manifest, Counterparts({}), [PART]).get(PART)

@@ -14,11 +14,17 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from isc_runtime.submission.command_form import PREPARATIONS, SHELLS, WITH_ONE_ARGUMENT, as_meant, check_form
+from isc_runtime.submission.command.command_form import (
+    PREPARATIONS,
+    SHELLS,
+    WITH_ONE_ARGUMENT,
+    as_meant,
+    check_form,
+)
+from isc_runtime.submission.command.shell import SimpleCommand, joined, split
+from isc_runtime.submission.command.train_arguments import check_arguments
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import TORCHRUN_VARIABLES, VARIABLES
-from isc_runtime.submission.shell import SimpleCommand, joined, split
-from isc_runtime.submission.train_arguments import check_arguments
 
 MOST_CHARACTERS = 131072  # of one argument of a program: MAX_ARG_STRLEN of Linux
 MOST_LINES = 1000

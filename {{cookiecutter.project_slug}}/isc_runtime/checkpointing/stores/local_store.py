@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from isc_runtime.checkpointing.durable import TEMPORARY_SUFFIX, Damaged, link_durably
-from isc_runtime.checkpointing.entries import PAYLOAD
-from isc_runtime.checkpointing.layout import LocalLayout
-from isc_runtime.checkpointing.repair import remove
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, Damaged, link_durably
+from isc_runtime.checkpointing.on_disk.entries import PAYLOAD
+from isc_runtime.checkpointing.on_disk.layout import LocalLayout
+from isc_runtime.checkpointing.stores.repair import remove
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.ranks.group import Group
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.sizes import readable_size
-from isc_runtime.submission.credentials import ALLOWED, find_token, has_secret_name, is_public
+from isc_runtime.submission.contents.credentials import ALLOWED, find_token, has_secret_name, is_public
+from isc_runtime.submission.contents.image import Content
+from isc_runtime.submission.contents.version_control import GitFiles, files_of_git
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.image import Content
-from isc_runtime.submission.version_control import GitFiles, files_of_git
 
 MOST_READ = 2**30  # bytes of all files: some 20 seconds
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.checkpointing.durable import link_durably, sync_directory
-from isc_runtime.checkpointing.layout import SAVER, ArtifactLayout
-from isc_runtime.checkpointing.store import Store
+from isc_runtime.checkpointing.on_disk.durable import link_durably, sync_directory
+from isc_runtime.checkpointing.on_disk.layout import SAVER, ArtifactLayout
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from isc_runtime.checkpointing.inventory import Checkpoint, Inventory, State
-from isc_runtime.checkpointing.layout import SET_ASIDE
+from isc_runtime.checkpointing.on_disk.inventory import Checkpoint, Inventory, State
+from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
 from isc_runtime.errors import ExitCode
 from isc_runtime.sizes import readable_size
 

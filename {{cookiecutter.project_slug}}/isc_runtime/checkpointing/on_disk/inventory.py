@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from isc_runtime.checkpointing.durable import Damaged, Manifest
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.layout import SET_ASIDE, Layout, layouts
-from isc_runtime.checkpointing.untrusted import plain_size
-from isc_runtime.checkpointing.verification import verified
+from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout, layouts
+from isc_runtime.checkpointing.on_disk.untrusted import plain_size
+from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import IscError
 
 State = Literal["verified", "whole", "damaged"]

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.checkpointing.untrusted import (
+from isc_runtime.checkpointing.on_disk.untrusted import (
     is_count,
     is_file_name,
     parse,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from isc_runtime.submission.command.shell import SimpleCommand, comment_at, joined, split
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.shell import SimpleCommand, comment_at, joined, split
 
 SHELLS = frozenset({"bash", "sh", "dash", "zsh"})
 # They may come before a training, and none of them is one.

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from isc_runtime.checkpointing.durable import (
+from isc_runtime.checkpointing.on_disk.durable import (
     PROBE_PREFIX,
     TEMPORARY_SUFFIX,
     Manifest,
@@ -26,9 +26,9 @@ from isc_runtime.checkpointing.durable import (
     sync_directory,
     unheard,
 )
-from isc_runtime.checkpointing.entries import Entry
-from isc_runtime.checkpointing.layout import SET_ASIDE, Layout
-from isc_runtime.checkpointing.verification import verified
+from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
+from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import ExitCode, IscError
 
 logger = logging.getLogger("checkpoint")

@@ -1,0 +1,10 @@
+"""What a checkpoint directory holds. Nothing here needs torch to be imported, or trusts a file.
+
+export  listing               the weights of a checkpoint alone; an inventory in words
+inventory  payload            what a directory holds and a resume takes; what files hold, as data
+verification                  every byte of a checkpoint is read, and whoever waits is told
+layout                        where checkpoints are, what names say, which one is the newest
+entries                       a checkpoint, by name and manifest
+durable                       bytes that are on the disk, and are the ones that were written
+untrusted                     files of strangers: only plain ones, only so far, only as data
+"""

@@ -1,0 +1,6 @@
+"""Where checkpoints live; only the master touches it.
+
+artifact_store  local_store   the ISC's artifact (cycling_utils), a folder of a laptop
+store                         what holds for both: write, publish, choose
+repair                        what a kill, a copy or a failing disk has left, put in order
+"""
