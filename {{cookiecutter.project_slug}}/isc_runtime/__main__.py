@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
@@ -26,8 +30,19 @@ def main(command_line: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show every name
-    with reported():
+    with reported(), _reader_may_leave():
         return RUN[arguments.command](arguments)
+    return 128 + signal.SIGPIPE
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Whoever reads the output may have seen enough, as `head` has: that is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # and what is left must not fail once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain",
         help="why did an experiment end? from its logs",
-        description="Says what happened, which node and rank was first, why, and what to do. Exit code: 0 if the "
-        "last attempt completed, was asked to stop or was interrupted without an error; 1 if it failed, or "
-        "nothing in the logs is known; 3 if a log cannot be read.",
+        description="Says what happened, which node and rank was first, why, and what to do. Exit code: 0 "
+        "if the last attempt completed, was asked to stop or was interrupted without an error; 1 if it failed, "
+        "or nothing in the logs is known; 3 if a log cannot be read.",
     )
     explain.add_argument("logs", nargs="+", type=Path, metavar="LOG", help="a log, or a folder of logs")
     explain.add_argument("--json", action="store_true", help="the answer for machines")

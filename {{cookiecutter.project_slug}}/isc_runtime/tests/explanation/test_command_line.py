@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,16 @@ def test_logs_of_one_name_in_several_folders(tmp_path: Path) -> None:
     assert [(node.number, node.starts) for node in found.nodes] == [(0, 3), (1, 3)]
     assert found.first is not None
     assert found.first.file == str(tmp_path / "cycle_10" / "node_0.log")
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    (tmp_path / "rank_0.txt").write_bytes(refused())
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-S", "-m", "isc_runtime", "explain", str(tmp_path)]
+    ended = subprocess.run(command, cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_a_name_that_cannot_be_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
