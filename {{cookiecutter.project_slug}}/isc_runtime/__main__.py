@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         "explain",
         help="why did an experiment end? from its logs",
         description="Says what happened, which node and rank was first, why, and what to do. Exit code: 0 "
-        "if the last attempt completed, was asked to stop or was interrupted without an error; 1 if it failed, "
-        "or nothing in the logs is known; 3 if a log cannot be read.",
+        "if the last attempt completed, was asked to stop or was interrupted without an error; 1 if it "
+        "failed, or nothing in the logs is known; 3 if a log cannot be read.",
     )
     explain.add_argument("logs", nargs="+", type=Path, metavar="LOG", help="a log, or a folder of logs")
     explain.add_argument("--json", action="store_true", help="the answer for machines")

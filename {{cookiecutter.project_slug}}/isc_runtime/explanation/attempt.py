@@ -44,8 +44,7 @@ class Attempt:
         saved_step: of the last completed checkpoint.
         failed_saves: how many saves failed.
         marks: how often it was seen to proceed.
-        is_bare: whether there is nothing in it but blocks of the first checks.
-        blocks: how many of those.
+        is_checked: whether it begins with the first checks of launch.sh or train.py.
         is_masters: whether the master's lines are in it.
         is_on_isc: whether it says that it is on the ISC.
         events: the first and the last of each kind.
@@ -68,8 +67,7 @@ class Attempt:
     saved_step: int | None = None
     failed_saves: int = 0
     marks: int = 0
-    is_bare: bool = True
-    blocks: int = 0
+    is_checked: bool = False
     is_masters: bool = False
     is_on_isc: bool = False
     events: dict[tuple[str, bool], list[Event]] = field(default_factory=dict)

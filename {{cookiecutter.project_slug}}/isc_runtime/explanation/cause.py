@@ -26,7 +26,8 @@ class Cause:
     Attributes:
         name: for machines.
         pattern: a regular expression that is searched in a line. Its named groups are facts; `rank` and
-            `host` say where it happened, `absent` names a rank that did not answer.
+            `host` say where it happened, `absent` and `absent_host` name a rank that did not answer, and
+            `master` is there when that is the one of node 0.
         meaning: what happened, as a sentence; `{group}` is replaced by that fact.
         to_do: what to do, as a sentence, with facts like `meaning`.
         kind: how much it says.
@@ -80,6 +81,13 @@ class Event:
     def rank(self) -> int | None:
         """Where it happened, if it says so."""
         return int(self.facts["rank"]) if self.facts.get("rank") else None
+
+    @property
+    def absent(self) -> int | None:
+        """The rank that did not answer, if it says so."""
+        if "master" in self.facts:
+            return 0
+        return int(self.facts["absent"]) if "absent" in self.facts else None
 
     @property
     def meaning(self) -> str:

@@ -50,7 +50,7 @@ def read(paths: list[Path]) -> Explanation:
     for file in files:
         match = NODE.search(file.name)
         node = int(match[1]) if match else None
-        reader = _read(file, names[file], node)
+        reader = _read(file, names[file])
         if reader.attempts:
             logs[str(file) if node is None else node].append(reader)
     if not logs:
@@ -64,9 +64,9 @@ def _node(key: object, readers: list[Reader]) -> Node:
     return Node(key if isinstance(key, int) else None, attempts, starts, resumes)
 
 
-def _read(file: Path, name: str, node: int | None) -> Reader:
+def _read(file: Path, name: str) -> Reader:
     try:
-        return Reader(file, name, node)
+        return Reader(file, name)
     except OSError as error:
         raise IscError(f"The log cannot be read ({error.strerror})", file, HINT) from error
 

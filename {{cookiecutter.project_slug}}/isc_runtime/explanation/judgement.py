@@ -117,8 +117,7 @@ def _because(sign: Sign, last: Last) -> Explanation:
     if event.cause.name == OWN_ERROR and codes and classify_exit(codes[0])[0].kind is Kind.CAUSE:
         found.cause, _ = classify_exit(codes[0])
     if event.cause.name == HANG:  # whoever says it waits for the others
-        absent = event.facts.get("absent")
-        found.rank, found.host, found.node = int(absent) if absent else None, "", None
+        found.rank, found.host, found.node = event.absent, "", None
     return found
 
 
@@ -147,19 +146,19 @@ def _by_exit(signs: list[Sign]) -> Explanation:
     assert first.exit is not None
     found = Explanation("failed", first.event.cause, first.event, first.exit.rank, node=first.node)
     found.code = first.exit.code
-    absent = next((sign.event.facts for sign in signs if "absent" in sign.event.facts), {})
-    if absent and found.rank in (None, int(absent["absent"])):
-        found.rank, found.host = int(absent["absent"]), absent.get("absent_host", "")
+    missing = next((sign.event for sign in signs if sign.event.absent is not None), None)
+    if missing is not None and found.rank in (None, missing.absent):
+        found.rank, found.host = missing.absent, missing.facts.get("absent_host", "")
     return found
 
 
 def _unseen(signs: list[Sign]) -> Explanation:
     """Only what follows from the failure is there; the failure itself is not."""
     event = signs[0].event
-    absent = event.facts.get("absent")
-    rank = int(absent) if absent is not None else None
     code = next((sign.exit.code for sign in signs if sign.exit), None)
-    return Explanation("failed", event.cause, event, rank, event.facts.get("absent_host", ""), code=code)
+    return Explanation(
+        "failed", event.cause, event, event.absent, event.facts.get("absent_host", ""), code=code
+    )
 
 
 def _end(last: Last) -> Explanation:
@@ -172,6 +171,6 @@ def _end(last: Last) -> Explanation:
         node, event = (completed or ends)[0]
         outcome = "completed" if completed else "stopped"
         return Explanation(outcome, event.cause, event, event.rank, node=node)  # type: ignore[arg-type]
-    if any(attempt.marks or attempt.is_masters or attempt.blocks for _, attempt in last):
+    if any(attempt.marks or attempt.is_masters or attempt.is_checked for _, attempt in last):
         return Explanation("interrupted", SILENT, None)
     return Explanation("unknown", UNKNOWN, None)

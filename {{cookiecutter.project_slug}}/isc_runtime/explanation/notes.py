@@ -11,7 +11,14 @@ def notes(found: Explanation) -> Iterator[str]:
     """What else a reader should know."""
     master = found.master
     if found.rank is not None and found.node is None and found.outcome == "failed":
-        yield f"No log says what rank {found.rank} met: that of its node is missing, or ends without a word."
+        silent = [node.name for node, attempt in found.last if not attempt.events and not attempt.exits]
+        if silent:
+            yield (
+                f"The log of {', '.join(silent)} ends without a word: its machine is gone, or the ISC "
+                "interrupted all nodes, and this one a moment before the others."
+            )
+        else:
+            yield f"No log says what rank {found.rank} met: that of its node is not among these."
     if len(found.last) < len(found.nodes):
         left = sorted({node.name for node in found.nodes} - {node.name for node, _ in found.last})
         yield f"Not part of the last attempt, by their clocks: {', '.join(left)}."

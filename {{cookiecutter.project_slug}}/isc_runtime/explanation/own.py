@@ -11,7 +11,8 @@ READ_IT = "The message says where and what to do."
 MESSAGES = (
     Cause(
         "hang",
-        r"No batch was finished within (?P<seconds>[\d.]+) s(?:; no answer from rank (?P<absent>\d+))?",
+        r"No batch was finished within (?P<seconds>[\d.]+) s"
+        r"(?:; (?:(?P<master>node 0) does not answer|no answer from rank (?P<absent>\d+)))?",
         "No batch was finished within {seconds} s: the ranks waited for one that did not come.",
         "Look at the stacks beside that line in the log of each node: the rank that stands elsewhere than in "
         "a collective is the one. A collective that only some ranks call looks like this; if a batch really "
@@ -25,7 +26,7 @@ MESSAGES = (
     ),
     Cause(
         "lost-contact",
-        r"Lost contact with (?:node 0|another rank)"
+        r"Lost contact with(?: another rank;)? (?P<master>node 0)|Lost contact with another rank"
         r"(?:; no answer from rank (?P<absent>\d+) on (?P<absent_host>[^\s,.]+))?",
         "The ranks lost contact with one that is gone.",
         "Look at the log of its node: it was killed, or its machine is gone.",

@@ -29,9 +29,7 @@ LOGGED = re.compile(
 )
 GLOG = re.compile(r"^[IWEF](?P<month>\d\d)(?P<day>\d\d) (?P<time>\d\d:\d\d:\d\d)\.\d+ ")
 FIRST_CHECKS = "EARLY CHECKPOINT DIRECTORY VALIDATION"
-MASTERS_CHECKS = "CHECKPOINT DIRECTORY VALIDATION"
 ON_ISC = "ISC Mode: True"
-BLOCK = re.compile(r"^(?:\W |={20}|   )")
 STEP = re.compile(r"\bstep (\d+)")
 EPOCH = re.compile(r"\bepoch (\d+)")
 # torchrun's words for how a rank ended: through isc_runtime, its own log line, its own summary.
@@ -47,7 +45,6 @@ class Reader:
     Args:
         file: the log.
         name: how it is called in what is said about it.
-        node: the number of the node, if it is known.
 
     Attributes:
         attempts: the last ones, oldest first; at least one when the log holds anything.
@@ -55,12 +52,11 @@ class Reader:
         resumes: how many of them went on from a checkpoint.
     """
 
-    def __init__(self, file: Path, name: str, node: int | None) -> None:
+    def __init__(self, file: Path, name: str) -> None:
         self.attempts: deque[Attempt] = deque(maxlen=KEPT)
         self.number = 0
         self.resumes = 0
         self._name = name
-        self._node = node
         self._year = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc).year
         self._time: float | None = None
         self._tracebacks: dict[str, Tracebacks] = {}
@@ -74,16 +70,12 @@ class Reader:
         match = PREFIX.match(line.text)
         prefix = match[0] if match else ""
         text = line.text[len(prefix) :]
-        if not self.attempts or (FIRST_CHECKS in text and not self._belongs()):
+        if FIRST_CHECKS in text or not self.attempts:
             self._begin(line.number)
         attempt = self.attempts[-1]
-        attempt.blocks += FIRST_CHECKS in text
         attempt.last_line, attempt.last_text, attempt.is_cut = line.number, line.text, not line.is_whole
         attempt.is_on_isc = attempt.is_on_isc or ON_ISC in text
-        if not BLOCK.match(text):
-            attempt.is_bare = False
-        elif MASTERS_CHECKS in text and FIRST_CHECKS not in text:
-            attempt.is_masters = True
+        attempt.is_checked = attempt.is_checked or FIRST_CHECKS in text
         is_part = self._in_traceback(text, line.number, prefix)
         if logged := LOGGED.match(text):
             self._logged(logged, line)
@@ -95,14 +87,6 @@ class Reader:
         self.number += 1
         self._time = None if self.number == 1 else self._time
         self._summed = None
-
-    def _belongs(self) -> bool:
-        """Whether this block of the first checks is of the same start as the one before.
-
-        On node 0 launch.sh makes these checks and then, on rank 0, train.py; elsewhere launch.sh alone tells.
-        """
-        attempt = self.attempts[-1]
-        return not self._node and attempt.is_bare and attempt.blocks == 1
 
     def _logged(self, logged: re.Match[str], line: Line) -> None:
         attempt = self.attempts[-1]
@@ -123,7 +107,7 @@ class Reader:
             if attempt.began_at is not None:  # a new start, without the first checks
                 self._begin(number)
                 attempt = self.attempts[-1]
-                attempt.last_line, attempt.is_bare = number, False
+                attempt.last_line = number
             attempt.began_at, attempt.began_line = step or 0, number
             self.resumes += text.startswith("Resumed from")
             attempt.is_masters = True
@@ -156,7 +140,7 @@ class Reader:
             self._clock(f"{self._year}-{stamp['month']}-{stamp['day']} {stamp['time']}")
         if self._has_ended(text, line):
             return
-        if text.startswith(" "):
+        if text.startswith((" ", "frame #")):
             return  # part of something that was said before
         if classified := classify_error(text):
             self._add(classified, line.text, line.number, is_reason="rank" in classified[1])

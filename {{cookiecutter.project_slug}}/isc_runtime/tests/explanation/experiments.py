@@ -23,8 +23,8 @@ from torch.distributed.launcher.api import elastic_launch
 
 import train
 from isc_runtime.environment import Environment
-from isc_runtime.preflight import validate_and_setup_checkpoint_directory
-from isc_runtime.ranks.ending import reported
+from isc_runtime.preflight import SAID, check_place
+from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.torchrun import torchrun
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.tests.processes import Ended, Place, run_forked
@@ -72,7 +72,7 @@ class Experiment:
             arrange(int(os.environ["RANK"]))
             with reported():
                 environment = Environment.read()
-                validate_and_setup_checkpoint_directory(True, environment.is_master, True)
+                check_place(environment)
                 train.main(train.parse_arguments([*SHORT, *arguments]), environment)
 
         def node() -> None:
@@ -81,7 +81,8 @@ class Experiment:
             if str(self.unfit_node) == number:
                 del os.environ["CHECKPOINT_ARTIFACT_PATH"]
             with reported():
-                validate_and_setup_checkpoint_directory(True, defer_atomic_directory=True)
+                check_place(Environment.read())
+            os.environ[SAID] = "said"
             command = [f"--nnodes={self.nodes}", f"--nproc-per-node={self.procs}", f"--node-rank={number}"]
             command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
             command += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
@@ -94,6 +95,7 @@ class Experiment:
         for name in ("LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK"):
             os.environ.pop(name, None)
         self.place.enter()
+        os.environ["NODE_RANK"] = node
         stream = (self.output / f"rank_{node}.txt").open("a", buffering=1)
         for number in (1, 2):
             os.dup2(stream.fileno(), number)

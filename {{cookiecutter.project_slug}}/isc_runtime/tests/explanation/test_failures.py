@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.distributed.run
 
+import model
 import train
 from isc_runtime.checkpointing.artifact_store import ArtifactStore
 from isc_runtime.environment import Environment
@@ -26,7 +27,7 @@ from isc_runtime.explanation.answer import Explanation
 from isc_runtime.explanation.classification import CAUSES
 from isc_runtime.explanation.command_line import read
 from isc_runtime.explanation.report import as_text
-from isc_runtime.ranks.ending import reported
+from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import process_group
 from isc_runtime.tests.explanation.experiments import SHORT, Experiment, at_step
 from isc_runtime.tests.processes import PROJECT, UNSET, Place, run_forked
@@ -304,10 +305,10 @@ def test_a_loss_that_is_not_finite(nodes: int, tmp_path: Path) -> None:
     def arrange(rank: int) -> None:
         loss = torch.nn.functional.cross_entropy
 
-        def spoiled(*arguments: Any) -> torch.Tensor:
-            return loss(*arguments) * float("nan")
+        def spoiled(*arguments: Any, **options: Any) -> torch.Tensor:
+            return loss(*arguments, **options) * float("nan")
 
-        setattr(train, "cross_entropy", spoiled)  # noqa: B010
+        setattr(model, "cross_entropy", spoiled)  # noqa: B010
 
     experiment = Experiment(tmp_path, nodes)
     experiment.start("--max-skipped", "3", arrange=arrange)
@@ -356,8 +357,10 @@ class Interruption:
 
     def come(self) -> None:
         files = self.folder.glob(f"processes_{'*' if self.node is None else self.node}")
-        others = {int(number) for file in files for number in file.read_text().split()} - {os.getpid()}
-        for number in [*others, os.getpid()]:
+        own = [os.getppid(), os.getpid()]
+        others = {int(number) for file in files for number in file.read_text().split()} - {*own}
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # torch sends it to ranks that lose their parent
+        for number in [*others, *own]:
             os.kill(number, signal.SIGKILL)
 
 
@@ -387,14 +390,15 @@ def test_cycles_that_save_nothing(tmp_path: Path) -> None:
     assert any("last 3 attempts all began at step 0" in note for note in found.notes), found.notes
 
 
-def test_a_node_that_vanishes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_node_that_vanishes(node: int, tmp_path: Path) -> None:
     """Its log says nothing; the other one says whom it misses. If that one ends too, all was interrupted."""
     experiment = Experiment(tmp_path, 2)
-    experiment.start(arrange=Interruption(tmp_path, 3, node=1).arrange)
+    experiment.start(arrange=Interruption(tmp_path, 3, node).arrange)
     found = explained(experiment)
-    assert (found.outcome, found.cause.name, found.rank, found.code) == ("failed", "lost-contact", 1, 8)
-    assert any("rank 1" in note for note in found.notes)
-    log = experiment.output / "rank_0.txt"
+    assert (found.outcome, found.cause.name, found.rank, found.code) == ("failed", "lost-contact", node, 8)
+    assert any(note.startswith(f"The log of node {node} ends without a word") for note in found.notes)
+    log = experiment.output / f"rank_{1 - node}.txt"
     lines = log.read_text().splitlines(keepends=True)
     error = next(number for number, line in enumerate(lines) if line.startswith("ERROR: "))
     log.write_text("".join(lines[: error + 1]))  # it was killed before torchrun said anything
