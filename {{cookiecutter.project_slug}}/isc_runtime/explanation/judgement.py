@@ -76,7 +76,7 @@ def _last_attempts(nodes: list[Node]) -> Last:
     newest = max((one.began for _, one in last if one.began is not None), default=None)
     if newest is None:
         return last
-    return [(node, one) for node, one in last if one.ended is None or one.ended > newest - OLDER]
+    return [(node, one) for node, one in last if one.ended is None or one.ended >= newest - OLDER]
 
 
 def _signs(node: Node, attempt: Attempt) -> Iterator[Sign]:

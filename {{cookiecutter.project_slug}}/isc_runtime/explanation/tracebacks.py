@@ -12,7 +12,7 @@ EXCEPTION = re.compile(
     r"^(?:\w+\.)*(?:\w*(?:Error|Exception|Exit|Interrupt|Iteration|Warning)|[A-Z]\w*[a-z]\w*(?=: ))"
     r"(?::(?: .*)?)?$"
 )
-NOT_THE_USERS = re.compile(r"site-packages|dist-packages|/lib/python3|\bisc_runtime/|^<")
+NOT_THE_USERS = re.compile(r"site-packages|dist-packages|/lib/python3|\bisc_runtime/(?!tests/)|^<")
 PATIENCE = 20  # lines of others between two lines of a traceback
 
 

@@ -7,8 +7,10 @@ each node, and its ranks. So all that is in these logs was written by the code t
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
+import runpy
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -16,20 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-import torch._dynamo  # with tensorboard: imported here once, not in every child
 import torch.distributed.run
-import torch.utils.tensorboard
 from torch.distributed.launcher.api import elastic_launch
 
-import train
 from isc_runtime.environment import Environment
 from isc_runtime.preflight import SAID, check_place
 from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.torchrun import torchrun
 from isc_runtime.sampler import ElasticSampler
-from isc_runtime.tests.processes import Ended, Place, run_forked
+from isc_runtime.tests.processes import IMPORTED_ONCE, TRAINING, Ended, Place, run_forked
 
-SHORT = ("--log-steps", "1", "--batch-size", "128", "--epochs", "1", "--sync-save")
+SHORT = ("--epochs", "1", "--sync-save")
 
 
 @dataclass
@@ -61,19 +60,19 @@ class Experiment:
         """Runs it once, to its end; another call is another start of the same experiment.
 
         Args:
-            arguments: of train.py.
-            arrange: called in each rank with its number, before train.py begins.
+            arguments: of the training.
+            arrange: called in each rank with its number, before the training begins.
         """
+        for name in IMPORTED_ONCE:
+            importlib.import_module(name)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
 
         def rank() -> None:
-            arrange(int(os.environ["RANK"]))
             with reported():
-                environment = Environment.read()
-                check_place(environment)
-                train.main(train.parse_arguments([*SHORT, *arguments]), environment)
+                arrange(int(os.environ["RANK"]))
+            train(*arguments)
 
         def node() -> None:
             number = os.environ.pop("RANK", "0")
@@ -108,6 +107,12 @@ class Experiment:
     def log(self, node: int = 0) -> str:
         """What a node said so far."""
         return (self.output / f"rank_{node}.txt").read_text()
+
+
+def train(*arguments: str) -> None:
+    """The runtime's small training, in this process to its end."""
+    sys.argv = [str(TRAINING), *SHORT, *arguments]
+    runpy.run_path(str(TRAINING), run_name="__main__")
 
 
 @contextlib.contextmanager

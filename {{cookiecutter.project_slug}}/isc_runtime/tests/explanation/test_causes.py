@@ -147,7 +147,8 @@ def test_what_the_training_survives_is_not_the_cause(tmp_path: Path) -> None:
     lines += ["ValueError: caught", *(line.format(step) for step in range(2, 20))]
     log = tmp_path / "rank_0.txt"
     log.write_text("\n".join([*lines, ""]))
-    assert read([log]).outcome == "interrupted"
+    found = read([log])
+    assert (found.outcome, found.master.step, found.master.epoch) == ("interrupted", 19, 1)
     log.write_text("\n".join([*lines, *lines[1:4], "KeyError: 'fatal'", ""]))
     found = read([log])
     assert (found.cause.name, found.first and found.first.text) == ("exception", "KeyError: 'fatal'")
