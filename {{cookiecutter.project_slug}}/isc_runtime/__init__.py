@@ -5,7 +5,7 @@ It is the template's, and moves on with it: update it, do not edit it. Five wing
     __main__                      the commands: python -m isc_runtime check | checkpoints | export | ...
     preflight  rehearsal          is this place fit to train in? experiment.isc, run here as the ISC would
     checkpointing  submission     saving and resuming; is this project ready to submit?
-    training                      what the loop of train.py is made of, whatever is trained
+    training  explanation         what the loop of train.py is made of; from a failed experiment to its cause
     ranks                         one falls, all fall: the process group, signals, replicas and shards
     sampler  logs  rng  environment  options  errors  sizes  tree         the ground floor
     tests                         of all this, in the same wings

@@ -1,10 +1,14 @@
-"""python -m isc_runtime check | checkpoints | export | preflight | rehearse | submit | torchrun (--help)."""
+"""python -m isc_runtime check | checkpoints | explain | export | preflight | rehearse | submit | torchrun."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
@@ -26,8 +30,19 @@ def main(command_line: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show every name
-    with reported():
+    with reported(), _reader_may_leave():
         return RUN[arguments.command](arguments)
+    return 128 + signal.SIGPIPE
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Whoever reads the output may have seen enough, as `head` has: that is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # and what is left must not fail once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("directory", nargs="?", type=Path, help="default: where a training here saves")
     checkpoints.add_argument("--verify", action="store_true", help="read every byte")
     checkpoints.add_argument("--json", action="store_true", help="the list for machines")
+    explain = commands.add_parser(
+        "explain",
+        help="why did an experiment end? from its logs",
+        description="Says what happened, which node and rank was first, why, and what to do. Exit code: 0 "
+        "if the last attempt completed, was asked to stop or was interrupted without an error; 1 if it "
+        "failed, or nothing in the logs is known; 3 if a log cannot be read.",
+    )
+    explain.add_argument("logs", nargs="+", type=Path, metavar="LOG", help="a log, or a folder of logs")
+    explain.add_argument("--json", action="store_true", help="the answer for machines")
     export = commands.add_parser("export", help="write the weights of a checkpoint alone, as safetensors")
     export.add_argument("checkpoint", type=Path, help="one, or a directory: what a resume would take")
     export.add_argument("file", type=Path, help="what to write: NAME.safetensors")
@@ -69,6 +93,12 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
     inventory = take_inventory(arguments.directory or usual, arguments.verify, ProgressLine())
     return report(inventory, arguments.json)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from isc_runtime.explanation.command_line import run
+
+    return run(arguments.logs, arguments.json)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -115,6 +145,7 @@ def _torchrun(arguments: list[str]) -> int:
 RUN = {
     "check": _check,
     "checkpoints": _checkpoints,
+    "explain": _explain,
     "export": _export,
     "preflight": _preflight,
     "submit": _submit,

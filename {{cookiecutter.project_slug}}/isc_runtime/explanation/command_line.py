@@ -1,0 +1,93 @@
+"""python -m isc_runtime explain: which logs there are, and how it ends."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.explanation.answer import Explanation, Node
+from isc_runtime.explanation.attempt import Attempt
+from isc_runtime.explanation.judgement import explain
+from isc_runtime.explanation.reading import Reader
+from isc_runtime.explanation.report import as_json, as_text
+
+SUFFIXES = {".txt", ".log", ".out", ".err"}
+MOST_LOGS = 2000
+NODE = re.compile(r"(?:rank|node)[-_ ]?(\d+)", re.IGNORECASE)  # the ISC's rank_N.txt is of node N
+HINT = "Name the logs of an experiment, or the folder that holds them: rank_0.txt, rank_1.txt, ..."
+
+
+def run(paths: list[Path], json: bool) -> int:
+    """Prints what the logs say.
+
+    Args:
+        paths: logs, and folders of logs.
+        json: for machines.
+
+    Returns:
+        0 if the last attempt completed, was asked to stop, or was interrupted without an error; 1 if it
+        failed, or if nothing in the logs is known.
+
+    Raises:
+        IscError: a log cannot be read, or there is none.
+    """
+    found = read(paths)
+    print(as_json(found) if json else as_text(found))
+    return ExitCode.FAILED if found.outcome in ("failed", "unknown") else ExitCode.COMPLETED
+
+
+def read(paths: list[Path]) -> Explanation:
+    """What the logs say.
+
+    Raises:
+        IscError: a log cannot be read, or there is none.
+    """
+    files = [file for path in paths for file in _files(path)]
+    names = _names(files)
+    logs: dict[object, list[Reader]] = defaultdict(list)
+    for file in files:
+        match = NODE.search(file.name)
+        node = int(match[1]) if match else None
+        reader = _read(file, names[file])
+        if reader.attempts:
+            logs[str(file) if node is None else node].append(reader)
+    if not logs:
+        raise IscError("There is no log that holds anything", ", ".join(map(str, paths)), HINT)
+    return explain([_node(key, readers) for key, readers in logs.items()])
+
+
+def _node(key: object, readers: list[Reader]) -> Node:
+    attempts: list[Attempt] = [attempt for reader in readers for attempt in reader.attempts]
+    starts, resumes = (sum(getattr(reader, name) for reader in readers) for name in ("number", "resumes"))
+    return Node(key if isinstance(key, int) else None, attempts, starts, resumes)
+
+
+def _read(file: Path, name: str) -> Reader:
+    try:
+        return Reader(file, name)
+    except OSError as error:
+        raise IscError(f"The log cannot be read ({error.strerror})", file, HINT) from error
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
+    found = [file for file in found if not file.name.startswith("stacks_of_rank_")]  # a rehearsal's
+    if len(found) > MOST_LOGS:
+        raise IscError(f"There are more than {MOST_LOGS} logs", path, "Name the folder of one experiment.")
+    return sorted(found, key=_natural)
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """Numbers in names count as numbers: rank_10 comes after rank_9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(file))]
+
+
+def _names(files: list[Path]) -> dict[Path, str]:
+    """How each is called: by its name, or by its path where names are not unique; fit to be shown."""
+    names = [file.name for file in files]
+    shown = {file: file.name if names.count(file.name) == 1 else str(file) for file in files}
+    return {file: "".join(c if c.isprintable() else "?" for c in name) for file, name in shown.items()}

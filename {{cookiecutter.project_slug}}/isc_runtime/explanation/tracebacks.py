@@ -1,0 +1,85 @@
+"""Exceptions in a log: Python's tracebacks, also chained ones and those that another rank's lines cut up."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+START = "Traceback (most recent call last):"
+CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
+FRAME = re.compile(r'^ +File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
+EXCEPTION = re.compile(
+    r"^(?:\w+\.)*(?:\w*(?:Error|Exception|Exit|Interrupt|Iteration|Warning)|[A-Z]\w*[a-z]\w*(?=: ))"
+    r"(?::(?: .*)?)?$"
+)
+NOT_THE_USERS = re.compile(r"site-packages|dist-packages|/lib/python3|\bisc_runtime/(?!tests/)|^<")
+PATIENCE = 20  # lines of others between two lines of a traceback
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception, as a traceback shows it.
+
+    Attributes:
+        text: its last line: the class and the message.
+        line: the number of that line.
+        code: the innermost line of the user's own code: `model.py:12 in forward`, or "".
+        first: the text of the exception that it was raised from, or its own.
+    """
+
+    text: str
+    line: int
+    code: str
+    first: str
+
+
+class Tracebacks:
+    """Finds the exceptions in the lines of one process, or of several at once."""
+
+    def __init__(self) -> None:
+        self._foreign = 0  # lines since the last one of the traceback
+        self._in_frames = False
+        self._is_chained = False
+        self._code = ""
+        self._raised: Raised | None = None
+
+    def feed(self, text: str, line: int) -> tuple[bool, Raised | None]:
+        """Takes a line.
+
+        Returns:
+            Whether it is part of a traceback, and an exception that is complete with the line before it.
+        """
+        if text == START:
+            done = None if self._is_chained else self.finish()
+            self._in_frames, self._is_chained, self._foreign, self._code = True, False, 0, ""
+            return True, done
+        if self._in_frames:
+            return self._in_traceback(text, line), None
+        if self._raised is not None and text.startswith(CHAINS):
+            self._is_chained = True
+            return True, None
+        return False, self.finish()
+
+    def finish(self) -> Raised | None:
+        """The exception that waits for what may follow it, if there is one."""
+        done, self._raised, self._is_chained = self._raised, None, False
+        return done
+
+    def _in_traceback(self, text: str, line: int) -> bool:
+        if text.startswith(" "):
+            frame = FRAME.match(text)
+            if frame and not NOT_THE_USERS.search(frame["file"]):
+                name = frame["file"].replace("\\", "/").rpartition("/")[2]
+                self._code = f"{name}:{frame['line']}" + (
+                    f" in {frame['function']}" if frame["function"] else ""
+                )
+            self._foreign = 0
+            return True
+        if EXCEPTION.match(text):
+            first = self._raised.first if self._raised is not None else text
+            self._raised = Raised(text, line, self._code, first)
+            self._in_frames = False
+            return True
+        self._foreign += 1
+        self._in_frames = self._foreign < PATIENCE
+        return False
