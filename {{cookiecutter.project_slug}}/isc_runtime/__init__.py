@@ -1,6 +1,6 @@
 """What an experiment on the ISC needs and no researcher wants to write.
 
-It is the template's, and moves on with it: update it, do not edit it. Five wings over one ground floor:
+It is the template's, and moves on with it: update it, do not edit it. Six wings over one ground floor:
 
     __main__                      the commands: python -m isc_runtime check | checkpoints | export | ...
     preflight  rehearsal          is this place fit to train in? experiment.isc, run here as the ISC would

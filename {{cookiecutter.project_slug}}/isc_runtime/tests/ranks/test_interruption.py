@@ -98,7 +98,7 @@ def test_a_worker_that_is_stuck_is_shown_and_holds_up_no_end() -> None:
     )
     training, _, worker = ended.stderr.partition("And its worker ")
     assert ended.returncode == 0, ended.stderr
-    assert "in show_stacks" in training
+    assert "show_stacks" in training
     assert "in __getitem__" in worker, ended.stderr
 
 
