@@ -13,7 +13,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.submission.command.shell import joined
 
 DATA = Path("/data")  # where the ISC mounts datasets
-USER = "/root"  # whose home a container of the ISC is
+HOME = "/root/"  # of the user of a container of the ISC
 ENVIRONMENT = Path("/opt/venv")  # where its images have the virtual environment
 
 _SCRIPT = re.compile(r"(?<![\w.-])(launch\.sh|train\.py)(?![\w.-])['\"]?")
@@ -60,8 +60,9 @@ def localize(
     notes = [f"{homes[0]} is {root}"]
     text = joined(command)
     for home in homes:
-        for spelt in (home, *(f"{user}{home.removeprefix(USER)}" for user in ("~", "$HOME", "${HOME}"))):
-            text = _replace_path(text, spelt, root)
+        text = _replace_path(text, home, root)
+        if home.startswith(HOME):  # of root's there; here it is somebody else's
+            text = _replace_home(text, home.removeprefix(HOME), root)
     if (
         not ENVIRONMENT.exists()
         and (mapped := _replace_path(text, str(ENVIRONMENT), Path(sys.prefix))) != text
@@ -111,3 +112,15 @@ def _add_arguments(text: str, arguments: Sequence[str]) -> str:
     end = rest.end() if rest else end
     head = text[:end]
     return f"{head.rstrip()} {shlex.join(arguments)}{' ' if head[-1:] == ' ' else ''}{text[end:]}"
+
+
+def _replace_home(text: str, project: str, by: Path) -> str:
+    """Replaces the project in the home directory, where a shell would see that: not in all quotes."""
+    pattern = rf"""(?:\$HOME|\$\{{HOME\}}|~)/{re.escape(project)}(?=[/\s'"&|;]|$)"""
+    parts = re.split(r"""('[^']*'|"[^"]*")""", text)
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            parts[number] = re.sub(rf"(?<![\w./~-]){pattern}", lambda _: shlex.quote(str(by)), part)
+        elif part.startswith('"'):
+            parts[number] = re.sub(pattern.replace("|~", ""), lambda _: str(by), part)
+    return "".join(parts)

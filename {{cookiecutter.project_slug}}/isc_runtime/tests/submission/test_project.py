@@ -349,7 +349,7 @@ def test_toml_needs_a_parser(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_report_is_a_line_each_and_a_verdict(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_check(project, as_json=False) == 0
-    assert re.fullmatch(r"Fit to submit. The image takes \d+ files of it, \d+ kB.\n", capsys.readouterr().out)
+    assert re.fullmatch(r"Fit to submit. The image takes \d+ files of it, [\d.]+ [kM]B.\n", capsys.readouterr().out)
     launch_file(gpus="0", isc_project_id='""')(project)
     assert run_check(project, as_json=False) == 1
     lines = capsys.readouterr().out.splitlines()
