@@ -174,7 +174,6 @@ LAUNCH_FILE = {
 }
 FILES = {
     **{f"no {name}": (delete(name), name, "missing", purpose) for name, purpose in EXPECTED.items()},
-    "not executable": (lambda p: (p / LAUNCH).chmod(0o644), LAUNCH, "not executable", "chmod +x launch.sh"),
     "Windows": (write(LAUNCH, "true\r\n"), LAUNCH, "Windows line ends", "autocrlf"),
     "syntax": (write("train.py", "x = 1\nif x\n"), "train.py:2", "Python cannot read", "Fix this line"),
     "too deep": (write("train.py", "-" * 200_000 + "1"), "train.py", "nested too deep", "no deeper"),
@@ -339,6 +338,13 @@ def test_errors_are_found_together(project: Path) -> None:
         "experiment.isc:3",
         "experiment.isc:6",
     ]
+
+
+def test_a_script_that_is_not_executable_is_no_obstacle(project: Path) -> None:
+    """The command runs it with bash; an archive loses the bit."""
+    (project / LAUNCH).chmod(0o644)
+    assert_found(check(project), "warning", LAUNCH, "not executable", "chmod +x launch.sh")
+    assert run_check(project, as_json=False) == 0
 
 
 def test_toml_needs_a_parser(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
