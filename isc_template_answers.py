@@ -6,9 +6,9 @@ question, `hooks/pre_gen_project.py` once more, because cookiecutter does not as
 
 from __future__ import annotations
 
+import difflib
 import json
 import keyword
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from typing import Any
 
 COMPUTE_MODES = ("cycle", "interruptible", "burst")
 LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "Proprietary")
+CHOICES = {"compute_mode": COMPUTE_MODES, "license": LICENSES}
 MOST_GPUS = 72
 MOST_GPUS_UNLESS_BURST = 16
 LONGEST_SLUG = 50
@@ -27,7 +28,8 @@ LONGEST_AUTHOR = 200
 # that depends on itself.
 DEPENDENCIES = frozenset(
     {
-        *("cycling_utils", "hypothesis", "jsonschema", "matplotlib", "mypy", "numpy", "pip"),
+        *("cycling_utils", "hypothesis", "import_linter", "importlinter", "jsonschema", "matplotlib"),
+        *("mypy", "numpy", "pip"),
         *("pre_commit", "pytest", "pytest_xdist", "rich", "ruff", "safetensors", "scikit_learn"),
         *("sklearn", "tensorboard", "tomli", "torch", "torchvision", "uv", "xdist", "xxhash"),
     }
@@ -119,10 +121,29 @@ RULES: dict[str, Rule] = {
     "author": _text(LONGEST_AUTHOR),
     "isc_project_id": _project_id,
     "dataset_id": _dataset_id,
-    "compute_mode": _one_of(*COMPUTE_MODES),
+    "compute_mode": _one_of(*CHOICES["compute_mode"]),
     "gpus": _gpus,
-    "license": _one_of(*LICENSES),
+    "license": _one_of(*CHOICES["license"]),
 }
+
+
+def understood(question: str, value: Any) -> Any:
+    """The choice that is meant by its number in the menu, or by its name in whatever case; else `value`."""
+    choices = CHOICES.get(question, ())
+    names = {name: choice for n, choice in enumerate(choices, 1) for name in (str(n), choice.casefold())}
+    return names.get(value.strip().casefold(), value) if isinstance(value, str) else value
+
+
+def no_question(name: str) -> str | None:
+    """What is wrong with giving an answer to `name`, in one line; `None` when it is a question.
+
+    Names that begin with an underscore are settings of cookiecutter, not answers.
+    """
+    if name in RULES or name.startswith("_"):
+        return None
+    close = difflib.get_close_matches(name.casefold(), RULES, 1)
+    hint = f"Did you mean {close[0]}?" if close else f"It asks for {', '.join(RULES)}."
+    return f"{json.dumps(name)} is no question of this template. {hint}"
 
 
 def problem(question: str, answers: Mapping[str, Any]) -> str | None:
@@ -189,6 +210,3 @@ FILTERS: dict[str, Callable[[str], str]] = {
     "quoted_text": quoted_text,
     "slug_for": slug_for,
 }
-# cookiecutter renders a hook with the template as its working directory, and that is the one way to find the
-# template that works under cruft as well.
-GLOBALS: dict[str, Callable[[], str]] = {"template_directory": os.getcwd}

@@ -1,55 +1,118 @@
-"""The Jinja extension of this template: filters for free text, and a check right after each question."""
+"""What this template adds to cookiecutter: filters for text, a check after each question, its version."""
 
 from __future__ import annotations
 
+import functools
+import json
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from cookiecutter.exceptions import FailedHookException
 from jinja2 import Environment
-from jinja2.ext import Extension
 from rich.markup import escape
 from rich.prompt import Prompt
 
+TEMPLATE = Path(__file__).parent
+Refusal = Callable[[str], BaseException]
 
-class TemplateAnswers(Extension):
-    """Puts the filters and checks of `isc_template_answers` into cookiecutter's Jinja environment."""
 
-    def __init__(self, environment: Environment) -> None:
-        """Reads the rules anew for each environment.
+def prepare(environment: Environment, refused: Refusal) -> None:
+    """Puts filters and functions into a Jinja environment of cookiecutter.
 
-        `cruft update` renders two versions of the template in one process, one after the other in the same
-        directory: an imported module would be the old version's in both.
-        """
-        super().__init__(environment)
-        rules = runpy.run_path(str(Path(__file__).with_name("isc_template_answers.py")))
-        self._problem = rules["problem"]
-        environment.filters.update(rules["FILTERS"])
-        environment.globals.update(rules["GLOBALS"], check_answer=self.check_answer)
+    Args:
+        environment: where they are put.
+        refused: makes the exception that ends a bake with one line.
+
+    Raises:
+        refused: a name was given on the command line that is no question of this template.
+    """
+    rules = runpy.run_path(str(TEMPLATE / "isc_template_answers.py"))
+    for name in _given():
+        if reason := rules["no_question"](name):
+            raise refused(reason)
+    environment.filters.update(rules["FILTERS"])
+    environment.globals.update(
+        check_answer=_Check(environment, rules, refused).check_answer,
+        template_version=_version,
+        template_directory=lambda: str(_baked_template()),
+        bake=_bake,
+    )
+
+
+@functools.cache
+def _version() -> str:
+    version: str = runpy.run_path(str(TEMPLATE / "isc_template_version.py"))["version"](_baked_template())
+    return version
+
+
+def _baked_template() -> Path:
+    """Where the template is that is baked: cookiecutter renders files in a folder of it, and hooks in itself.
+
+    In a program that bakes several templates, this module may be another one's.
+    """
+    here = Path.cwd()
+    return here if (here / "cookiecutter.json").is_file() else here.parent
+
+
+def _bake() -> dict[str, Any]:
+    """What a hook, a process of its own, cannot find out: the true version, and whether this is an update.
+
+    `cruft update` and `cruft diff` bake in temporary folders, of which nobody needs to hear.
+    """
+    is_update = any(_locals_of("cruft", command) is not None for command in ("update", "diff"))
+    return {"version": _version(), "is_update": is_update}
+
+
+def _given() -> dict[str, Any]:
+    """The answers on the command line; for an update none: those of cruft are from the day of the bake."""
+    for program, function in (("cookiecutter", "cookiecutter"), ("cruft", "create"), ("cruft", "link")):
+        given = (_locals_of(program, function) or {}).get("extra_context")
+        if isinstance(given, dict):
+            return given
+    return {}
+
+
+def _locals_of(program: str, function: str) -> dict[str, Any] | None:
+    """The variables of the nearest caller of that name; cookiecutter tells an extension nothing of itself."""
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        if frame.f_code.co_name == function and frame.f_globals.get("__name__", "").startswith(program):
+            return frame.f_locals
+        frame = frame.f_back
+    return None
+
+
+class _Check:
+    def __init__(self, environment: Environment, rules: dict[str, Any], refused: Refusal) -> None:
+        self._environment = environment
+        self._understood, self._problem = rules["understood"], rules["problem"]
+        self._refused = refused
 
     def check_answer(self, question: str, answers: dict[str, Any]) -> str:
-        """Asks again on a terminal until the answer is good, and puts that answer into `answers`.
+        """Puts what is meant into `answers`; on a terminal it asks again until that is good.
 
         Raises:
-            FailedHookException: the answer is refused and nobody is there to ask. The only exception of which
-                cookiecutter prints the message alone.
+            Refused: it is not, and nobody is there to ask.
         """
-        if (
-            question not in answers
-        ):  # replayed: only what the replay lacks is in here, pre_gen checks the rest
-            return "replayed"
+        if question not in answers:
+            return "replayed"  # only what the replay lacks is in here, pre_gen checks the rest
+        answers[question] = self._understood(question, answers[question])
         while reason := self._problem(question, answers):
-            if not _someone_answers():
-                raise FailedHookException(reason)
-            answers[question] = Prompt.ask(f"  [red]{escape(reason)}[/]\n  {question}")
+            asking = _locals_of("cookiecutter", "prompt_for_config") or {}
+            if asking.get("no_input") is not False or not sys.stdin.isatty():
+                raise self._refused(reason)
+            answers[question] = self._ask_again(question, answers, reason, asking["context"])
         return "yes"
 
-
-def _someone_answers() -> bool:
-    """Whether a person is asked. cookiecutter does not tell an extension about --no-input: its frame does."""
-    frame = sys._getframe()
-    while frame.f_back and frame.f_code.co_name != "prompt_for_config":
-        frame = frame.f_back
-    return frame.f_locals.get("no_input") is False and sys.stdin.isatty()
+    def _ask_again(self, question: str, answers: dict[str, Any], reason: str, context: dict[str, Any]) -> str:
+        labels = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))["__prompts__"]
+        template = self._environment.from_string(context["cookiecutter"][question])
+        default = template.render(cookiecutter=answers)
+        is_good = self._problem(question, {**answers, question: default}) is None
+        prompt = f"  [red]{escape(reason)}[/]\n  {labels[question]}"
+        answer: str = Prompt.ask(prompt, default=default) if is_good else Prompt.ask(prompt)
+        understood: str = self._understood(question, answer)
+        return understood

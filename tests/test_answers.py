@@ -71,7 +71,8 @@ BAD = [
     ("dataset_id", "uds-a-250513 && touch pwned", NO_DATASET),
     ("dataset_id", "../uds-a-250513", NO_DATASET),
     ("compute_mode", "", NO_CHOICE),
-    ("compute_mode", "Burst", NO_CHOICE),
+    ("compute_mode", "4", NO_CHOICE),
+    ("compute_mode", "0", NO_CHOICE),
     ("compute_mode", "cycles", "Use cycle, interruptible, burst"),
     ("gpus", "", NO_GPUS),
     ("gpus", "0", NO_GPUS),
@@ -106,7 +107,13 @@ class Desk:
         return sorted(self.parent.rglob("*"))
 
     def cookiecutter(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cookiecutter", *arguments]
+        return self._run("cookiecutter", *arguments)
+
+    def cruft(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run("cruft", *arguments)
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *arguments]
         return subprocess.run(
             command, cwd=self.cwd, env=self.environment(), capture_output=True, text=True, check=False
         )
@@ -134,6 +141,83 @@ def test_a_bad_answer_is_refused(
     assert desk.files() == before
 
 
+@pytest.mark.parametrize(("question", "answer"), [("gpus", "99"), ("compute_mode", "fast")])
+def test_cruft_shows_the_same_line(template: Path, desk: Desk, question: str, answer: str) -> None:
+    before = desk.files()
+    given = json.dumps({question: answer})
+    result = desk.cruft("create", "--no-input", str(template), "--extra-context", given)
+    assert result.returncode == 1
+    assert result.stdout + result.stderr == f"{answers.problem(question, {question: answer})}\n"
+    assert desk.files() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("gpu=4", '"gpu" is no question of this template. Did you mean gpus?'),
+        ("Licence=MIT", "Did you mean license?"),
+        ("batch=4", "It asks for project_name, project_slug, author, "),
+    ],
+)
+def test_an_answer_to_what_is_no_question_is_refused(
+    template: Path, desk: Desk, given: str, hint: str
+) -> None:
+    before = desk.files()
+    result = desk.cookiecutter("--no-input", str(template), "gpus=4", given)
+    assert result.returncode == 1
+    assert hint in result.stdout
+    assert len((result.stdout + result.stderr).splitlines()) == 1
+    name, _, value = given.partition("=")
+    under_cruft = desk.cruft(
+        "create", "--no-input", str(template), "--extra-context", json.dumps({name: value})
+    )
+    assert under_cruft.stdout + under_cruft.stderr == result.stdout
+    assert desk.files() == before
+
+
+def test_a_config_file_may_answer_other_templates_questions(template: Path, desk: Desk) -> None:
+    config = desk.parent / "team.yaml"
+    config.write_text(json.dumps({"default_context": {"email": "ada@example.org"}}))
+    result = desk.cookiecutter("--no-input", "--config-file", str(config), str(template))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("question", "typed", "meant"),
+    [
+        ("compute_mode", "3", "burst"),
+        ("compute_mode", " Burst ", "burst"),
+        ("license", "mit", "MIT"),
+        ("license", "APACHE-2.0", "Apache-2.0"),
+        ("license", "4", "Proprietary"),
+        ("gpus", "3", "3"),
+        ("author", "mit", "mit"),
+    ],
+)
+def test_a_choice_is_understood_by_number_and_in_any_case(question: str, typed: str, meant: str) -> None:
+    assert answers.understood(question, typed) == meant
+
+
+def test_what_was_understood_is_what_is_written(template: Path, desk: Desk) -> None:
+    result = desk.cookiecutter("--no-input", str(template), "compute_mode=Burst", "gpus=72", "license=mit")
+    assert result.returncode == 0, result.stdout + result.stderr
+    project = desk.cwd / "isc-experiment"
+    assert 'compute_mode = "burst"' in (project / "experiment.isc").read_text()
+    assert 'license = "MIT"' in (project / "pyproject.toml").read_text()
+    assert (project / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_menus_have_all_choices_with_their_numbers(template: Path) -> None:
+    labels = json.loads((template / "cookiecutter.json").read_text())["__prompts__"]
+    assert labels.keys() == answers.RULES.keys()
+    for question, choices in answers.CHOICES.items():
+        shown = re.sub(r"\[/?[a-z ]*\]", "", labels[question])
+        assert re.findall(r"^    (\d) - ([\w.-]+)", shown, re.MULTILINE) == [
+            (str(number), choice) for number, choice in enumerate(choices, 1)
+        ]
+        assert shown.endswith(f"Choose from [{'/'.join(map(str, range(1, len(choices) + 1)))}]")
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
@@ -159,6 +243,7 @@ def test_a_bad_answer_is_refused_when_replayed(
     assert result.returncode == 1
     assert result.stderr.startswith(f"{question}: ")
     assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == "Hook script failed (exit status: 1)\n"
     assert [path for path in desk.files() if path not in before] == [
         desk.parent / "home" / ".cookiecutter_replay" / "replay.json"
     ]
@@ -249,12 +334,34 @@ def test_no_project_can_have_the_name_of_a_package_that_it_installs(template: Pa
 
 
 def test_on_a_terminal_a_bad_answer_is_asked_again_with_the_reason(template: Path, desk: Desk) -> None:
-    typed = ["Otters", "torch", "otters", "Ada {{ 7 * 7 }}", "", "", "burst", "99", "72", "MIT"]
+    typed = ["Otters", "torch", "otters", "Ada {{ 7 * 7 }}", "", "", "5", "3", "99", "72", "mit"]
     screen = on_a_terminal(desk, [str(template)], typed)
     assert '"torch" is the name of a package that the project uses' in screen
     assert '"99" is not a number of GPUs' in screen
     assert "gpus = 72" in (desk.cwd / "otters" / "experiment.isc").read_text()
     assert "Ada {{ 7 * 7 }}" in (desk.cwd / "otters" / "LICENSE").read_text(), "typed answers are text"
+
+
+def test_what_is_asked_again_has_its_label_and_its_default(template: Path, desk: Desk) -> None:
+    typed = ["Otters", "torch", "", "Ada", "", "", "4", "", "99", "", "mit"]
+    screen = on_a_terminal(desk, [str(template)], typed)
+    label = r"Its folder and package name: .*, - and _ \(otters\): "
+    assert len(re.findall(label, screen)) == 2
+    assert re.search(rf'"torch" is the name of a package that the project uses.*\n  {label}', screen)
+    menu = r"Compute mode\n    1 - cycle: .*\n    2 - interruptible: .*\n    3 - burst: .*\n"
+    assert len(re.findall(menu + r"    Choose from \[1/2/3\] \(cycle\): ", screen)) == 2
+    assert len(re.findall(r"GPUs: .* \(8\): ", screen)) == 2
+    assert "gpus = 8\n" in (desk.cwd / "otters" / "experiment.isc").read_text(), "Enter takes the default"
+
+
+def test_a_default_that_is_bad_is_not_offered_again(template: Path, desk: Desk) -> None:
+    config = desk.parent / "team.yaml"
+    config.write_text(json.dumps({"default_context": {"gpus": "72"}}))
+    typed = ["Otters", "", "Ada", "", "", "cycle", "", "4", "mit"]
+    screen = on_a_terminal(desk, ["--config-file", str(config), str(template)], typed)
+    assert '"72" is too many GPUs' in screen
+    assert len(re.findall(r"GPUs: .* \(72\): ", screen)) == 1
+    assert "gpus = 4\n" in (desk.cwd / "otters" / "experiment.isc").read_text()
 
 
 def test_on_a_terminal_nobody_is_asked_under_no_input(template: Path, desk: Desk) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import tomllib
 
 import isc_template_answers as answers
-from baking import IDENTITY, ROOT, Bake, files, git, run
+from baking import IDENTITY, Bake, files, git, run
 from isc_runtime.rehearsal.run import STAND_IN
 from isc_runtime.submission.contents.image import image_content
 
@@ -52,11 +54,9 @@ def test_the_defaults_bake_offline_into_a_repository_and_say_what_to_do_next(
     commands, findings = (block.split("\n") for block in said.strip().split("\n\n"))
     steps = [command.strip() for command in commands]
     assert steps[0] == "cd isc-experiment"
-    assert steps[-3:] == [
-        "python train.py",
-        "make test",
-        "isc train experiment.isc",
-    ]
+    assert steps[1] == f"git commit -m 'Start from isc-template {recorded_version(project)}'"
+    assert steps[2].endswith(" && . .venv/bin/activate && make setup")
+    assert steps[3:] == ["python train.py", "make test", "make rehearse"], "those of a laptop"
     targets = set(re.findall(r"^([a-z]+):", (project / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make (\w+)", "\n".join(steps))) <= targets
     assert findings[0] == "Before you submit:"
@@ -102,7 +102,7 @@ def test_every_python_file_is_the_template_s_own(project: Path, source: Path) ->
 
 
 def test_nothing_is_missing_and_nothing_is_left_to_fill_in(project: Path, source: Path) -> None:
-    assert files(project).keys() == files(source).keys()
+    assert files(project).keys() == files(source).keys() | {".cruft.json"}
     for name, path in files(project).items():
         assert not re.search(r"\{\{ ?cookiecutter|\{%-? ", path.read_text()), name
 
@@ -117,8 +117,8 @@ def test_git_knows_line_ends_binaries_and_whose_the_runtime_is(project: Path) ->
 
 
 def test_files_keep_their_permissions(project: Path, source: Path) -> None:
-    for name, path in files(project).items():
-        assert path.stat().st_mode == (source / name).stat().st_mode, name
+    for name, path in files(source).items():
+        assert (project / name).stat().st_mode == path.stat().st_mode, name
     assert (project / "launch.sh").stat().st_mode & 0o111
 
 
@@ -141,8 +141,6 @@ def test_answers_arrive(bake: Bake) -> None:
     assert launch["dataset_id_list"] == ["uds-quiet-blue-lake-251124"]
     assert (launch["compute_mode"], launch["gpus"]) == ("burst", 72)
     assert "Ada. All rights reserved." in (project / "LICENSE").read_text()
-    version = json.loads((ROOT / "cookiecutter.json").read_text())["_template_version"]
-    assert metadata["tool"]["isc-template"]["version"] == version
 
 
 @pytest.mark.parametrize("mode", answers.COMPUTE_MODES)
@@ -156,16 +154,87 @@ def test_every_choice_passes_the_check(bake: Bake, mode: str, name: str) -> None
     assert text.endswith(".\n")
 
 
-def test_the_version_of_the_template_is_in_the_changelog(template: Path) -> None:
-    version = json.loads((template / "cookiecutter.json").read_text())["_template_version"]
-    assert f"## [{version}] - " in (template / "CHANGELOG.md").read_text()
+def recorded_version(project: Path) -> str:
+    """The version that a project says it came from; its README says the same."""
+    recorded: str = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["isc-template"]["version"]
+    assert f"isc-template {recorded} by" in (project / "README.md").read_text()
+    return recorded
 
 
-def test_a_project_within_a_repository_belongs_to_it(template: Path, tmp_path: Path) -> None:
-    git("init", "-q", cwd=tmp_path)
-    command = [sys.executable, "-m", "cookiecutter", "--no-input", str(template)]
+def number(template: Path) -> str:
+    version: str = json.loads((template / "cookiecutter.json").read_text())["_template_version"]
+    return version
+
+
+@pytest.fixture
+def clone(template: Path, tmp_path: Path) -> Path:
+    """A copy of the template's repository, to be changed."""
+    git("clone", "-q", str(template), str(tmp_path / "isc-template"), cwd=tmp_path)
+    git("remote", "remove", "origin", cwd=tmp_path / "isc-template")
+    return tmp_path / "isc-template"
+
+
+def create(template: Path, place: Path, *options: str) -> Path:
+    """What cookiecutter writes in this folder from this template."""
+    result = run(sys.executable, "-m", "cookiecutter", "--no-input", *options, template, cwd=place)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return place / "isc-experiment"
+
+
+def commit(clone: Path, name: str, text: str) -> str:
+    """Commits one more file of the template; returns the seven digits of the commit."""
+    (clone / name).write_text(text)
+    git("add", "--all", cwd=clone)
+    git(*IDENTITY, "commit", "-q", "-m", "More", cwd=clone)
+    return git("rev-parse", "--short=7", "HEAD", cwd=clone).strip()
+
+
+def test_the_recorded_version_is_true(clone: Path, tmp_path: Path) -> None:
+    """Of a release its number, between releases the commit, and whether the template was changed besides."""
+    release = number(clone)
+    git(*IDENTITY, "tag", "--annotate", f"v{release}", "--message=x", cwd=clone)
+    assert recorded_version(create(clone, tmp_path)) == release
+
+    later = commit(clone, "NEWS", "x")
+    assert recorded_version(create(clone, tmp_path, "-f")) == f"{release}.dev+{later}"
+    (clone / "README.md").write_text("changed")
+    assert recorded_version(create(clone, tmp_path, "-f")) == f"{release}.dev+{later}.dirty"
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+def test_an_archive_knows_its_version(clone: Path, tmp_path: Path, is_released: bool) -> None:
+    expected = number(clone)
+    git(*IDENTITY, "tag", "--annotate", f"v{expected}", "--message=x", cwd=clone)
+    if not is_released:
+        expected += f".dev+{commit(clone, 'NEWS', 'x')}"
+    git("archive", "--format=zip", "--prefix=main/", "--output=../main.zip", "HEAD", cwd=clone)
+    project = create(tmp_path / "main.zip", tmp_path)
+    assert recorded_version(project) == expected
+    assert not (project / ".cruft.json").exists(), "nobody knows where updates are to be had"
+
+
+def test_a_copy_without_history_does_not_pretend(clone: Path, tmp_path: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    assert recorded_version(create(clone, tmp_path)) == f"{number(clone)}.dev+unknown"
+
+
+def test_a_replay_records_the_version_that_replays(clone: Path, tmp_path: Path) -> None:
+    create(clone, tmp_path)
+    later = commit(clone, "NEWS", "x")
+    command = [sys.executable, "-m", "cookiecutter", "--replay", "-f", str(clone)]
     assert run(*command, cwd=tmp_path).returncode == 0
-    assert not (tmp_path / "isc-experiment" / ".git").exists()
+    assert recorded_version(tmp_path / "isc-experiment") == f"{number(clone)}.dev+{later}"
+
+
+def test_the_changelog_has_the_version_or_what_is_not_released_yet(template: Path) -> None:
+    headings = re.findall(r"^## \[([^]]+)\]", (template / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = [tuple(map(int, heading.split("."))) for heading in headings if heading[0].isdigit()]
+    current = tuple(map(int, number(template).split(".")))
+    assert released == sorted(set(released), reverse=True)
+    if headings[0] == "Unreleased":
+        assert current > released[0], "raise _template_version in cookiecutter.json: it is the next one's"
+    else:
+        assert current == released[0]
 
 
 def test_without_git_the_project_is_written_all_the_same(template: Path, tmp_path: Path) -> None:
@@ -176,17 +245,97 @@ def test_without_git_the_project_is_written_all_the_same(template: Path, tmp_pat
     assert "git commit" not in result.stdout
 
 
-def test_cruft_creates_a_project_that_it_can_update(template: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cruft", "create", "--no-input", str(template)]
-    result = run(*command, cwd=tmp_path, TMPDIR=str(tmp_path), PWD=str(tmp_path))
+def cruft(*arguments: str | Path, cwd: Path, **environment: str) -> str:
+    """What cruft says; it has to succeed."""
+    result = run(sys.executable, "-m", "cruft", *arguments, cwd=cwd, **environment)
     assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def test_cruft_creates_a_project_that_it_can_update(template: Path, tmp_path: Path) -> None:
+    said = cruft("create", "--no-input", template, cwd=tmp_path, TMPDIR=str(tmp_path), PWD=str(tmp_path))
     project = tmp_path / "isc-experiment"
-    assert (
-        json.loads((project / ".cruft.json").read_text())["commit"]
-        == git("rev-parse", "HEAD", cwd=template).strip()
-    )
-    assert not (project / ".git").exists(), "updates need the folder as it was written"
+    head = git("rev-parse", "HEAD", cwd=template).strip()
+    assert json.loads((project / ".cruft.json").read_text())["commit"] == head
     assert [path.name for path in tmp_path.iterdir()] == ["isc-experiment"], "something was left behind"
+    step = "git init --quiet --initial-branch=main && git add . && git commit -m 'Start from isc-template"
+    assert step in said
+    assert_committed(project, said)
+
+
+def assert_committed(project: Path, said: str) -> None:
+    """The step with git, done as it is printed, leaves nothing uncommitted."""
+    (step,) = re.findall(r"^  (.*git commit -m '.*')$", said, re.MULTILINE)
+    identity = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    result = run("bash", "-ec", step, cwd=project, **identity)
+    assert result.returncode == 0, result.stderr
+    assert git("status", "--porcelain", cwd=project) == ""
+
+
+@pytest.mark.parametrize("program", ["cookiecutter", "cruft"])
+def test_within_a_repository_the_project_is_added_to_it(template: Path, tmp_path: Path, program: str) -> None:
+    git("init", "-q", cwd=tmp_path)
+    words = ["create"] if program == "cruft" else []
+    result = run(sys.executable, "-m", program, *words, "--no-input", template, cwd=tmp_path)
+    assert "git init" not in result.stdout
+    assert not (tmp_path / "isc-experiment" / ".git").exists()
+    if program == "cruft":
+        assert_committed(tmp_path / "isc-experiment", result.stdout)
+
+
+@pytest.mark.parametrize("program", ["cookiecutter", "cruft"])
+def test_updates_and_diffs_say_nothing_of_temporary_folders(
+    clone: Path, tmp_path: Path, program: str
+) -> None:
+    """What cookiecutter made is updated like what cruft made."""
+    words = ["create"] if program == "cruft" else []
+    result = run(sys.executable, "-m", program, *words, "--no-input", clone, cwd=tmp_path)
+    project = tmp_path / "isc-experiment"
+    assert_committed(project, result.stdout)
+    assert cruft("diff", "--exit-code", cwd=project) == "", "the project is as the template has it"
+    assert "is up to date" in cruft("check", cwd=project)
+
+    later = commit(clone, "{{cookiecutter.project_slug}}/NEWS", "{{ cookiecutter.author }}\n")
+    said = cruft("update", "--skip-apply-ask", cwd=project)
+    assert said.splitlines() == ["Good work! Project's cruft has been updated and is as clean as possible!"]
+    assert (project / "NEWS").read_text() == "The ISC Experiment authors\n"
+    assert recorded_version(project) == f"{number(clone)}.dev+{later}"
+
+
+def test_what_cookiecutter_made_keeps_its_answers_when_it_is_updated(clone: Path, tmp_path: Path) -> None:
+    answers = ("project_name=Night owls", "compute_mode=Burst", "gpus=72", "license=mit", "author=Ada")
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", str(clone), *answers]
+    said = run(*command, cwd=tmp_path).stdout
+    project = tmp_path / "night-owls"
+    assert_committed(project, said)
+    before = (project / "experiment.isc").read_text()
+    commit(clone, "{{cookiecutter.project_slug}}/NEWS", "{{ cookiecutter.compute_mode }}\n")
+    cruft("update", "--skip-apply-ask", cwd=project)
+    assert (project / "NEWS").read_text() == "burst\n"
+    assert (project / "experiment.isc").read_text() == before
+    context = json.loads((project / ".cruft.json").read_text())["context"]["cookiecutter"]
+    assert (context["gpus"], context["author"]) == ("72", "Ada")
+
+
+def test_updates_come_from_where_a_clone_came_from_and_no_password_is_kept(
+    clone: Path, tmp_path: Path
+) -> None:
+    git("clone", "-q", str(clone), "theirs", cwd=tmp_path)
+    clone = tmp_path / "theirs"
+    git("remote", "set-url", "origin", "https://ada:secret@example.org/isc-template.git", cwd=clone)
+    link = json.loads((create(clone, tmp_path) / ".cruft.json").read_text())
+    assert link["template"] == "https://example.org/isc-template.git"
+    assert link["commit"] == git("rev-parse", "HEAD", cwd=clone).strip()
+    assert "secret" not in json.dumps(link)
+
+    commit(clone, "NEWS", "not pushed\n")
+    link = json.loads((create(clone, tmp_path, "-f") / ".cruft.json").read_text())
+    assert link["template"] == str(clone), "the commit is nowhere else"
+
+
+def test_a_template_with_changes_that_are_not_committed_is_not_linked(clone: Path, tmp_path: Path) -> None:
+    (clone / "README.md").write_text("changed")
+    assert not (create(clone, tmp_path) / ".cruft.json").exists()
 
 
 def test_cruft_update_takes_each_version_s_own_rules(template: Path, tmp_path: Path) -> None:
@@ -231,3 +380,16 @@ def test_what_tools_left_in_the_template_is_not_copied(template: Path, tmp_path:
     assert result.returncode == 1
     assert f"{name}: left by a tool in the template. Remove it there" in result.stderr
     assert not (tmp_path / "isc-experiment").exists()
+
+
+def test_what_came_as_an_archive_is_linked_with_one_command(clone: Path, tmp_path: Path) -> None:
+    """As the README has it; what is typed are the answers, and the commit that the project says."""
+    git("archive", "--format=zip", "--prefix=main/", "--output=../main.zip", "HEAD", cwd=clone)
+    project = create(tmp_path / "main.zip", tmp_path)
+    recorded = recorded_version(project).partition("+")[2]
+    commit(clone, "{{cookiecutter.project_slug}}/NEWS", "later\n")
+    typed = "\n" * len(answers.RULES) + f"{recorded}\n"
+    command = [sys.executable, "-m", "cruft", "link", str(clone)]
+    result = subprocess.run(command, cwd=project, input=typed, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert cruft("diff", "--exit-code", cwd=project) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 
@@ -15,12 +16,17 @@ from isc_runtime.ranks.ending import say
 def reported() -> Iterator[None]:
     """Ends the program when an error leaves the block: a message for an IscError, a traceback for others.
 
+    Windows itself is refused before the block begins: files and processes there follow other rules.
     Outside of `group.process_group` nobody watches yet, so the other ranks of torchrun are told here.
 
     Raises:
         SystemExit: there was an error; its code is that of the IscError, 130 after Ctrl-C, 1 for all others.
     """
     try:
+        if sys.platform == "win32":
+            raise IscError(
+                "This is Windows itself", "", "Run it in WSL 2: its Linux is what this is made for."
+            )
         yield
         return
     except KeyboardInterrupt:

@@ -56,7 +56,7 @@ def check_launch_file(file: Path, root: Path, homes: Sequence[str]) -> list[Find
         values = load_toml(text)
     except ImportError as error:
         # No error: a person whose cookiecutter runs on such a Python shall get the project all the same.
-        hint = "Install tomli, or use Python 3.11 or newer, and check again."
+        hint = "Install tomli (make setup does), or use Python 3.11 or newer, and check again."
         return [Finding(file.name, f"It was not checked: {error}", hint, "warning")]
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())

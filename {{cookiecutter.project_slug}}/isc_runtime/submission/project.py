@@ -175,7 +175,7 @@ def _check_launch_script(file: Path) -> Iterator[Finding]:
             yield Finding(file.name, f"It cannot be read ({error})", "Bring it back from git.")
         return
     if os.name == "posix" and not os.access(file, os.X_OK):
-        yield Finding(file.name, "It is not executable", "Run: chmod +x launch.sh")
+        yield Finding(file.name, "It is not executable", "Run: chmod +x launch.sh", "warning")
     if b"\r" in content:
         hint = "Save it with Unix line ends; in git: git config core.autocrlf input"
         yield Finding(file.name, "It has Windows line ends, which bash takes for a part of the words", hint)

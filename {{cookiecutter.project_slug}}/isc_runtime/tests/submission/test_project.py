@@ -174,7 +174,6 @@ LAUNCH_FILE = {
 }
 FILES = {
     **{f"no {name}": (delete(name), name, "missing", purpose) for name, purpose in EXPECTED.items()},
-    "not executable": (lambda p: (p / LAUNCH).chmod(0o644), LAUNCH, "not executable", "chmod +x launch.sh"),
     "Windows": (write(LAUNCH, "true\r\n"), LAUNCH, "Windows line ends", "autocrlf"),
     "syntax": (write("train.py", "x = 1\nif x\n"), "train.py:2", "Python cannot read", "Fix this line"),
     "too deep": (write("train.py", "-" * 200_000 + "1"), "train.py", "nested too deep", "no deeper"),
@@ -341,6 +340,13 @@ def test_errors_are_found_together(project: Path) -> None:
     ]
 
 
+def test_a_script_that_is_not_executable_is_no_obstacle(project: Path) -> None:
+    """The command runs it with bash; an archive loses the bit."""
+    (project / LAUNCH).chmod(0o644)
+    assert_found(check(project), "warning", LAUNCH, "not executable", "chmod +x launch.sh")
+    assert run_check(project, as_json=False) == 0
+
+
 def test_toml_needs_a_parser(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tomllib", "tomli"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -349,7 +355,9 @@ def test_toml_needs_a_parser(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_report_is_a_line_each_and_a_verdict(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_check(project, as_json=False) == 0
-    assert re.fullmatch(r"Fit to submit. The image takes \d+ files of it, [\d.]+ [kM]B.\n", capsys.readouterr().out)
+    assert re.fullmatch(
+        r"Fit to submit. The image takes \d+ files of it, [\d.]+ [kM]B.\n", capsys.readouterr().out
+    )
     launch_file(gpus="0", isc_project_id='""')(project)
     assert run_check(project, as_json=False) == 1
     lines = capsys.readouterr().out.splitlines()
