@@ -30,7 +30,18 @@ DEPENDENCIES = frozenset(
     {
         *("cycling_utils", "hypothesis", "import_linter", "importlinter", "jsonschema", "matplotlib"),
         *("mypy", "numpy", "pip"),
-        *("pre_commit", "pytest", "pytest_xdist", "rich", "ruff", "safetensors", "scikit_learn"),
+        *(
+            "detect_secrets",
+            "importlinter",
+            "import_linter",
+            "pre_commit",
+            "pytest",
+            "pytest_xdist",
+            "rich",
+            "ruff",
+            "safetensors",
+            "scikit_learn",
+        ),
         *("sklearn", "tensorboard", "tomli", "torch", "torchvision", "uv", "xdist", "xxhash"),
     }
 )
