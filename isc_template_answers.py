@@ -32,8 +32,6 @@ DEPENDENCIES = frozenset(
         *("mypy", "numpy", "pip"),
         *(
             "detect_secrets",
-            "importlinter",
-            "import_linter",
             "pre_commit",
             "pytest",
             "pytest_xdist",
