@@ -58,7 +58,7 @@ CASES: dict[str, tuple[Callable[[Path], None], int, str, int]] = {
     "no shared disk": (alone_on_another_disk, ExitCode.UNFIT, "does not see what the master writes", 1),
     "data": (fails(train, "load_data", IO_ERROR), ExitCode.UNFIT, "Input/output error: /the/path", 0),
     "allocate": (fails(train, "build_model", NO_MEMORY), ExitCode.FAILED, "out of memory", 0),
-    "load": (fails(torch, "load", IO_ERROR), ExitCode.UNFIT, "Input/output error: /the/path", 0),
+    "load": (fails(torch, "load", IO_ERROR), ExitCode.CHECKPOINT, "Input/output error", 0),
     "forward": (fails(train, "batch_loss", NO_MEMORY, 7), ExitCode.FAILED, "out of memory", 0),
     "evaluation": (fails(train, "batch_scores", IO_ERROR), ExitCode.UNFIT, "Input/output error", 0),
 }
