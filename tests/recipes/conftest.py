@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from baking import Bake
-from recipes import Recipe, recipes
+from recipe_folder import Recipe, recipes
 
 PROJECT_ID = "prj-quiet-river-261124"
 ALL = recipes()

@@ -1,4 +1,4 @@
-"""Each recipe trains, is killed twice, goes on, and ends as if it had not been; no check finds fault with it."""
+"""Each recipe trains, is killed twice, and ends as if it had not been; no check finds fault with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from conftest import said_by
 from isc_runtime.sampler import Position
 from isc_runtime.tests.processes import IMPORTED_ONCE, Ended, Place, differences, run_forked
-from recipes import Recipe, changed_lines
+from recipe_folder import Recipe, changed_lines
 
 
 def test_train_py_changes_in_few_lines(recipe: Recipe, fresh: Path, project: Path) -> None:
