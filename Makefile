@@ -48,7 +48,7 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	$(BIN)/mypy
 	test ! -d tests/survival || (cd tests/survival && $(BIN)/mypy --config-file ../../pyproject.toml .)
 	cd tests/rehearsal && $(BIN)/mypy --config-file ../../pyproject.toml .
-	cd tests/recipes && $(BIN)/mypy --config-file ../../pyproject.toml *.py ../baking.py
+	cd tests/recipes && $(BIN)/mypy --config-file ../../pyproject.toml *.py ../baking.py ../../docs/make_recipes_page.py
 	cd '$(PROJECT)' && $(BIN)/mypy --strict . && $(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck .ci/run '$(PROJECT)/launch.sh'
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
