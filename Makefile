@@ -69,7 +69,7 @@ newest: ## lint and test with the newest release of everything, in build/newest
 NEWEST := VENV=build/newest/venv REQUIREMENTS=build/newest/requirements.in CONSTRAINTS=
 
 recipes: venv ## ten trainings that people bring: kill each, resume it, rehearse it
-	$(BIN)/python -m pytest -q tests/recipes
+	$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadgroup tests/recipes
 
 rehearsal: venv ## rehearse a project as it is, and with mistakes planted in it
 	$(BIN)/python -m pytest -q -rs tests/rehearsal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from baking import Bake
 from recipe_folder import Recipe, recipes
 
 PROJECT_ID = "prj-quiet-river-261124"
-ALL = recipes()
+# With pytest-xdist each recipe has a process, which makes its project once.
+ALL = [
+    pytest.param(recipe, id=recipe.name, marks=pytest.mark.xdist_group(recipe.name)) for recipe in recipes()
+]
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +25,7 @@ def fresh(bake: Bake) -> Path:
     return bake(isc_project_id=PROJECT_ID)
 
 
-@pytest.fixture(scope="module", params=ALL, ids=[recipe.name for recipe in ALL])
+@pytest.fixture(scope="module", params=ALL)
 def recipe(request: pytest.FixtureRequest) -> Recipe:
     """Each recipe in turn."""
     chosen: Recipe = request.param
@@ -30,9 +34,12 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 
 @pytest.fixture(scope="module")
 def project(recipe: Recipe, fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the fresh project with the recipe applied; it is under git, as `check` wants it."""
+    """A copy of the fresh project with the recipe applied."""
     copy = Path(shutil.copytree(fresh, tmp_path_factory.mktemp(recipe.name) / fresh.name))
     recipe.apply(copy)
+    if "requirements.in" in map(recipe.target, recipe.files):  # as its user does; it needs the registry
+        code, said = said_by("make", "lock", f"PYTHON={sys.executable}", cwd=copy)
+        assert code == 0, said
     return copy
 
 

@@ -47,14 +47,10 @@ class Adapted(nn.Module):
 
     def __init__(self, classes: int = 10, width: int = 64, rank: int = 4) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(
-            nn.Conv2d(1, width, kernel_size=3),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(36 * width, width),
-        ).requires_grad_(False)
-        self.backbone[-1] = Adapter(self.backbone[-1], rank)
+        last = nn.Linear(36 * width, width)
+        layers = [nn.Conv2d(1, width, kernel_size=3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), last]
+        self.backbone = nn.Sequential(*layers).requires_grad_(False)
+        self.backbone[-1] = Adapter(last, rank)
         self.scores = nn.Linear(width, classes)
 
     def train(self, mode: bool = True) -> "Adapted":

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:  # torch takes seconds to import: check_data must answer before that
-    from torch import Tensor
-    from torch.utils.data import Dataset
+    from pieces import Pieces
 
 LENGTH = 64  # of a sample, in bytes
 
@@ -23,18 +22,16 @@ def check_data(dataset_id: str | None, data_root: Path) -> None:
         raise IscError("There is no text", file, "Choose another --dataset-id.", ExitCode.DATA)
 
 
-def load_data(
-    dataset_id: str | None, data_root: Path
-) -> tuple["Dataset[dict[str, Tensor]]", "Dataset[dict[str, Tensor]]"]:
-    """Pieces of the text, every tenth held out, as the model takes them."""
+def load_data(dataset_id: str | None, data_root: Path) -> tuple["Pieces", "Pieces"]:
+    """Pieces of the text, every tenth held out."""
     import torch
-    from torch.utils.data import StackDataset
+
+    from pieces import Pieces
 
     text = torch.frombuffer(bytearray(_file(dataset_id, data_root).read_bytes()), dtype=torch.uint8)
     pieces = text.long().unfold(0, LENGTH, LENGTH // 2)
     held_out = torch.arange(len(pieces)) % 10 == 0
-    parts = [StackDataset(input_ids=part, labels=part) for part in (pieces[~held_out], pieces[held_out])]
-    return parts[0], parts[1]
+    return Pieces(pieces[~held_out]), Pieces(pieces[held_out])
 
 
 def _file(dataset_id: str | None, data_root: Path) -> Path:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     import torch
 
 MODEL = "model"
-COMPARED = ("optimizer", MODEL)  # what the next step is computed from; in the order of what explains more
+LAST = ("optimizer", MODEL)  # of the parts; what differs in others explains more
+NOT_COMPARED = {"rng", "saves", "asked"}  # of a checkpoint; after an interruption they may differ
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Where the weights and the optimizer's state in two checkpoints differ.
+    """Where the parts of a training in two checkpoints differ.
 
     Args:
         one: a checkpoint's directory.
@@ -32,7 +33,7 @@ def differences(one: Path, other: Path) -> list[str]:
     """
     states = [_load(directory) for directory in (one, other)]
     found = []
-    for name in COMPARED:
+    for name in [*sorted((states[0].keys() | states[1].keys()) - {*LAST}), *LAST]:
         found += _differences(states[0].get(name), states[1].get(name), name)
     return sorted(found, key=lambda text: "=" not in text)  # a number says more than a tensor
 
@@ -45,7 +46,7 @@ def _load(directory: Path) -> dict[str, Any]:
     payload = directory / "checkpoint.pt"
     try:
         state: dict[str, Any] = torch.load(payload, map_location="cpu", weights_only=True)
-        state = {name: state[name] for name in COMPARED if name in state or name == MODEL}
+        state = {name: state[name] for name in {MODEL, *state} - NOT_COMPARED}
         if Manifest.read(directory / "manifest.json").details.get("format") == SHARDED:
             state = read(state, directory, Counterparts({}))
     except (OSError, RuntimeError, KeyError, Damaged, pickle.UnpicklingError) as error:
