@@ -16,9 +16,9 @@ export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
 # Slow tests, each with a target of its own.
-LANES := combinations image newcomer rehearsal survival updates
+LANES := combinations image newcomer recipes rehearsal survival updates
 
-.PHONY: help venv real demo test lint combinations newest rehearsal picture survival soak peers benchmarks mutants newcomer image clean
+.PHONY: help venv real demo test lint combinations newest recipes rehearsal picture survival soak peers benchmarks mutants newcomer image clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,7 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	$(BIN)/mypy
 	test ! -d tests/survival || (cd tests/survival && $(BIN)/mypy --config-file ../../pyproject.toml .)
 	cd tests/rehearsal && $(BIN)/mypy --config-file ../../pyproject.toml .
+	cd tests/recipes && $(BIN)/mypy --config-file ../../pyproject.toml *.py ../baking.py ../../docs/make_recipes_page.py
 	cd '$(PROJECT)' && $(BIN)/mypy --strict . && $(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck .ci/run '$(PROJECT)/launch.sh'
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
@@ -66,6 +67,9 @@ newest: ## lint and test with the newest release of everything, in build/newest
 	$(MAKE) lint test $(NEWEST)
 
 NEWEST := VENV=build/newest/venv REQUIREMENTS=build/newest/requirements.in CONSTRAINTS=
+
+recipes: venv ## ten trainings that people bring: kill each, resume it, rehearse it
+	$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadgroup tests/recipes
 
 rehearsal: venv ## rehearse a project as it is, and with mistakes planted in it
 	$(BIN)/python -m pytest -q -rs tests/rehearsal

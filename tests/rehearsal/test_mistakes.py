@@ -149,6 +149,116 @@ def test_state_that_is_not_saved(project: Project) -> None:
     assert "put it into Trainer.state()" in error
 
 
+AVERAGE = "        self.average = torch.optim.swa_utils.AveragedModel(self.model)\n"
+POSITION = "        self.metrics: dict[str, Any] ="
+STEP = "            self.optimizer.step()\n"
+
+
+def test_an_average_of_the_weights_that_is_not_saved(project: Project) -> None:
+    """Neither model nor optimizer show it: the average, which is the deliverable, begins anew."""
+    project.change("train.py", POSITION, AVERAGE + POSITION)
+    project.change("train.py", STEP, f"{STEP}            self.average.update_parameters(self.model)\n")
+    ended = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--epochs", "4")
+    assert ended.code == 1
+    (error,) = ended.errors
+    assert error.startswith("train.py: The training holds 'average', which has a state and is not saved")
+    assert "Add 'average' to what state() returns" in error
+
+
+def test_an_average_of_the_weights_that_does_not_come_back(project: Project) -> None:
+    """Its class saves what it once was."""
+    project.change("train.py", POSITION, "        self.average = Average(self.model)\n" + POSITION)
+    project.change("train.py", STEP, f"{STEP}            self.average.update()\n")
+    project.change("train.py", '"metrics"]\n', '"metrics", "average"]\n')
+    project.change("train.py", "class Trainer:\n", f"{FORGETFUL}\n\nclass Trainer:\n")
+    ended = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--epochs", "4")
+    assert ended.code == 1
+    (error,) = ended.errors
+    assert re.search(r"What differs: average\.updates=\d+ and not \d+\. Model and optimizer are equal", error)
+    assert "let its load_state_dict take all" in error
+
+
+FORGETFUL = """
+class Average:
+    def __init__(self, model: nn.Module) -> None:
+        self.updates = 0
+
+    def update(self) -> None:
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        pass
+"""
+
+
+def test_a_dict_of_values_that_is_made_for_each_save(project: Project) -> None:
+    """It would be right in the checkpoint, and lost at the resume: refused before the first step."""
+    project.change(
+        "train.py", "| self.data.parts()", '| self.data.parts() | {"counts": {"seen": self.guard._most}}'
+    )
+    ended = project.rehearse(*ONE_RANK)
+    assert ended.code == 1
+    (error,) = ended.errors
+    assert "A dict is made anew by each call of state()" in error
+    assert "keep it in an attribute" in error
+
+
+NOISY = """
+
+class Noisy:
+    def __init__(self, dataset, noise):
+        self.dataset, self.noise = dataset, noise
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        import torch
+
+        image, label = self.dataset[index]
+        return image + torch.randn(image.shape, generator=self.noise), label
+"""
+
+
+def test_a_dataset_with_a_generator_of_its_own(project: Project) -> None:
+    project.change(
+        "data.py",
+        "        return datasets[0], datasets[1]\n    datasets = []",
+        (
+            "        noise = torch.Generator().manual_seed(0)\n"
+            "        return Noisy(datasets[0], noise), datasets[1]\n    datasets = []"
+        ),
+    )
+    (project.path / "data.py").write_text((project.path / "data.py").read_text() + NOISY)
+    finds_a_generator(project, "dataset.noise")
+
+
+def test_a_collate_with_a_generator_of_its_own(project: Project) -> None:
+    project.change(
+        "data.py",
+        "        return datasets[0], datasets[1]\n    datasets = []",
+        (
+            "        noise = np.random.default_rng(0)\n\n"
+            "        def collate(samples):\n"
+            "            images, labels = torch.utils.data.default_collate(samples)\n"
+            "            return images + float(noise.normal()), labels\n\n"
+            "        return datasets[0], datasets[1], collate\n    datasets = []"
+        ),
+    )
+    finds_a_generator(project, "collate.captured")
+
+
+def finds_a_generator(project: Project, name: str) -> None:
+    ended = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--epochs", "4")
+    assert ended.code == 1
+    (error,) = ended.errors
+    assert re.match(r"train.py: Interrupted it is another training: at step \d+ it is not bit for bit", error)
+    assert f"The data draw from a generator of their own ({name}), which begins anew at a resume" in error
+
+
 def test_a_training_that_fails(project: Project) -> None:
     project.change("experiment.isc", "launch.sh --dataset-id", "launch.sh --learning-rate nan --dataset-id")
     ended = project.rehearse(*ONE_RANK)

@@ -38,7 +38,7 @@ def parts_of(training: Training) -> State:
     """What the training consists of now.
 
     Raises:
-        IscError: a part could be saved but not restored, or there is no position.
+        IscError: a part could be saved but not restored, or is made anew each time, or there is no position.
     """
     parts = training.state()
     for name, part in parts.items():
@@ -48,6 +48,15 @@ def parts_of(training: Training) -> State:
                 name,
                 "Keep it in a dict, as train.py keeps `metrics`, or in an object with state_dict and "
                 "load_state_dict.",
+                ExitCode.USAGE,
+            )
+    again = training.state()
+    for name, part in parts.items():
+        if isinstance(part, dict) and part is not again.get(name):
+            raise IscError(
+                "A dict is made anew by each call of state(): what a resume puts into it would be lost",
+                name,
+                "Make it once, as train.py makes `metrics`, and keep it in an attribute.",
                 ExitCode.USAGE,
             )
     if not isinstance(parts.get(POSITION), Position):

@@ -37,6 +37,8 @@ class RankTrace:
         batches: how many batches it was given.
         length: samples in the data it trains on, if the dataset tells.
         saved: what torch.save() was called with.
+        left_out: what of the training has a state and is not saved.
+        generators: what the data draw from besides the generators that are set anew for each batch.
         first_step_at: when its first step was done, seconds since the epoch.
         first_batch_at: when it was first seen that it got a batch.
     """
@@ -47,6 +49,8 @@ class RankTrace:
     batches: int = 0
     length: int | None = None
     saved: set[str] = field(default_factory=set)
+    left_out: list[str] = field(default_factory=list)
+    generators: list[str] = field(default_factory=list)
     first_step_at: float | None = None
     first_batch_at: float | None = None
     _offset: int = 0
@@ -75,6 +79,10 @@ class RankTrace:
             self._pending.extend(values[0])
         elif kind == "save":
             self.saved.add(values[0])
+        elif kind == "left out":
+            self.left_out = values[0]
+        elif kind == "generators":
+            self.generators = values[0]
         elif kind == "step":
             step, epoch, at = values
             self.steps[step] = Step(epoch, tuple(self._pending))
@@ -136,6 +144,16 @@ class Trace:
     def saved(self) -> set[str]:
         """What torch.save() was called with on any rank."""
         return set().union(*(rank.saved for rank in self.ranks.values()))
+
+    @property
+    def left_out(self) -> list[str]:
+        """What of the training has a state and is not saved."""
+        return sorted({name for rank in self.ranks.values() for name in rank.left_out})
+
+    @property
+    def generators(self) -> list[str]:
+        """What the data draw from besides the generators that are set anew for each batch."""
+        return sorted({name for rank in self.ranks.values() for name in rank.generators})
 
     def stacks(self) -> dict[int, str]:
         """Where the ranks stand, of those that were asked with SIGUSR2."""

@@ -13,6 +13,7 @@ from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cyc
 from isc_runtime.rehearsal.judgement import judge_end
 from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.samples import Taken
+from isc_runtime.rehearsal.weights import LAST
 from isc_runtime.submission.finding import Finding
 
 TRAINING = "train.py"  # where the cause is, as far as a rehearsal can tell
@@ -102,8 +103,9 @@ def judge_whole(verdict: Verdict) -> Iterator[Finding]:
     if comparison is not None:
         yield from judge_end(comparison.reference)
     yield from _judge_samples(verdict)
+    yield from _judge_left_out(verdict.cycles)
     if comparison is not None and comparison.reference.end not in (HUNG, FAILED):
-        yield from _judge_weights(comparison)
+        yield from _judge_state(comparison, verdict.cycles)
 
 
 def _judge_samples(verdict: Verdict) -> Iterator[Finding]:
@@ -156,8 +158,17 @@ def _judge_all_samples(path: dict[int, Taken], verdict: Verdict) -> Iterator[Fin
         yield Finding(TRAINING, what, "Rehearse with longer cycles, or more of them.")
 
 
-def _judge_weights(comparison: Comparison) -> Iterator[Finding]:
-    """Did the interruptions leave a trace in the weights?"""
+def _judge_left_out(cycles: list[Cycle]) -> Iterator[Finding]:
+    """Is there something that has a state, and that a resume begins anew?"""
+    for name in sorted({name for cycle in cycles for name in cycle.trace.left_out}):
+        what = (
+            f"The training holds {name!r}, which has a state and is not saved: a resume begins with a new one"
+        )
+        yield Finding(TRAINING, what, f"Add {name!r} to what state() returns, or to left_out.")
+
+
+def _judge_state(comparison: Comparison, cycles: list[Cycle]) -> Iterator[Finding]:
+    """Did the interruptions leave a trace in what was saved last?"""
     if comparison.step is None:
         what = "The interrupted and the uninterrupted run saved at no step alike: nothing could be compared"
         yield Finding(TRAINING, what, "Save at fixed steps here: -- --save-steps N")
@@ -168,5 +179,27 @@ def _judge_weights(comparison: Comparison) -> Iterator[Finding]:
             TRAINING,
             f"Interrupted it is another training: at step {comparison.step} it is not bit for bit what it is "
             f"without an interruption. What differs: {shown}{f', and {more} more' if more > 0 else ''}",
-            "Something that it goes on from is not in the checkpoint: put it into Trainer.state().",
+            " ".join(_causes(comparison.differences, cycles)),
         )
+
+
+def _causes(differences: list[str], cycles: list[Cycle]) -> Iterator[str]:
+    """What may have brought about these differences, and what to do about it."""
+    parts = {difference.partition(".")[0].partition("=")[0] for difference in differences}
+    generators = sorted({name for cycle in cycles for name in cycle.trace.generators})
+    if not parts & {*LAST}:
+        yield (
+            "Model and optimizer are equal, so it is the part itself that does not come back: let its "
+            "load_state_dict take all that its state_dict returns, and that be the values of now. "
+            "If it holds a time in seconds, keep that out of the state."
+        )
+        return
+    if generators:
+        yield (
+            f"The data draw from a generator of their own ({', '.join(generators)}), which begins anew at a "
+            "resume: draw from torch's, NumPy's or Python's default one. Or:"
+        )
+    yield (
+        "Something that it goes on from is not in the checkpoint: put it into Trainer.state(). "
+        "A counter or a list that is a plain attribute is not saved by itself."
+    )

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     import torch
 
 MODEL = "model"
-COMPARED = ("optimizer", MODEL)  # what the next step is computed from; in the order of what explains more
+LAST = ("optimizer", MODEL)  # of the parts; what differs in others explains more
+NOT_COMPARED = {"rng", "saves", "asked"}  # of a checkpoint; after an interruption they may differ
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Where the weights and the optimizer's state in two checkpoints differ.
+    """Where the parts of a training in two checkpoints differ.
 
     Args:
         one: a checkpoint's directory.
@@ -32,15 +33,14 @@ def differences(one: Path, other: Path) -> list[str]:
     """
     states = [_load(directory) for directory in (one, other)]
     found = []
-    for name in COMPARED:
+    for name in [*sorted((states[0].keys() | states[1].keys()) - {*LAST}), *LAST]:
         found += _differences(states[0].get(name), states[1].get(name), name)
     return sorted(found, key=lambda text: "=" not in text)  # a number says more than a tensor
 
 
 def _load(directory: Path) -> dict[str, Any]:
-    from isc_runtime.checkpointing.on_disk.payload import (
-        read_state,  # seconds, only for a rehearsal that came so far
-    )
+    # Seconds, which only a rehearsal that came this far has to spend.
+    from isc_runtime.checkpointing.on_disk.payload import read_state
     from isc_runtime.ranks.shards import Counterparts
 
     entry = Entry.in_folder(directory)
@@ -49,11 +49,11 @@ def _load(directory: Path) -> dict[str, Any]:
     except Damaged as reason:
         hint = "The other checks of this rehearsal count; for this one run it again."
         raise IscError(f"A checkpoint is damaged ({reason})", directory, hint, ExitCode.CHECKPOINT) from None
-    state = read_state(entry, manifest, Counterparts({}), COMPARED)
+    state = read_state(entry, manifest, Counterparts({}))
     if MODEL not in state:
         hint = f"It has to hold the weights as {MODEL!r}: put the model into Trainer.state()."
         raise IscError("A checkpoint cannot be compared", entry.payload, hint, ExitCode.CHECKPOINT)
-    return state
+    return {name: part for name, part in state.items() if name not in NOT_COMPARED}
 
 
 def _differences(one: Any, other: Any, name: str) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.tree import leaves, mapped
+from isc_runtime.tree import Path, leaves, mapped
 
 
 def size_of_batch(batch: Any) -> int:
@@ -34,12 +34,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return _each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def first_samples(batch: Any, count: int) -> Any:
-    """The batch with its first `count` samples alone."""
-    size = size_of_batch(batch)
-    return batch if count == size else _cut(batch, size, 0, count)
-
-
 def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
     """Splits a batch into parts of equal size; the last one may be smaller.
 
@@ -56,10 +50,15 @@ def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
 def _cut(batch: Any, size: int, begin: int, end: int) -> Any:
     """What has a value for each sample is cut; all else, a temperature say, goes with each part."""
 
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[begin:end] if tensor.dim() and tensor.shape[0] == size else tensor
+    def cut(_: Path, node: Any) -> Any:
+        if isinstance(node, Tensor):
+            return node[begin:end] if node.dim() and node.shape[0] == size else node
+        if isinstance(node, list | tuple) and len(node) == size:
+            is_plain = not any(isinstance(leaf, Tensor) for _, leaf in leaves(node))
+            return node[begin:end] if is_plain else node  # the names of the samples, say
+        return node
 
-    return _each_tensor(batch, cut)
+    return mapped(batch, cut)
 
 
 def _each_tensor(batch: Any, change: Any) -> Any:

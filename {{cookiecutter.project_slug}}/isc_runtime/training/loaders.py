@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.interruption import prepare_worker
 from isc_runtime.sampler import ElasticSampler, Position, ReplayableDataset, as_it_is, even_share
-from isc_runtime.training.batches import first_samples
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful
 
 
@@ -139,9 +138,10 @@ def held_out_batches(data: Data, batch_size: int, group: Group) -> Iterator[tupl
     """
     length = len(data.held_out)  # type: ignore[arg-type]
     own, counted = even_share(length, group.rank, group.world_size)
+    # What another rank has, too, comes in a batch of its own: no batch has to be cut, whatever it is.
+    batches = [own[at : min(at + batch_size, counted)] or own[at:] for at in range(0, len(own), batch_size)]
     loader = DataLoader(
-        Subset(data.held_out, own), batch_size, collate_fn=data.collate, generator=torch.Generator()
+        data.held_out, batch_sampler=batches, collate_fn=data.collate, generator=torch.Generator()
     )
     for number, batch in enumerate(loader):
-        count = min(batch_size, counted - number * batch_size)
-        yield (first_samples(batch, count), True) if count > 0 else (batch, False)
+        yield batch, number * batch_size < counted

@@ -9,6 +9,8 @@ isc_runtime.rehearsal.trace reads:
     ["batch", [indices]]               the training gets these samples
     ["step", step, epoch, time]        Checkpointer.poll() was called after another step
     ["save", path]                     torch.save() was called with a path
+    ["left out", [names]]              the training has these attributes, which have a state and are not saved
+    ["generators", [names]]            the data hold these generators of their own
 
 Gradients tell a batch to train on from one to evaluate. This must work in whatever process starts with this
 PYTHONPATH, torchrun included: standard library only, and an error here never ends a training.
@@ -29,13 +31,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 FOLDER_VARIABLE = "ISC_REHEARSAL_TRACE"
 FAIL_VARIABLE = (
     "ISC_REHEARSAL_FAIL"  # a rank ends with this exit code at once: what does the command end with?
 )
+
+SMALL, LOOKED_AT = 100, 1000  # items of a container; objects among which generators are looked for
 
 
 class Observer:
@@ -98,6 +102,9 @@ class Observer:
             with contextlib.suppress(TypeError, AttributeError, NotImplementedError):
                 length = len(iteration._dataset)
             self.write("loader", length)
+            with contextlib.suppress(Exception):  # it is the user's, whatever it is
+                if found := generators_in(iteration._dataset):
+                    self.write("generators", sorted(found))
         self.write("batch", list(indices) if isinstance(indices, list | tuple) else [indices])
 
     def watch_checkpointer(self, module: ModuleType) -> None:
@@ -106,6 +113,10 @@ class Observer:
 
         def note_restore(this: Any) -> Any:
             restored = restore(this)
+            with contextlib.suppress(Exception):
+                self.write(
+                    "left out", sys.modules["isc_runtime.checkpointing.parts"].left_out(this._training)
+                )
             self._step = (
                 this._sampler.progress.step
             )  # a resume may begin with an evaluation, which is no step
@@ -130,6 +141,54 @@ class Observer:
             return save(obj, f, *arguments, **named)
 
         module.__dict__["save"] = note_save
+
+
+def generators_in(dataset: Any) -> set[str]:
+    """The names of the random number generators that a dataset, and what it is made of, hold.
+
+    Looked through are attributes, what functions have captured, small containers, and the files of the
+    project in which classes and functions are defined.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    kinds = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+    found: set[str] = set()
+    seen: set[int] = set()
+    waiting: deque[tuple[str, Any]] = deque([("", dataset)])
+    while waiting and len(seen) < LOOKED_AT:
+        name, node = waiting.popleft()
+        if id(node) in seen or isinstance(node, ModuleType):
+            continue
+        seen.add(id(node))
+        if isinstance(node, kinds):
+            found.add(name)
+        else:
+            waiting.extend((f"{name}.{key}".lstrip("._"), part) for key, part in _parts(node))
+    return found
+
+
+def _parts(node: Any) -> list[tuple[str, Any]]:
+    """What generators are looked for in, by name."""
+    if isinstance(node, dict | list | tuple):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return [(str(key), part) for key, part in items] if len(node) <= SMALL else []
+    parts = [] if isinstance(node, type) else list(getattr(node, "__dict__", {}).items())
+    parts += [
+        (name, getattr(node, name))
+        for name in ("__self__", "func", "args", "keywords")
+        if hasattr(node, name)
+    ]
+    parts += [("captured", cell.cell_contents) for cell in getattr(node, "__closure__", None) or ()]
+    made_by = node if isinstance(node, type | FunctionType) else type(node)
+    module = sys.modules.get(made_by.__module__)
+    file = Path(getattr(module, "__file__", None) or "/")
+    is_the_project_s = file.is_relative_to(sys.path[0]) and not {"isc_runtime", "site-packages"} & {
+        *file.parts
+    }
+    return parts + (list(vars(module).items()) if is_the_project_s else [])
 
 
 class ImportHook(importlib.abc.MetaPathFinder):

@@ -48,6 +48,18 @@ def test_a_plain_value_would_not_come_back() -> None:
     assert raised.value.exit_code is ExitCode.USAGE
 
 
+def test_a_dict_made_for_each_save_would_not_come_back() -> None:
+    """A resume fills what the first call has returned, and nobody looks at that."""
+
+    class Counting(Forgetful):
+        def state(self) -> State:
+            return {**super().state(), "counts": {"seen": 3}}
+
+    with pytest.raises(IscError, match=r"A dict is made anew by each .*: counts\. Make it once") as raised:
+        parts_of(Counting())
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
 def test_without_a_position_there_is_no_resume() -> None:
     training = Forgetful()
     training.more = {"sampler": {}}

@@ -421,6 +421,44 @@ def test_a_training_that_nothing_interrupted_proves_nothing(tmp_path: Path) -> N
     assert "--cycle-seconds" in finding.hint
 
 
+@pytest.mark.parametrize(
+    ("difference", "generators", "hints"),
+    [
+        ("model.w", [], ["put it into Trainer.state()", "plain attribute"]),
+        (
+            "model.w",
+            ["dataset.noise"],
+            ["generator of their own (dataset.noise)", "put it into Trainer.state()"],
+        ),
+        (
+            "average.n=3 and not 9",
+            ["dataset.noise"],
+            ["it is the part itself that does not come back", "a time in seconds"],
+        ),
+    ],
+)
+def test_the_causes_are_those_that_lead_to_what_differs(
+    tmp_path: Path, difference: str, generators: list[str], hints: list[str]
+) -> None:
+    first, last = make_cycle(tmp_path), make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 13), (0,), 12)
+    last.trace.ranks[0].generators = generators
+    reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
+    verdict = Verdict(Plan(), tmp_path, cycles=[first, last])
+    verdict.comparison = Comparison(reference, 12, True, [difference])
+    (finding,) = judge_whole(verdict)
+    assert all(hint in finding.hint for hint in hints)
+    assert ("generator" in finding.hint) is ("generator" in hints[0])
+
+
+def test_what_has_a_state_and_is_not_saved_makes_it_unfit(tmp_path: Path) -> None:
+    cycles = [make_cycle(tmp_path), make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 13), (0,), 12)]
+    cycles[0].trace.ranks[0].left_out = ["average"]
+    (finding,) = judge_whole(Verdict(Plan(), tmp_path, cycles=cycles))
+    assert finding.severity == "error"
+    assert "The training holds 'average', which has a state and is not saved" in finding.what
+    assert "Add 'average' to what state() returns, or to left_out" in finding.hint
+
+
 def save_weights(directory: Path, **state: object) -> Path:
     directory.mkdir()
     torch.save(state, directory / "checkpoint.pt")
@@ -437,6 +475,14 @@ def test_weights_are_compared_bit_for_bit(tmp_path: Path) -> None:
     other = {"w": torch.tensor([-0.0, float("nan")])}
     wrong = save_weights(tmp_path / "3", model=other, optimizer={**optimizer, "lr": 0.2})
     assert differences(one, wrong) == ["optimizer.lr=0.1 and not 0.2", "model.w"]
+
+
+def test_all_parts_are_compared_but_what_an_interruption_may_change(tmp_path: Path) -> None:
+    one = save_weights(tmp_path / "1", model={}, average={"n": torch.tensor(3)}, saves=4, rng=[1])
+    other = save_weights(
+        tmp_path / "2", model={}, average={"n": torch.tensor(9)}, saves=5, rng=[2], ema={"w": 1}
+    )
+    assert differences(one, other) == ["ema=None and not {'w': 1}", "average.n"]
 
 
 def test_a_checkpoint_without_weights_is_no_equal_one(tmp_path: Path) -> None:

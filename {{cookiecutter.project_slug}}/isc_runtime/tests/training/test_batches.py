@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.training.batches import first_samples, parts_of, size_of_batch, to_device
+from isc_runtime.training.batches import parts_of, size_of_batch, to_device
 from isc_runtime.tree import leaves
 
 
@@ -55,10 +55,12 @@ def test_the_parts_of_a_batch_are_the_batch(kind: str, parts: int) -> None:
             assert all(other is leaf for other in of_parts)
 
 
-@pytest.mark.parametrize("kind", BATCHES)
-def test_the_first_samples(kind: str) -> None:
-    assert size_of_batch(first_samples(BATCHES[kind], 3)) == 3
-    assert first_samples(BATCHES[kind], 7) is BATCHES[kind]
+def test_plain_values_of_each_sample_are_split_with_it() -> None:
+    """As torch's own collate makes them of text; a list of another length goes with each part."""
+    batch = {"x": X, "names": list("abcdefg"), "classes": ["cat", "dog"]}
+    parts = [part for part, _ in parts_of(batch, 2)]
+    assert [part["names"] for part in parts] == [list("abcd"), list("efg")]
+    assert all(part["classes"] == ["cat", "dog"] for part in parts)
 
 
 def test_everything_goes_to_the_device() -> None:

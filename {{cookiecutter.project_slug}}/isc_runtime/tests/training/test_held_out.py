@@ -1,0 +1,42 @@
+"""Held-out data: each sample counts once, on any number of ranks, whatever a batch is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from isc_runtime.environment import Environment
+from isc_runtime.ranks.group import Group
+from isc_runtime.training.loaders import Data, held_out_batches
+
+
+class Images(Dataset[Any]):
+    """Images of 3 channels and unequal size, as a detector gets them."""
+
+    def __len__(self) -> int:
+        return 11
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((3, 4 + index, 4), float(index)), index
+
+
+def as_lists(samples: list[Any]) -> Any:
+    return tuple(zip(*samples, strict=True))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 20])
+def test_each_sample_counts_once_and_no_batch_is_cut(world_size: int, batch_size: int) -> None:
+    seen, lengths = [], set()
+    for rank in range(world_size):
+        group = Group(Environment(rank=rank, world_size=world_size), torch.device("cpu"))
+        batches = list(held_out_batches(Data(Images(), Images(), as_lists), batch_size, group))
+        lengths.add(len(batches))
+        for (images, indices), counts in batches:
+            assert [tuple(image.shape) for image in images] == [(3, 4 + index, 4) for index in indices]
+            seen += list(indices) if counts else []
+    assert sorted(seen) == list(range(11))
+    assert len(lengths) == 1, "all ranks get equally many"
