@@ -60,7 +60,7 @@ if __name__ == "__main__":
 
 with reported():  # what cannot be imported on one rank ends them all
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor, nn, optim
 
     from isc_runtime import rng
     from isc_runtime.checkpointing.checkpointer import Checkpointer
@@ -74,6 +74,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.training.batches import parts_of, size_of_batch, to_device
     from isc_runtime.training.guard import StepGuard
     from isc_runtime.training.means import Totals
+    from isc_runtime.training.steps import take_step
     from model import BEST, batch_loss, batch_scores, build_model
 
 BEST_SO_FAR = f"best_{BEST.name}"
@@ -97,10 +98,10 @@ class Trainer:
         how = options.ParallelOptions.of(arguments)
         self.replica = parallelize(self.model, group, self.first_loss, how)  # trained: on all ranks alike
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = optim.AdamW(
             self.model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
+        self.scheduler = optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=False)  # fp16 needs it
         self.metrics: dict[str, Any] = {BEST_SO_FAR: BEST.worst, "evaluated_step": 0}
         self.guard = StepGuard(self.model, self.metrics, arguments.max_skipped)
@@ -179,7 +180,7 @@ class Trainer:
         self.guard.remember()
         norm = self.gradients(batch, totals)
         if self.guard.allows(norm, self.sampler.progress.step + 1, self.scaler):
-            self.optimizer.step()
+            take_step(self.optimizer, partial(self.gradients, batch), self.group)
         self.scaler.update()
         return norm
 
@@ -207,11 +208,10 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
         """Looks at the held-out data, each rank at its part of them, and saves."""
-        self.replica.eval()
-        totals = Totals(self.group)
+        model, totals = self.model.eval(), Totals(self.group)
         for batch, counts in loaders.held_out_batches(self.data, self.arguments.eval_batch_size, self.group):
             with self.autocast():
-                totals.add(batch_scores(self.model, to_device(batch, self.group.device)), counts)
+                totals.add(batch_scores(model, to_device(batch, self.group.device)), counts)
             checkpointer.poll()
         means, step, where = totals.over_ranks(), self.sampler.progress.step, "within the epoch"
         if self.sampler.is_epoch_done:
@@ -225,7 +225,7 @@ class Trainer:
     def log(self, totals: Totals, norm: Tensor, scalars: Scalars, show: Show) -> None:
         """One dense line, and the same for TensorBoard."""
         progress, values = self.sampler.progress, totals.over_ranks()
-        values |= {"gradient_norm": float(norm), "learning_rate": float(self.scheduler.get_last_lr()[0])}
+        values |= {"gradient_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         where = f"epoch {progress.epoch + 1} batch {progress.batch} step {progress.step}:"
         show(progress.step, scalars.report("training", where, values, progress.step))
 

@@ -2,6 +2,7 @@
 
 loaders                       the batches of a rank, from any dataset
     streams                       and from data without a length
-means  guard                  sums and counts over batches and ranks; steps that are not finite
+guard  steps                  steps that are not finite; steps that compute the loss several times
+means                         sums and counts over batches and ranks
 batches                       a batch is an opaque tree of tensors: moved, split, cut
 """

@@ -1,0 +1,87 @@
+"""Optimizers that ask for the loss several times get it, alike on all ranks; others are not disturbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from isc_runtime.environment import Environment
+from isc_runtime.ranks.group import Group, process_group
+from isc_runtime.tests.processes import run_forked
+from isc_runtime.training.means import Mean, Totals
+from isc_runtime.training.steps import take_step
+
+
+class Descent(torch.optim.SGD):
+    """As people write it: its `step` takes nothing."""
+
+    def step(self) -> None:  # type: ignore[override]
+        super().step()
+
+
+class Quadratic:
+    """The distance of one number from another, which each rank has for itself.
+
+    Attributes:
+        asked: how often the gradient was computed.
+    """
+
+    def __init__(self, group: Group, target: float) -> None:
+        self.group, self.target, self.asked = group, target, 0
+        self.value = torch.zeros(1, requires_grad=True)
+
+    def gradients(self, totals: Totals) -> Tensor:
+        self.asked += 1
+        self.value.grad = None
+        loss = (self.value - self.target).square().sum()
+        torch.autograd.backward(loss)
+        assert self.value.grad is not None
+        self.value.grad = self.group.sum(self.value.grad) / self.group.world_size
+        totals.add({"loss": Mean(loss, 1)})
+        return self.value.grad.norm()
+
+
+def lbfgs(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(parameters, lr=1.0, max_iter=6, line_search_fn="strong_wolfe")
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, Descent])
+def test_who_needs_no_closure_computes_nothing_again(group: Group, kind: Any) -> None:
+    work = Quadratic(group, 3.0)
+    optimizer = kind([work.value], lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # which puts a step of its own around the optimizer's
+    work.gradients(Totals(group))
+    take_step(optimizer, work.gradients, group)
+    assert work.asked == 1
+    assert float(work.value.detach()) > 0
+
+
+def test_who_asks_again_gets_the_gradients_where_it_is_now(group: Group) -> None:
+    work = Quadratic(group, 3.0)
+    optimizer = lbfgs([work.value])
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    take_step(optimizer, work.gradients, group)
+    assert work.asked > 2
+    assert float(work.value.detach()) == pytest.approx(3.0, abs=1e-3)
+
+
+def test_all_ranks_search_the_same_line(tmp_path: Path) -> None:
+    """By its own loss each would ask differently often, and wait for the other for ever."""
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            task = Quadratic(group, 1000.0 * group.rank)
+            optimizer = lbfgs([task.value])
+            for _ in range(3):
+                take_step(optimizer, task.gradients, group)
+            print(task.asked, float(task.value.detach()))
+
+    ended = run_forked(tmp_path, work)
+    assert [end.code for end in ended] == [0, 0], ended
+    one, other = (end.output.split() for end in ended)
+    assert one == other
+    assert float(one[1]) == pytest.approx(500.0, rel=1e-3)
