@@ -16,9 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime.options import GIVEN, CheckpointOptions
+from isc_runtime.sampler import Position
 
-PLAIN = (bool, int, float, str, type(None))
+GIVEN_PLAIN = (bool, int, float, str)  # settings that a person gives; tuples of betas a scheduler may change
+PLAIN = (*GIVEN_PLAIN, type(None))
 SETTINGS = {"learning_rate": "lr"}  # options that are called otherwise than what an optimizer calls them
+RATES = ("initial_lr", "max_lr", "min_lr", "swa_lr")  # what schedulers note of a learning rate
 # What changes how a training runs, and not what it computes.
 OPERATIONAL = {"workers", "log_steps", "data_root", "timeout", "first_timeout", GIVEN}
 OPERATIONAL |= {field.name for field in fields(CheckpointOptions)}
@@ -44,10 +47,11 @@ class Asked:
             name: f"{type(part).__module__}.{type(part).__name__}" for name, part in parts.items()
         }
         self._begun_with = dict(self._now)
+        self._begun_settings = plain_settings(parts)
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint: what was asked for so far."""
-        return {"options": self._begun_with, "classes": self._classes}
+        return {"options": self._begun_with, "classes": self._classes, "settings": self._begun_settings}
 
     def take_over(self, saved: dict[str, Any], parts: Mapping[str, Any], fresh: Groups) -> None:
         """Gives the parts, which a checkpoint has just filled, what the command line asks for otherwise.
@@ -62,13 +66,15 @@ class Asked:
             if self._now[name] == before[name]:
                 continue
             said.append(f"--{name.replace('_', '-')} {self._now[name]}, not {before[name]}")
-            if name in self._explicit and _set(SETTINGS.get(name, name), parts, fresh):
+            times = _ratio(self._now[name], before[name])
+            if name in self._explicit and _set(SETTINGS.get(name, name), parts, fresh, times):
                 said[-1] += " (taken over)"
         classes = saved["classes"]
         for name in sorted(self._classes.keys() & classes.keys()):
             if self._classes[name] != classes[name]:
                 said.append(f"{name} is a {self._classes[name]}, not a {classes[name]}")
         self._begun_with = {**before, **{name: self._now[name] for name in self._explicit & self._now.keys()}}
+        self._begun_settings = saved.get("settings", {})
         if said:
             logger.warning("[RESUME] Otherwise than when this run began: %s", "; ".join(said))
 
@@ -82,29 +88,56 @@ def settings_of(parts: Mapping[str, Any]) -> Groups:
     }
 
 
-def _set(key: str, parts: Mapping[str, Any], fresh: Groups) -> bool:
-    """Puts a setting of the fresh optimizers into those that were loaded. Returns whether one has it."""
+def plain_settings(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a person may have given and a checkpoint replaces: the seed, the optimizers' settings."""
+    settings: dict[str, Any] = {}
+    for name, part in parts.items():
+        if isinstance(part, Position):
+            settings["seed"] = part.seed
+        elif isinstance(part, Optimizer):
+            for number, group in enumerate(part.param_groups):
+                for key, value in group.items():
+                    # What a scheduler makes of the rate was not given: only the initial one counts.
+                    if type(value) in GIVEN_PLAIN and key not in ("lr", "momentum"):
+                        settings[f"{name} {number} {key}"] = value
+    return settings
+
+
+def _set(key: str, parts: Mapping[str, Any], fresh: Groups, times: float | None) -> bool:
+    """Puts a setting of the fresh optimizers into those that were loaded. Returns whether one has it.
+
+    Args:
+        key: of the setting.
+        parts: of the training.
+        fresh: the settings of its optimizers as the command line gives them.
+        times: the option is so many times what it was.
+    """
     found = False
     for name, groups in fresh.items():
         optimizer = parts[name]
         for group, asked in zip(optimizer.param_groups, groups, strict=True):
-            if key not in asked:
-                continue
-            found = True
-            if key == "lr" and "initial_lr" in group:  # a scheduler has come from the one to the other
-                wanted = asked.get("initial_lr", asked["lr"])
-                group["lr"] *= wanted / group["initial_lr"] if group["initial_lr"] else 1.0
-                group["initial_lr"] = wanted
-            else:
+            found |= key in asked
+            if key == "lr" and key in asked:
+                _set_rate(group, asked, times)
+            elif key in asked:
                 group[key] = asked[key]
         for scheduler in (part for part in parts.values() if isinstance(part, LRScheduler)):
-            if key == "lr" and scheduler.optimizer is optimizer:
+            if key == "lr" and scheduler.optimizer is optimizer and hasattr(scheduler, "base_lrs"):
                 scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
     return found
 
 
-def _class_of(part: Any) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"
+def _set_rate(group: dict[str, Any], asked: dict[str, Any], times: float | None) -> None:
+    """A scheduler has come from the learning rate that was given to another, and goes on from there."""
+    if group.get("initial_lr"):
+        times = asked.get("initial_lr", asked["lr"]) / group["initial_lr"]
+    group["lr"] = asked["lr"] if times is None else group["lr"] * times
+    group |= {name: asked[name] for name in RATES if name in group and name in asked}
+
+
+def _ratio(now: Any, before: Any) -> float | None:
+    are_numbers = all(type(value) in (int, float) for value in (now, before))
+    return now / before if are_numbers and before else None
 
 
 def _plain(value: Any) -> Any:

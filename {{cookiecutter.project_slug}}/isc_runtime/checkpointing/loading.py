@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from isc_runtime import rng
-from isc_runtime.checkpointing.asked import Asked, settings_of
+from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
 from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.payload import read_state
@@ -21,8 +21,6 @@ from isc_runtime.ranks.shards import Counterparts, distribute
 from isc_runtime.sampler import Position
 
 logger = logging.getLogger("checkpoint")
-
-PLAIN = (bool, int, float, str)  # settings that a person gives; tuples of betas a scheduler may change
 
 
 class Stateful(Protocol):
@@ -47,7 +45,6 @@ def load(
         entry: the checkpoint.
         manifest: what it should hold.
         group: the ranks; each gets its own random numbers back if there are as many as there were.
-
         asked: what the command line asks for.
 
     Returns:
@@ -61,7 +58,7 @@ def load(
     is_whole = manifest.details.get("format") != SHARDED
     counterparts = Counterparts(state)
     loaded = distribute(read_state(entry, manifest, counterparts), counterparts)
-    given, fresh = _settings(state), settings_of(state)
+    given, fresh = plain_settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
     for name, part in state.items():
         try:
@@ -79,7 +76,8 @@ def load(
     has, had = sampler.state_dict().get("length"), loaded["sampler"].get("length")
     if has != had:
         logger.warning("[RESUME] The data have %s samples, and had %s when this run was saved", has, had)
-    _say_what_is_overruled(given, _settings(state))
+    begun = loaded.get("asked", {}).get("settings", {})
+    _say_what_is_overruled(given, begun, plain_settings(state))
     if len(loaded["rng"]) == group.world_size:
         rng.restore(loaded["rng"][group.rank], group.device)
     else:  # another number of ranks: no generator goes on, but all are as good as new
@@ -93,29 +91,20 @@ def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped:
     part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
 
 
-def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a command line may have given and a checkpoint replaces: the seed, the optimizers' settings."""
-    settings: dict[str, Any] = {}
-    for name, part in state.items():
-        if isinstance(part, Position):
-            settings["seed"] = part.seed
-        elif isinstance(part, torch.optim.Optimizer):
-            for number, group in enumerate(part.param_groups):
-                # What a scheduler makes of the rate was not given: only the initial one counts.
-                given = {key: value for key, value in group.items() if key not in ("lr", "momentum")}
-                settings |= {
-                    f"{name} {number} {key}": value for key, value in given.items() if type(value) in PLAIN
-                }
-    return settings
+def _say_what_is_overruled(given: dict[str, Any], begun: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Names the settings that the checkpoint has replaced.
 
-
-def _say_what_is_overruled(given: dict[str, Any], kept: dict[str, Any]) -> None:
+    Args:
+        given: as the code and the command line give them now.
+        begun: as they gave them when the run began; what differs from these, the training has changed.
+        kept: the checkpoint's.
+    """
     both = given.keys() & kept.keys()  # another version of torch may know other settings
-    changed = [f"{key}: {kept[key]}, not {given[key]}" for key in sorted(both) if kept[key] != given[key]]
-    if changed:
+    overruled = [key for key in sorted(both) if kept[key] != given[key] != begun.get(key, kept[key])]
+    if overruled:
         logger.warning(
             "[RESUME] The checkpoint's settings hold (%s). To train with the others start over with --fresh.",
-            "; ".join(changed),
+            "; ".join(f"{key}: {kept[key]}, not {given[key]}" for key in overruled),
         )
 
 

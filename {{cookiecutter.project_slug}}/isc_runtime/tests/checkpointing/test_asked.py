@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,3 +111,75 @@ def test_another_kind_of_optimizer_is_named(
         checkpointer.save()
     resumed(tmp_path, group, kind=torch.optim.Adam)
     assert "optimizer is a torch.optim.adam.Adam, not a torch.optim.adamw.AdamW" in caplog.text
+
+
+class Reducing(Asking):
+    """The rate falls when nothing gets better; a second optimizer has one of its own, in a cycle."""
+
+    def __init__(self, directory: Path, group: Group, *command_line: str) -> None:
+        super().__init__(directory, group, *command_line)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, patience=0, factor=0.5)
+        self.other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=self.arguments.learning_rate / 2)
+        self.cycle = torch.optim.lr_scheduler.OneCycleLR(
+            self.other, max_lr=self.arguments.learning_rate, total_steps=10
+        )
+        self.optimizer.param_groups[0].pop("initial_lr")  # of the schedule that this one has not
+
+    def state(self) -> State:
+        names = ("model", "optimizer", "sampler", "plateau", "other", "cycle")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.sampler.advance()
+        self.plateau.step(1.0)
+        self.other.step()
+        self.cycle.step()
+
+
+def test_a_learning_rate_wins_whatever_the_schedule_has_made_of_it(tmp_path: Path, group: Group) -> None:
+    first = Reducing(tmp_path, group, "--learning-rate", "0.2")
+    with first.checkpointer as checkpointer:
+        for _ in range(3):
+            first.step()
+        checkpointer.save()
+    assert first.setting[0] == pytest.approx(2 * 0.2 / 2**3), "twice the first one's factor"
+    cycled = first.other.param_groups[0]["lr"]
+    again = Reducing(tmp_path, group, "--learning-rate", "0.4")
+    with again.checkpointer as checkpointer:
+        assert checkpointer.restore()
+    assert again.setting[0] == pytest.approx(2 * first.setting[0])
+    assert again.other.param_groups[0]["lr"] == pytest.approx(2 * cycled)
+    for training in (first, again):
+        training.cycle.step()
+    rates = [training.other.param_groups[0]["lr"] for training in (first, again)]
+    assert rates[1] == pytest.approx(2 * rates[0]), "the rest of the cycle, too"
+
+
+class Counting(torch.optim.SGD):
+    """Counts its steps as LAMB and others do: in the settings of its parameters."""
+
+    def __init__(self, parameters: Any, **settings: Any) -> None:
+        super().__init__(parameters, **settings)
+        self.param_groups[0] |= {"step": 0, "dampening_so_far": 1.0}
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.param_groups[0]["step"] += 1
+
+
+def test_settings_that_the_training_has_changed_are_not_overruled(
+    tmp_path: Path, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Asking(tmp_path, group, kind=Counting)
+    with first.checkpointer as checkpointer:
+        first.step()
+        checkpointer.save()
+    for _ in range(2):
+        resumed(tmp_path, group, kind=Counting)
+    assert "[RESUME]" not in caplog.text
+    changed = Asking(tmp_path, group, kind=Counting)
+    changed.optimizer.param_groups[0]["dampening_so_far"] = 2.0  # in the code
+    run = Run(LocalStore(tmp_path, group), group, StopRequest(), Scalars(None))
+    Checkpointer(run, changed, CheckpointOptions()).restore()
+    assert "settings hold (optimizer 0 dampening_so_far: 1.0, not 2.0)" in caplog.text
+    assert changed.optimizer.param_groups[0]["step"] == 3
