@@ -137,7 +137,8 @@ class Checkpointer:
         warn_of_what_is_left_out(self._training)
         if self.options.fresh:
             self.group.master(self.store.set_all_aside)
-        self.group.master(lambda: self.store.check_room(expected_size(parts.values())))
+        size = self.group.each(lambda: expected_size(parts.values()))  # a state_dict may be a collective
+        self.group.master(lambda: self.store.check_room(size))
         chosen = self.group.master(self.store.choose)
         if chosen is None:
             self.group.each(self._look_at_state)

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from isc_runtime.ranks.group import current_group
 from isc_runtime.tests.checkpointing.ranks_that_save import WAYS, Training, on_each_rank
 from isc_runtime.tests.processes import Ended, run_forked
 
@@ -150,3 +152,25 @@ def test_a_checkpoint_of_either_kind_is_resumed_by_the_other(tmp_path: Path, way
     for work, parallelism in zip((save_random_numbers, restore_random_numbers), ways, strict=True):
         ended = on_two_ranks(tmp_path, work, parallelism)
         assert came_to_their_end(ended), ended
+
+
+class Gathering(torch.optim.AdamW):
+    """Its `state_dict` is a collective, as of optimizers whose ranks have each a part of the state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        current_group().gather(None)
+        return super().state_dict()
+
+
+def restore_and_save_what_gathers(training: Training) -> None:
+    training.optimizer = Gathering(training.model.parameters())
+    assert not training.checkpointer.restore()
+    training.step()
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    assert training.published() == 1
+
+
+def test_every_rank_is_asked_for_its_state(tmp_path: Path) -> None:
+    ended = on_two_ranks(tmp_path, restore_and_save_what_gathers)
+    assert came_to_their_end(ended), ended
