@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write the weights of a checkpoint alone, as safetensors")
     export.add_argument("checkpoint", type=Path, help="one, or a directory: what a resume would take")
     export.add_argument("file", type=Path, help="what to write: NAME.safetensors")
+    export.add_argument("--part", default="model", help="of Trainer.state(), an average of weights, say")
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
     preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
@@ -104,7 +105,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from isc_runtime.checkpointing.on_disk.export import export
 
-    done = export(arguments.checkpoint, arguments.file, arguments.force)
+    done = export(arguments.checkpoint, arguments.file, arguments.force, arguments.part)
     print(
         f"{done.file}: {done.tensors} tensors, {done.bytes} bytes, of step {done.step} in {done.checkpoint}"
     )

@@ -16,7 +16,8 @@ from isc_runtime.errors import ExitCode, IscError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PART = "model"  # of a checkpoint
+PART = "model"  # of a checkpoint, by default
+INNER, COUNT = "module.", "n_averaged"  # the names in the state of torch.optim.swa_utils.AveragedModel
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,26 @@ class Exported:
     left_out: list[str]
 
 
-def export(source: Path, target: Path, force: bool = False) -> Exported:
+def export(source: Path, target: Path, force: bool = False, part: str = PART) -> Exported:
     """Writes a checkpoint's weights to a file, after every byte of the checkpoint was verified.
 
     Tensors that share memory, as tied weights do, are written each on its own: so the file has all the names
-    that `load_state_dict` asks for.
+    that `load_state_dict` asks for. Of an AveragedModel the averaged weights are written, under the names
+    of the model itself.
 
     Args:
         source: the checkpoint, a file of it, a link to it, or a directory: then what a resume would take.
         target: the file; it appears whole or not at all.
         force: replace the file if it exists.
+        part: which part of the training's state; one that holds a model.
 
     Raises:
-        IscError: there is no such checkpoint, it is damaged or of another kind; the file exists, or cannot be
-            written.
+        IscError: there is no such checkpoint, it is damaged or of another kind, or has no such part; the file
+            exists, or cannot be written.
     """
     _check_target(target, force)
     entry, manifest = find(source)
-    tensors, left_out = _tensors(_load(entry, manifest), entry)
+    tensors, left_out = _tensors(_load(entry, manifest, part), part, entry)
     details = {"format": "pt", "step": str(manifest.step), "saved": manifest.time, "checkpoint": entry.name}
     _write(tensors, details, target)
     return Exported(target, entry.path, manifest.step, len(tensors), target.stat().st_size, left_out)
@@ -114,19 +117,27 @@ def _check_target(target: Path, force: bool) -> None:
         )
 
 
-def _load(entry: Entry, manifest: Manifest) -> dict[str, Any]:
-    """The model's part of a checkpoint, on the CPU, without running any code that it may hold."""
+def _load(entry: Entry, manifest: Manifest, part: str) -> dict[str, Any]:
+    """A part of a checkpoint, on the CPU, without running any code that it may hold."""
     from isc_runtime.checkpointing.on_disk.payload import read_state
     from isc_runtime.ranks.shards import Counterparts
 
-    state = read_state(entry, manifest, Counterparts({}), [PART]).get(PART)
+    state = read_state(entry, manifest, Counterparts({}), [part]).get(part)
     if not isinstance(state, dict):
-        hint = f"Another program wrote it: a checkpoint of this project holds the weights as {PART!r}."
-        raise IscError("It has no weights", entry.payload, hint, ExitCode.CHECKPOINT)
-    return state
+        hint = f"Name with --part what Trainer.state() in train.py calls it; by default it is {PART!r}."
+        raise IscError(f"It has no weights of the name {part!r}", entry.payload, hint, ExitCode.CHECKPOINT)
+    return _without_wrapper(state)
 
 
-def _tensors(state: dict[str, Any], entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
+def _without_wrapper(state: dict[str, Any]) -> dict[str, Any]:
+    """Of an AveragedModel what it averages."""
+    others = state.keys() - {COUNT}
+    if COUNT not in state or not all(name.startswith(INNER) for name in others):
+        return state
+    return {name.removeprefix(INNER): value for name, value in state.items() if name != COUNT}
+
+
+def _tensors(state: dict[str, Any], part: str, entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
     """What safetensors can hold: dense tensors that share no memory; and the names of what is none."""
     import torch
 
@@ -141,7 +152,7 @@ def _tensors(state: dict[str, Any], entry: Entry) -> tuple[dict[str, Tensor], li
             tensors[name] = value.clone() if address in memory else value.contiguous()
             memory.add(address)
     if not tensors:
-        raise IscError("The model of this checkpoint has no tensors", entry.path, "Export another.")
+        raise IscError(f"The part {part!r} of this checkpoint has no tensors", entry.path, "Export another.")
     return tensors, [name for name in state if name not in tensors]
 
 

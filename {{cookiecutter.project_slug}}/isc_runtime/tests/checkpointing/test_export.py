@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from isc_runtime.checkpointing.on_disk.export import export
 from isc_runtime.checkpointing.stores.store import Store
@@ -33,9 +34,9 @@ class Tied(nn.Module):
         self.register_buffer("count", torch.tensor(3))
 
 
-def save(store: Store, model: nn.Module, step: int = 10) -> Path:
+def save(store: Store, model: nn.Module, step: int = 10, **more: object) -> Path:
     payload = store.prepare(step, False)
-    state = {"model": model.state_dict(), "optimizer": {"state": {0: torch.ones(1000)}}}
+    state = {"model": model.state_dict(), "optimizer": {"state": {0: torch.ones(1000)}}, **more}
     store.save(state, payload, step, {})
     store.publish(payload)
     return payload
@@ -58,6 +59,30 @@ def test_the_weights_are_the_same_and_load_as_usual(
     assert done.file.stat().st_mode == payload.stat().st_mode, "others may read it as they may read any file"
     with safe_open(done.file, "pt") as file:
         assert file.metadata()["step"] == "10"
+
+
+def test_another_part_is_exported_under_the_names_of_the_model(store: Store, tmp_path: Path) -> None:
+    """As people average: the file is loaded by whoever knows the model, and nothing of the average."""
+    model, average = Network(), AveragedModel(Network())
+    payload = save(store, model, ema=average.state_dict())
+    done = export(payload, tmp_path / "average.safetensors", part="ema")
+    Network().load_state_dict(load_file(done.file))
+    assert load_file(done.file)["last.weight"].equal(average.module.last.weight)
+    assert done.left_out == []
+
+
+def test_a_model_with_a_part_called_module_keeps_its_names(store: Store, tmp_path: Path) -> None:
+    model = nn.ModuleDict({"module": nn.Linear(2, 2)})
+    weights = load_file(export(save(store, model), tmp_path / "w.safetensors").file)
+    assert weights.keys() == model.state_dict().keys()
+
+
+def test_a_part_without_weights_is_refused(store: Store, tmp_path: Path) -> None:
+    payload = save(store, Network(), ema=Network().state_dict())
+    with pytest.raises(IscError, match=r"no weights of the name 'avg'.*checkpoint.*Trainer\.state\(\)"):
+        export(payload, tmp_path / "w.safetensors", part="avg")
+    with pytest.raises(IscError, match=r"The part 'optimizer' .* has no tensors"):
+        export(payload, tmp_path / "w.safetensors", part="optimizer")
 
 
 def test_a_checkpoint_can_be_named_in_many_ways(store: Store, tmp_path: Path) -> None:
@@ -125,8 +150,9 @@ def test_what_is_no_tensor_is_left_out_and_said(store: Store, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("state", "what"),
     [
-        ({"weights": {}}, "It has no weights"),
+        ({"weights": {}}, "no weights of the name 'model'.*--part"),
         ({"model": {}}, "has no tensors"),
+        ({"model": 3}, "no weights of the name 'model'"),
         ({"model": {"w": torch.ones(2, 2).to_sparse()}}, "The tensor w is sparse"),
     ],
 )
