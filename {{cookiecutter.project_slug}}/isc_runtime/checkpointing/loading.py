@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-import torch
 from torch import nn
 
 from isc_runtime import rng
