@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class StepGuard:
         self._metrics = metrics
         self._most = most
         self._copies: dict[str, tuple[int, Tensor]] = {}  # by name: the version of the buffer, and its copy
-        metrics |= {"skipped": 0, "skipped_in_a_row": 0}
+        metrics |= {"skipped": 0, "skipped_in_a_row": 0, "skipped_at_scale": math.inf}
 
     @torch.no_grad()
     def remember(self) -> None:
@@ -58,17 +59,17 @@ class StepGuard:
         Args:
             norm: of the gradient of all ranks: the same on all of them, and so is the answer.
             step: the training's, for the log.
-            scaler: with one that is enabled an overflow is no failure: it scales less next time.
+            scaler: with one that is enabled an overflow is no failure as long as it scales less and less.
 
         Raises:
             IscError: too many steps in a row were not finite.
         """
         if norm.isfinite():
-            self._metrics["skipped_in_a_row"] = 0
+            self._metrics |= {"skipped_in_a_row": 0, "skipped_at_scale": math.inf}
             return True
         self._take_back()
         self._metrics["skipped"] += 1
-        if scaler.is_enabled() and scaler.get_scale() > 1:
+        if scaler.is_enabled() and self._comes_down(scaler.get_scale()):
             return False
         self._metrics["skipped_in_a_row"] += 1
         in_a_row = self._metrics["skipped_in_a_row"]
@@ -81,6 +82,11 @@ class StepGuard:
                 ExitCode.DIVERGED,
             )
         return False
+
+    def _comes_down(self, scale: float) -> bool:
+        """Whether the scale is lower than at the last step, if that was skipped too, and can fall further."""
+        before, self._metrics["skipped_at_scale"] = self._metrics["skipped_at_scale"], scale
+        return 1 < scale < before
 
     @torch.no_grad()
     def _take_back(self) -> None:

@@ -36,11 +36,11 @@ def test_a_skipped_step_leaves_nothing_behind() -> None:
     assert not all(value.isfinite().all() for value in model.state_dict().values())
     assert not guard.allows(NAN, 3, OFF)
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-    assert metrics == {"skipped": 1, "skipped_in_a_row": 1}
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 1)
     guard.remember()
     model(torch.randn(8, 4))
     assert guard.allows(FINE, 4, OFF)
-    assert metrics == {"skipped": 1, "skipped_in_a_row": 0}
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 0)
 
 
 def test_too_many_in_a_row_end_the_training() -> None:
@@ -57,5 +57,32 @@ def test_an_overflow_that_a_scaler_can_still_avoid_is_no_failure() -> None:
     guard = StepGuard(nn.Linear(1, 1), metrics, most=2)
     scaler = GradScaler("cpu", init_scale=2.0**10)
     scaler.scale(FINE)  # it is made at the first use
-    assert [guard.allows(NAN, step, scaler) for step in range(9)] == [False] * 9
-    assert metrics == {"skipped": 9, "skipped_in_a_row": 0}
+    for step in range(9):
+        assert not guard.allows(NAN, step, scaler)
+        scaler.update(scaler.get_scale() / 2)  # as it does when it has found an overflow
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (9, 0)
+
+
+def test_what_no_smaller_scale_can_avoid_is_a_failure_though_a_scaler_is_there() -> None:
+    """The norm of gradients that are finite themselves may overflow, a mean over nothing is NaN: then the
+    scaler found nothing, and its scale stays as it is."""
+    metrics = dict[str, Any]()
+    guard = StepGuard(nn.Linear(1, 1), metrics, most=3)
+    scaler = GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(FINE)
+    for step in range(3):
+        assert not guard.allows(NAN, step, scaler)
+    assert metrics == {"skipped": 3, "skipped_in_a_row": 2, "skipped_at_scale": 2.0**10}
+    with pytest.raises(IscError, match="3 steps in a row"):
+        guard.allows(NAN, 3, scaler)
+
+
+def test_a_scale_that_comes_down_to_where_it_was_before_is_no_failure() -> None:
+    metrics = dict[str, Any]()
+    guard = StepGuard(nn.Linear(1, 1), metrics, most=1)
+    scaler = GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(FINE)
+    for step in range(0, 8, 2):  # it grows again after some good steps, and overflows at the same scale
+        assert not guard.allows(NAN, step, scaler)
+        assert guard.allows(FINE, step + 1, scaler)
+    assert metrics["skipped_in_a_row"] == 0
