@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ class StepGuard:
         self._metrics = metrics
         self._most = most
         self._copies: dict[str, tuple[int, Tensor]] = {}  # by name: the version of the buffer, and its copy
+        # The schedule goes on when a step is skipped, be it the first: torch takes that for a mistake.
+        warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
         metrics |= {"skipped": 0, "skipped_in_a_row": 0, "skipped_at_scale": math.inf}
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -41,6 +42,18 @@ def test_a_skipped_step_leaves_nothing_behind() -> None:
     model(torch.randn(8, 4))
     assert guard.allows(FINE, 4, OFF)
     assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 0)
+
+
+def test_a_first_step_that_is_skipped_is_not_taken_for_a_mistake_of_the_loop() -> None:
+    """With fp16 it is the rule; the schedule goes on, and torch warns of a scheduler before its optimizer."""
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guard = StepGuard(model, {}, most=2)
+        if not guard.allows(NAN, 1, OFF):
+            scheduler.step()
 
 
 def test_too_many_in_a_row_end_the_training() -> None:
