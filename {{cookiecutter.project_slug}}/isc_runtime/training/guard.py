@@ -88,7 +88,8 @@ class StepGuard:
 
     def _comes_down(self, scale: float) -> bool:
         """Whether the scale is lower than at the last step, if that was skipped too, and can fall further."""
-        before, self._metrics["skipped_at_scale"] = self._metrics["skipped_at_scale"], scale
+        before = float(self._metrics["skipped_at_scale"])
+        self._metrics["skipped_at_scale"] = scale
         return 1 < scale < before
 
     @torch.no_grad()
