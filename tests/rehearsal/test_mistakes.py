@@ -143,7 +143,8 @@ def test_state_that_is_not_saved(project: Project) -> None:
     project.change("train.py", '["model", "optimizer", "scheduler", ', '["model", "scheduler", ')
     ended = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--epochs", "4")
     assert ended.code == 1
-    (error,) = ended.errors
+    left_out, error = ended.errors
+    assert "The training holds 'optimizer', which has a state and is not saved" in left_out
     assert re.match(r"train.py: Interrupted it is another training: at step \d+ it is not bit for bit", error)
     assert "What differs: model." in error
     assert "put it into Trainer.state()" in error
