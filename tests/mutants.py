@@ -3,9 +3,9 @@
 mutmut makes the mistakes: another comparison, a call left out or with None, a number more. Its own runner
 asks which tests call a function in its own process, and ours run as ranks, in forks and by torchrun; so this
 program runs, for each mutant, the tests of the module it is in, in a fork in which torch is imported already.
-All are too many: of each module so many are drawn, by a seed.
+All are too many: they are drawn by a seed, and each module gets as much time as any other.
 
-    python tests/mutants.py [--each N] [--seed N] [--only PART] [--minutes N]     # writes build/mutants.md
+    python tests/mutants.py [--seed N] [--only PART] [--minutes N]     # writes build/mutants.md
 """
 
 from __future__ import annotations
@@ -32,27 +32,32 @@ BUILD = ROOT / "build"
 PROJECT = BUILD / "mutants" / "isc-experiment"
 TESTS = {  # for each module the tests that are about it
     "checkpointing.checkpointer": "checkpointer publishing two_ranks",
-    "checkpointing.asked": "asked checkpointer",
-    "checkpointing.background": "publishing checkpointer",
-    "checkpointing.finite": "finite",
-    "checkpointing.loadable": "loadable",
+    "checkpointing.save_log": "checkpointer publishing",
+    "checkpointing.asked": "asked",
+    "checkpointing.loading": "checkpointer",
     "checkpointing.parts": "parts checkpointer",
-    "checkpointing.save_log": "checkpointer two_ranks",
-    "checkpointing.sharded_save": "publishing two_ranks order_on_disk",
-    "checkpointing.loading": "checkpointer two_ranks",
-    "checkpointing.save": "publishing checkpointer",
     "checkpointing.policy": "policy",
-    "checkpointing.artifact_store": "store order_on_disk",
-    "checkpointing.local_store": "store order_on_disk",
-    "checkpointing.store": "store order_on_disk",
-    "checkpointing.shard_writer": "order_on_disk two_ranks",
-    "checkpointing.snapshot": "snapshot publishing",
-    "checkpointing.state_size": "state_size",
-    "checkpointing.export": "export",
-    "checkpointing.listing": "inventory",
-    "checkpointing.inventory": "inventory",
-    "checkpointing.entries": "inventory store",
-    "checkpointing.durable": "durable order_on_disk",
+    "checkpointing.saving.save": "publishing",
+    "checkpointing.saving.sharded_save": "publishing order_on_disk",
+    "checkpointing.saving.shard_writer": "order_on_disk publishing",
+    "checkpointing.saving.snapshot": "snapshot publishing",
+    "checkpointing.saving.state_size": "state_size",
+    "checkpointing.saving.background": "publishing",
+    "checkpointing.saving.finite": "finite",
+    "checkpointing.saving.loadable": "loadable",
+    "checkpointing.stores.artifact_store": "store order_on_disk",
+    "checkpointing.stores.local_store": "store order_on_disk",
+    "checkpointing.stores.repair": "repair store",
+    "checkpointing.stores.store": "store order_on_disk",
+    "checkpointing.on_disk.durable": "durable hostile order_on_disk",
+    "checkpointing.on_disk.entries": "layout repair store",
+    "checkpointing.on_disk.export": "export",
+    "checkpointing.on_disk.inventory": "inventory",
+    "checkpointing.on_disk.layout": "layout repair store",
+    "checkpointing.on_disk.listing": "inventory",
+    "checkpointing.on_disk.payload": "hostile export",
+    "checkpointing.on_disk.untrusted": "hostile durable",
+    "checkpointing.on_disk.verification": "durable hostile store",
     "ranks.parallel": "parallel",
     "ranks.group": "group watch",
     "ranks.entry": "group torchrun",
@@ -63,8 +68,9 @@ TESTS = {  # for each module the tests that are about it
     "ranks.ending": "group watch",
     "ranks.torchrun": "torchrun",
     "ranks.shards": "parallel two_ranks",
+    "ranks.shard_metadata": "shard_metadata",
 }
-SLOWER = 3  # so many times longer than without a mutant: it hangs
+LIMIT = 120.0  # seconds; a mutant whose tests take longer makes them hang
 
 
 @dataclass
@@ -76,6 +82,7 @@ class Module:
         mutants: their names, as mutmut gives them.
         code: with all mutants in it.
         tried: so many were.
+        seconds: that took so long.
         survivors: those that no test noticed.
     """
 
@@ -83,6 +90,7 @@ class Module:
     mutants: list[str]
     code: str
     tried: int = 0
+    seconds: float = 0.0
     survivors: list[str] = field(default_factory=list)
 
     @property
@@ -126,27 +134,38 @@ def plant(name: str) -> Module:
     return Module(name, list(mutated.mutant_names), mutated.code)
 
 
-def passes(module: Module, mutant: str, limit: float) -> bool:
-    """Whether the module's tests pass with this mutant, within `limit` seconds; "" is none."""
+def passes(tests: list[str], mutant: str, limit: float) -> bool:
+    """Whether these tests pass with this mutant, within `limit` seconds; "" is none."""
 
     def work() -> None:
         os.setsid()
-        os.environ["MUTANT_UNDER_TEST"] = mutant and f"isc_runtime.{module.name}.{mutant}"
+        os.environ["MUTANT_UNDER_TEST"] = mutant
         with open(os.devnull if mutant else BUILD / "mutants.log", "w") as nothing:  # noqa: PTH123
             for stream in (1, 2):
                 os.dup2(nothing.fileno(), stream)
-        os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *module.tests]))
+        os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
+    assert process.pid is not None
     try:
         process.join(limit)
     finally:  # it hangs, or Ctrl-C; what it has started too
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
     return process.exitcode == 0
+
+
+def try_next(module: Module, drawn: dict[str, list[str]]) -> None:
+    """Tries the next mutant of a module."""
+    mutant, begun = drawn[module.name][module.tried], time.monotonic()
+    module.tried += 1
+    if passes(module.tests, f"isc_runtime.{module.name}.{mutant}", LIMIT):
+        module.survivors.append(mutant)
+        print(f"SURVIVED {module.name} {mutant}\n{module.difference(mutant)}", flush=True)
+    module.seconds += time.monotonic() - begun
 
 
 def warm_up() -> None:
@@ -180,9 +199,8 @@ def report(modules: list[Module], words: str) -> None:
 
 
 def main() -> None:
-    """Draws mutants, module by module in turn, until so many of each are tried or the time is over."""
+    """Draws mutants, from the module that had the least time so far, until the time is over."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--each", type=int, default=12, help="mutants of each module")
     parser.add_argument("--seed", type=int, default=0, help="by which they are drawn")
     parser.add_argument("--only", default="", help="modules whose name holds this")
     parser.add_argument("--minutes", type=float, default=25.0, help="when to stop")
@@ -190,31 +208,19 @@ def main() -> None:
     os.chdir(ROOT)  # where mutmut's settings are
     bake()
     modules = [plant(name) for name in TESTS if arguments.only in name]
-    words = f"At most {arguments.each} of each module, seed {arguments.seed}, {arguments.minutes:g} min."
+    words = f"Drawn with seed {arguments.seed}, in {arguments.minutes:g} minutes."
     drawn = {
         one.name: random.Random(f"{arguments.seed} {one.name}").sample(one.mutants, len(one.mutants))
         for one in modules
     }
     warm_up()
-    limits: dict[str, float] = {}
-    for one in modules:
-        begun = time.monotonic()
-        if not passes(one, "", 600):
-            sys.exit(f"The tests of {one.name} fail without a mutant: {BUILD / 'mutants.log'}")
-        limits[one.name] = 10 + SLOWER * (time.monotonic() - begun)
-        print(
-            f"{one.name}: {len(one.mutants)} mutants, its tests take {time.monotonic() - begun:.0f} s",
-            flush=True,
-        )
+    begun = time.monotonic()
+    if not passes(sorted({test for one in modules for test in one.tests}), "", 3600):
+        sys.exit(f"These tests fail without a mutant: {BUILD / 'mutants.log'}")
+    print(f"All tests take {time.monotonic() - begun:.0f} s without a mutant", flush=True)
     end = time.monotonic() + 60 * arguments.minutes
-    for number in range(arguments.each):
-        for one in modules:
-            if number < len(one.mutants) and time.monotonic() < end:
-                mutant = drawn[one.name][number]
-                one.tried += 1
-                if passes(one, mutant, limits[one.name]):
-                    one.survivors.append(mutant)
-                    print(f"SURVIVED {one.name} {mutant}\n{one.difference(mutant)}", flush=True)
+    while time.monotonic() < end and (left := [one for one in modules if one.tried < len(one.mutants)]):
+        try_next(min(left, key=lambda one: one.seconds), drawn)
         report(modules, words)
     print((BUILD / "mutants.md").read_text().partition("```")[0])
 

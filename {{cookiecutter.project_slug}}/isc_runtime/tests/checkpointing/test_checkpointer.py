@@ -101,7 +101,8 @@ def test_settings_that_the_checkpoint_overrules_are_named(
 ) -> None:
     training = Training(store, group)
     with training.checkpointer as checkpointer:
-        training.step()
+        for _ in range(4):  # after which the scheduler has changed the rate: that is no setting
+            training.step()
         checkpointer.save()
     for rate, expected in ((1e-3, ""), (0.5, "(optimizer 0 initial_lr: 0.001, not 0.5; seed: 0, not 7)")):
         caplog.clear()
@@ -295,7 +296,7 @@ def test_the_first_checkpoint_is_read_back_before_it_counts(
     training.metrics["path"] = Path("x")
     training.checkpointer.save()
     training.checkpointer.finish()
-    assert "cannot be loaded again" in caplog.text
+    assert "cannot be loaded again (Weights only load failed" in caplog.text
     assert store.entries() == []
     del training.metrics["path"]
     training.checkpointer.save()

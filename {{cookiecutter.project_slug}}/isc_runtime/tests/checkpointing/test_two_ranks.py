@@ -104,7 +104,7 @@ def stop_on_rank_1(training: Training) -> None:
 def test_a_signal_to_one_rank_stops_all_after_the_same_batch(tmp_path: Path) -> None:
     ended = on_two_ranks(tmp_path, stop_on_rank_1)
     assert [one.code for one in ended] == [128 + signal.SIGTERM] * 2, ended
-    (step,) = ended[0].steps("Stopped by signal 15")
+    (step,) = ended[0].steps(" - checkpoint - INFO - Stopped by signal 15 at step")
     state = torch.load(tmp_path / "there" / "resume.pth", weights_only=True)
     assert state["sampler"]["step"] == step
     assert 3 < step < 2000
