@@ -139,7 +139,7 @@ class Checkpointer:
             self.group.master(self.store.set_all_aside)
         size = self.group.each(lambda: expected_size(parts.values()))  # a state_dict may be a collective
         self.group.master(lambda: self.store.check_room(size))
-        chosen = self.group.master(self.store.choose)
+        chosen = self.group.master(lambda: self.store.choose(self.group.busy))
         if chosen is None:
             self.group.each(self._look_at_state)
             logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)

@@ -115,6 +115,11 @@ class Group:
         if self.watch is not None:
             self.watch.wait_on()
 
+    def busy(self, *_: object) -> None:
+        """Called again and again while this rank does something long, for which all others wait."""
+        if self.watch is not None:
+            self.watch.busy()
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place, of a tensor on this rank's device. A collective."""
         if self.world_size > 1:
@@ -224,7 +229,8 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
             device_id=device if device.type == "cuda" else None,
         )
         # A group of its own for agreements: they are about files and signals, and never wait for a GPU.
-        control = dist.new_group(backend="gloo", timeout=limit)
+        # How long they may take the watch knows: the master may verify a checkpoint for an hour.
+        control = dist.new_group(backend="gloo", timeout=timedelta(days=7))
         assert isinstance(control, dist.ProcessGroup)  # and not the mark of a rank that is not in it
         mailbox = Mailbox(store, environment.rank, environment.world_size)
         group = _current = Group(environment, device, mailbox, watch, control)

@@ -18,7 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:  # it takes a second to import, which a training without shards need not spend
     from torch.distributed.tensor import DTensor
 
-MARK = "isc_runtime.ranks.shards"  # the only key of a mark, whose value is the key of the tensor
+MARK = "isc_runtime.shards"  # the only key of a mark; part of the format, whatever the module is called
 Keys = tuple[object, ...]  # a path in a state
 
 

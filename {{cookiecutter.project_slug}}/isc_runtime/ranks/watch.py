@@ -35,6 +35,7 @@ FAILURE = "isc_runtime/failure"  # the first reason to fall
 ROLL_CALL = "isc_runtime/roll-call"  # who sets it wants to know who is still there
 PRESENT = "isc_runtime/present/"  # + rank: that rank's answer
 HOST = "isc_runtime/host/"  # + rank
+BUSY = "isc_runtime/busy"  # counts what a rank says that lets the others wait
 
 
 def connect(timeout: float) -> Store:
@@ -89,6 +90,7 @@ class Watch:
         self._timeout = timeout
         self._deadline = time.monotonic() + first_timeout
         self._limit = first_timeout
+        self._busy_again, self._heard = 0.0, 0  # of this rank's own, of any rank's
         self._launcher = os.getppid()
         is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._hosts_store = environment.rank == 0 and store is not None and not is_agents
@@ -105,6 +107,16 @@ class Watch:
     def wait_on(self) -> None:
         """Something else than a batch goes on, a save for one: the time for the batch begins anew."""
         self._deadline = max(self._deadline, time.monotonic() + self._limit)
+
+    def busy(self) -> None:
+        """Something long goes on here, and all others wait for it: their time begins anew, too."""
+        if self._is_alone or time.monotonic() < self._busy_again:
+            self.wait_on()
+            return
+        self._busy_again = time.monotonic() + 1.0  # a word a second is enough
+        self.wait_on()
+        with contextlib.suppress(RuntimeError):  # the thread that looks says so better
+            self._announcing.add(BUSY, 1)
 
     def close(self) -> None:
         """The training is over: from here on the others may leave."""
@@ -190,6 +202,9 @@ class Watch:
             return failure
         if self._store.check([ROLL_CALL]):
             self._store.set(f"{PRESENT}{self._environment.rank}", "")
+        if (heard := self._store.add(BUSY, 0)) != self._heard:
+            self._heard = heard
+            self.wait_on()
         if os.getppid() != self._launcher:
             return self._failure("torchrun is gone", "", "Without it nobody would end this process.")
         if time.monotonic() > self._deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.tests.processes import Place, run_forked
 from isc_runtime.tests.ranks import fallible_ranks
@@ -62,6 +63,23 @@ def test_a_rank_that_falls_before_there_is_a_group_takes_the_others_down(tmp_pat
     assert ended.code == ExitCode.DATA
     assert "ERROR: The thing is broken: /some/path. Mend it." in ended.output
     assert "SIGKILL" not in ended.output
+
+
+def test_what_takes_long_on_one_rank_is_waited_for_while_it_says_so(tmp_path: Path) -> None:
+    """The master verifies a large checkpoint, say, for longer than a batch may take."""
+
+    def work() -> None:
+        def verify() -> str:
+            for _ in range(20):
+                time.sleep(0.2)
+                ranks.busy(1, 2)
+            return "verified"
+
+        with process_group(Environment.read(), 2, 2) as ranks:
+            print(ranks.master(verify))
+
+    ended = run_forked(tmp_path, work)
+    assert [(one.code, one.output.strip()) for one in ended] == [(0, "verified")] * 2
 
 
 def test_a_group_of_one_agrees_with_itself() -> None:
