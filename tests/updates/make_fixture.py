@@ -42,10 +42,10 @@ def content(commit: str) -> dict[str, tuple[int, bytes]]:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(place / "template", filter="data")
         (place / "config.yaml").write_text(f"cookiecutters_dir: {place}/clones\nreplay_dir: {place}/replay\n")
-        # In a process of its own: the extensions of one template stay imported, and are not the next one's.
+        # In a process and a folder of its own: it must import its own extension, and not the present one.
         options = ("--no-input", "--accept-hooks", "no", "--config-file", place / "config.yaml")
         command: list[str | Path] = [sys.executable, "-B", "-m", "cookiecutter", place / "template", *options]
-        subprocess.run([*command, "--output-dir", place / "output"], check=True)
+        subprocess.run([*command, "--output-dir", place / "output"], cwd=place, check=True)
         (project,) = (place / "output").iterdir()
         files = {f"template/{name}": file for name, file in _files(place / "template").items()}
         files |= {f"project/{name}": file for name, file in _files(project).items() if name not in LEFT_OUT}

@@ -75,11 +75,11 @@ def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
     for file in filter(Path.is_file, (pair.source / "isc_runtime").rglob("*")):
         name = file.relative_to(pair.source)
         assert (pair.project / name).read_bytes() == file.read_bytes(), name
-    assert not (pair.project / ".vscode").exists()
+    assert not (pair.project / ".vscode" / "settings.json").exists()
     assert not list(pair.project.rglob("*.rej"))
 
     metadata = tomllib.loads((pair.project / "pyproject.toml").read_text())
-    assert metadata["tool"]["isc-template"]["version"] == NEXT
+    assert metadata["tool"]["isc-template"]["version"].startswith(NEXT)
     assert json.loads((pair.project / ".cruft.json").read_text())["commit"] == newest
     passes(sys.executable, "-m", "isc_runtime", "check", cwd=pair.project)
     passes("make", "test", f"PYTHON={sys.executable}", cwd=pair.project)

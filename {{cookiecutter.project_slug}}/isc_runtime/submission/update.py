@@ -10,14 +10,14 @@ from __future__ import annotations
 import ast
 import os
 import re
-import stat
 import symtable
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.submission.contents.dockerfile import DockerIgnore
 from isc_runtime.submission.finding import Finding
+from isc_runtime.submission.lines import read_bytes, read_text
+from isc_runtime.submission.python_source import parse_python
 
 # What each module that has moved is called now. An old name stays here for good: projects skip versions.
 MOVED = {
@@ -61,8 +61,7 @@ MOVED = {
     "tests.processes": "isc_runtime.tests.processes",
 }
 
-MOST_BYTES = 10**6  # of a file that people write
-
+_OLD_HOMES = re.compile(rb"isc_runtime|tests")  # to parse what names none of them would take long
 _CONFLICT = re.compile(rb"^<{7} .*?^={7}\r?$.*?^>{7} ", re.MULTILINE | re.DOTALL)
 
 
@@ -111,26 +110,20 @@ def _files(root: Path) -> Iterator[str]:
 
 def _check_text(root: Path, path: str) -> Iterator[Finding]:
     try:
-        status = (root / path).stat()
-        is_text = stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES
-        text = (root / path).read_bytes() if is_text else b""
-    except OSError:
+        text = read_bytes(root / path)
+    except (OSError, ValueError):
         return  # what cannot be read was not written by an update
     if (line := conflict(text)) is not None:
         hint = "Keep what is right, and delete the lines that begin with <<<<<<<, ======= and >>>>>>>."
         yield Finding(f"{path}:{line}", "Two changes of the same lines met here, and git left both", hint)
-    elif path.endswith(".py") and not path.startswith("isc_runtime/"):
-        yield from _check_imports(root, path, text)
+    elif path.endswith(".py") and not path.startswith("isc_runtime/") and _OLD_HOMES.search(text):
+        yield from _check_imports(root, path)
 
 
-def _check_imports(root: Path, path: str, text: bytes) -> Iterator[Finding]:
-    if b"isc_runtime" not in text and b"tests" not in text:
-        return
+def _check_imports(root: Path, path: str) -> Iterator[Finding]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in strings, for one
-            nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        nodes = list(ast.walk(parse_python(root / path)))
+    except (OSError, SyntaxError, ValueError):
         return  # what Python cannot read imports nothing; of train.py, model.py and data.py it is said
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -198,7 +191,7 @@ def _new_name(root: Path, module: str) -> str | None:
 def _names_in(file: Path) -> set[str] | None:
     """What a module itself defines at its top; None if that cannot be known."""
     try:
-        table = symtable.symtable(file.read_text(encoding="utf-8"), str(file), "exec")
+        table = symtable.symtable(read_text(file), str(file), "exec")
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
     symbols = table.get_symbols()
