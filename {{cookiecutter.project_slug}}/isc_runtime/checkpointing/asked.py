@@ -43,8 +43,11 @@ class Asked:
         given = {} if arguments is None else vars(arguments)
         self._now = {name: _plain(value) for name, value in given.items() if name not in OPERATIONAL}
         self._explicit = given.get(GIVEN, frozenset())
+        classes = {name: type(part) for name, part in parts.items()}
         self._classes = {
-            name: f"{type(part).__module__}.{type(part).__name__}" for name, part in parts.items()
+            name: f"{kind.__module__}.{kind.__qualname__}"
+            for name, kind in classes.items()
+            if not kind.__module__.startswith("isc_runtime.")  # where the template's own are may change
         }
         self._begun_with = dict(self._now)
         self._begun_settings = plain_settings(parts)
