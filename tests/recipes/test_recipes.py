@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import said_by
-from isc_runtime.sampler import Position
+from isc_runtime.position import Position
 from isc_runtime.tests.processes import IMPORTED_ONCE, Ended, Place, differences, run_forked
 from recipe_folder import Recipe, changed_lines
 

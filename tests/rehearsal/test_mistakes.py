@@ -83,7 +83,7 @@ def test_a_sampler_that_repeats(project: Project) -> None:
 
 def test_the_same_order_in_every_epoch(project: Project) -> None:
     """Nothing that an interruption brings about, so a warning."""
-    project.change("isc_runtime/sampler.py", "SeedSequence([seed, epoch])", "SeedSequence([seed, 0])")
+    project.change("isc_runtime/permutation.py", "SeedSequence([seed, epoch])", "SeedSequence([seed, 0])")
     ended = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--epochs", "4")
     assert ended.code == 0, ended.errors
     (warning,) = ended.warnings

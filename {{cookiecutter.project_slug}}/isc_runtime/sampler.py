@@ -8,9 +8,7 @@ number of ranks, without replaying what came before.
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,66 +17,12 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.permutation import Draws, permute
+from isc_runtime.position import Position
 
-ROUNDS = 6  # of the Feistel network; 4 make a strong pseudo-random permutation (Luby and Rackoff, 1988)
 BATCHES_AT_ONCE = (
     32  # the permutation is computed for a few batches together, which costs about as much as for one
 )
-
-
-def permute(positions: NDArray[np.uint64], length: int, seed: int, epoch: int) -> NDArray[np.uint64]:
-    """Where each of `positions` in the epoch's order lies in the dataset.
-
-    A Feistel network over the next larger power of four, walked until it falls inside the dataset again
-    (Black and Rogaway, 2002: fewer than four walks on average).
-
-    Args:
-        positions: of shape (n,), each below `length`.
-        length: samples in the dataset.
-        seed: the run's seed.
-        epoch: the epoch, counted from 0.
-
-    Returns:
-        The indices, of shape (n,): for all positions of one epoch together each index exactly once.
-    """
-    half_bits = np.uint64(max(1, ((length - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half_bits) - np.uint64(1)
-    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
-    result = positions.astype(np.uint64)
-    outside = np.ones(len(result), dtype=np.bool_)
-    while outside.any():
-        left, right = result[outside] >> half_bits, result[outside] & mask
-        for key in keys:
-            left, right = right, left ^ (_mix(right ^ key) & mask)
-        result[outside] = (left << half_bits) | right
-        outside = result >= length
-    return result
-
-
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spreads every bit over all others (the finaliser of SplitMix64: Steele, Lea and Flood, 2014)."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
-    return mixed
-
-
-@dataclass
-class Progress:
-    """How far a training has come.
-
-    Attributes:
-        epoch: the current epoch, counted from 0.
-        batch: batches (that is, optimizer steps) done in it.
-        samples: samples of the epoch that were consumed, by all ranks together. This and not `batch` is
-            where the next one goes on, because it means the same on another number of ranks.
-        step: batches done since the start of the training.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    samples: int = 0
-    step: int = 0
 
 
 def seed_of(seed: int, epoch: int, position: int) -> int:
@@ -140,85 +84,6 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _shares(weights: Sequence[float], length: int) -> NDArray[np.float64]:
-    """The sums of the weights up to each sample, of a whole of 1."""
-    given = np.asarray(weights, dtype=np.float64)
-    if given.shape != (length,) or not np.isfinite(given).all() or given.min() < 0 or given.sum() <= 0:
-        raise IscError(
-            f"The weights must be {length} numbers, one for each sample, not negative and not all 0",
-            f"weights of shape {given.shape}",
-            "Correct them in data.py.",
-            ExitCode.DATA,
-        )
-    shares: NDArray[np.float64] = np.cumsum(given) / given.sum()
-    return shares
-
-
-class Position(ABC):
-    """Where in the data a training is: the part of its state that says how far it is.
-
-    Args:
-        batch_size: samples of a batch on one rank.
-        seed: together with the epoch it determines all that is random in the data.
-        rank: of this process.
-        world_size: number of ranks.
-    """
-
-    def __init__(self, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.progress = Progress()
-
-    @property
-    @abstractmethod
-    def is_epoch_done(self) -> bool:
-        """Whether nothing is left of the epoch."""
-
-    @abstractmethod
-    def check_epoch_is_done(self) -> None:
-        """To be called when the loader has no more batches. Raises IscError: there should be more."""
-
-    @abstractmethod
-    def advance(self) -> None:
-        """Counts the batch that was just trained on, on all ranks."""
-
-    @property
-    def epochs_done(self) -> float:
-        """Epochs trained so far, with the part of the present one as far as it is known."""
-        return self.progress.epoch
-
-    @abstractmethod
-    def batches_left(self, epochs: int) -> float:
-        """Batches that are left of a training of so many epochs; infinity if that is not known."""
-
-    def share(self, consumed: int) -> range:
-        """Which of the samples that all ranks consume in a batch are this rank's; more than there are, to
-        make up the number."""
-        each = -(-consumed // self.world_size)
-        return range(self.rank * each, (self.rank + 1) * each)
-
-    def _count(self, consumed: int) -> None:
-        self.progress.samples += consumed
-        self.progress.batch += 1
-        self.progress.step += 1
-
-    def next_epoch(self) -> None:
-        """Begins the next epoch at its first sample."""
-        self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
-
-    def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps; the number of ranks is not part of it."""
-        return {**vars(self.progress), "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from there, in the order that the checkpoint's seed gives."""
-        state = dict(state)
-        self.seed = state.pop("seed")
-        self.progress = Progress(**state)
-
-
 class ElasticSampler(Position, Sampler[list[int]]):
     """The batches of one rank, for `DataLoader(batch_sampler=...)`.
 
@@ -252,7 +117,7 @@ class ElasticSampler(Position, Sampler[list[int]]):
             raise ValueError(f"length and batch_size must be positive, not {length} and {batch_size}")
         super().__init__(batch_size, seed, rank, world_size)
         self.length = length
-        self._weights = None if weights is None else _shares(weights, length)
+        self._draws = None if weights is None else Draws(weights, length)
 
     def samples_in_batch(self, samples: int) -> int:
         """Samples that all ranks consume in the batch that begins at position `samples`."""
@@ -279,11 +144,9 @@ class ElasticSampler(Position, Sampler[list[int]]):
 
     def _choose(self, positions: NDArray[np.uint64], epoch: int) -> NDArray[np.integer[Any]]:
         """Which samples are at these positions of the epoch's order."""
-        if self._weights is None:
+        if self._draws is None:
             return permute(positions, self.length, self.seed, epoch)
-        (key,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)
-        uniform = _mix(_mix(positions ^ key) + key).astype(np.float64) / 2.0**64
-        return np.minimum(np.searchsorted(self._weights, uniform, side="right"), self.length - 1)
+        return self._draws.at(positions, self.seed, epoch)
 
     def _positions(self, samples: int) -> Iterator[NDArray[np.uint64]]:
         """The positions of this rank's batches, from the global position `samples` to the epoch's end."""

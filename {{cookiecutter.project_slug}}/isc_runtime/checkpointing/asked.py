@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime.options import GIVEN, CheckpointOptions
-from isc_runtime.sampler import Position
+from isc_runtime.position import Position
 
 GIVEN_PLAIN = (bool, int, float, str)  # settings that a person gives; tuples of betas a scheduler may change
 PLAIN = (*GIVEN_PLAIN, type(None))

@@ -18,7 +18,6 @@ import logging
 import time
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
 import torch
 
@@ -30,23 +29,23 @@ from isc_runtime.checkpointing.parts import (
     State,
     Training,
     collect,
-    not_finite,
+    look_at,
     parts_of,
     warn_of_what_is_left_out,
 )
 from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.save_log import Ended, SaveLog
-from isc_runtime.checkpointing.saving.loadable import check_state
+from isc_runtime.checkpointing.saving.hold import StepHold
 from isc_runtime.checkpointing.saving.save import Equipment, Save, WholeSave
-from isc_runtime.checkpointing.saving.snapshot import Owned, owned_by
+from isc_runtime.checkpointing.saving.snapshot import Owned
 from isc_runtime.checkpointing.saving.state_size import expected_size, size_of
 from isc_runtime.errors import IscError
 from isc_runtime.options import CheckpointOptions
+from isc_runtime.position import Position
 from isc_runtime.ranks.interruption import Stopped
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts
-from isc_runtime.sampler import Position
 
 logger = logging.getLogger("checkpoint")
 
@@ -80,7 +79,7 @@ class Checkpointer:
         self._saved_position: dict[str, int] | None = None
         self.equipment = Equipment(run.store, run.group)
         self._is_size_known = False
-        self._held: WeakSet[torch.optim.Optimizer] = WeakSet()  # whose steps wait for the copy
+        self._step_hold = StepHold(self.equipment.snapshot, self._note_wait)
         parts = parts_of(training)
         self._asked = Asked(getattr(training, "arguments", None), parts)
         modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
@@ -141,13 +140,13 @@ class Checkpointer:
         self.group.master(lambda: self.store.check_room(size))
         chosen = self.group.master(lambda: self.store.choose(self.group.busy))
         if chosen is None:
-            self.group.each(self._look_at_state)
+            self.equipment.not_finite = self.group.each(lambda: look_at(self._training))
             logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
             self.scalars.begin(0)
             return False
         entry, manifest = chosen
         self._saves = self.group.each(lambda: load(parts, entry, manifest, self.group, self._asked))
-        self.group.each(self._look_at_state)
+        self.equipment.not_finite = self.group.each(lambda: look_at(self._training))
         self._seconds, self._since = float(manifest.details.get("seconds", 0.0)), time.monotonic()
         self._saved_position = self._sampler.state_dict()
         progress = self._sampler.progress
@@ -221,32 +220,17 @@ class Checkpointer:
         except Exception as error:  # a state_dict of the user's; the others must not wait for this rank
             return {}, RankError.of(error, self.group.environment)
 
-    def _look_at_state(self) -> None:
-        """Could it be saved, and loaded again? And what in it is not finite by intention, as a mask is?
-        Raises IscError, or what a part's `state_dict` raises."""
-        state = collect(self._training)
-        check_state(state)
-        self.equipment.not_finite = frozenset(not_finite(self._training, state))
-
     def _put_off(self) -> Owned:
-        """The tensors that only an optimizer's step changes: from now on that step waits for their copy."""
+        """What may be copied later, before the optimizer's next step."""
         if self.options.sync_save or self.failed_saves:  # some rank's copy may have been torn: be careful
             return {}
-        optimizers = [
-            part for part in parts_of(self._training).values() if isinstance(part, torch.optim.Optimizer)
-        ]
-        for optimizer in optimizers:
-            if optimizer not in self._held:
-                optimizer.register_step_pre_hook(lambda *_: self._hold())
-                self._held.add(optimizer)
-        return owned_by(optimizers)
+        return self._step_hold.over(parts_of(self._training).values())
 
-    def _hold(self) -> None:
-        """Waits, before an optimizer's step, until what it changes is copied."""
-        waited = self.equipment.snapshot.hold()
-        self.policy.pace.stood_still(waited)
+    def _note_wait(self, seconds: float) -> None:
+        """A step of an optimizer has waited so long for the copy."""
+        self.policy.pace.stood_still(seconds)
         if self._save is not None:
-            self._save.held_up += waited
+            self._save.held_up += seconds
 
     def finish(self) -> None:
         """Waits for the save that is on its way, if one is, and publishes it. All ranks call it.

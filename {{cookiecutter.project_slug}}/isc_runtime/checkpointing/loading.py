@@ -15,9 +15,9 @@ from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import Counterparts, distribute
-from isc_runtime.sampler import Position
 
 logger = logging.getLogger("checkpoint")
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from torch import nn
 
 from isc_runtime.checkpointing.loading import Stateful
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
+from isc_runtime.checkpointing.saving.loadable import check_state
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.sampler import Position
+from isc_runtime.position import Position
 
 POSITION = "sampler"  # the part of the state that says how far the training is
 
@@ -71,11 +71,19 @@ def collect(training: Training) -> dict[str, Any]:
     return {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts}
 
 
-def not_finite(training: Training, state: dict[str, Any]) -> Iterator[str]:
-    """The names of the tensors of its modules that hold a NaN or an infinity."""
+def look_at(training: Training) -> frozenset[str]:
+    """Looks at the state before training: could it be saved, and loaded again?
+
+    Returns:
+        The names of the tensors of its modules that hold a NaN or an infinity already, as a mask may.
+
+    Raises:
+        IscError: it could not; or what a `state_dict` raises.
+    """
+    state = collect(training)
+    check_state(state)
     modules = [name for name, part in parts_of(training).items() if isinstance(part, nn.Module)]
-    for name in modules:
-        yield from names_of_not_finite(state[name], name)
+    return frozenset(found for name in modules for found in names_of_not_finite(state[name], name))
 
 
 def warn_of_what_is_left_out(training: Training) -> None:

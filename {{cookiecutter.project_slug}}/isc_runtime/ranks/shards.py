@@ -8,35 +8,25 @@ the state: `model.blocks.0.mix.weight`, `optimizer.state.7.exp_avg`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from isc_runtime.tree import Path as Keys
+from isc_runtime.tree import mapped
+
 if TYPE_CHECKING:  # it takes a second to import, which a training without shards need not spend
     from torch.distributed.tensor import DTensor
 
 MARK = "isc_runtime.shards"  # the only key of a mark; part of the format, whatever the module is called
-Keys = tuple[object, ...]  # a path in a state
 
 
 def is_sharded(node: Any) -> TypeGuard[DTensor]:
     """Whether this is a tensor of which every rank holds a part."""
     return isinstance(node, Tensor) and hasattr(node, "device_mesh")
-
-
-def replaced(state: Any, change: Callable[[Keys, Any], Any], path: Keys = ()) -> Any:
-    """A state of dicts, lists and tuples with `change(path, node)` in place of each node that it changes."""
-    changed = change(path, state)
-    if changed is not state:
-        return changed
-    if isinstance(state, dict):
-        return {key: replaced(value, change, (*path, key)) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(replaced(value, change, (*path, index)) for index, value in enumerate(state))
-    return state
 
 
 def separate(state: Any) -> tuple[Any, dict[str, DTensor]]:
@@ -50,7 +40,7 @@ def separate(state: Any) -> tuple[Any, dict[str, DTensor]]:
         tensors[key] = node
         return {MARK: key}
 
-    return replaced(state, mark), tensors
+    return mapped(state, mark), tensors
 
 
 class Counterparts:
@@ -63,7 +53,7 @@ class Counterparts:
     def __init__(self, parts: Mapping[str, Any]) -> None:
         self._known: dict[Keys, DTensor] = {}
         for name, part in parts.items():
-            replaced(part if isinstance(part, dict) else part.state_dict(), self._note, (name,))
+            mapped(part if isinstance(part, dict) else part.state_dict(), self._note, (name,))
             if isinstance(part, torch.optim.Optimizer):  # what it keeps of a parameter is as that one is
                 parameters = [parameter for group in part.param_groups for parameter in group["params"]]
                 for index, parameter in enumerate(parameters):
@@ -116,7 +106,7 @@ def read(state: Any, directory: Path, files: Mapping[str, int], counterparts: Co
         targets[node[MARK]] = empty.detach()
         return targets[node[MARK]]
 
-    filled = replaced(state, fill)
+    filled = mapped(state, fill)
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     planner.set_up_planner(targets, metadata)
     reader = FileSystemReader(directory)  # it loads tensors as `weights_only`, and we ask it for nothing else
@@ -136,4 +126,4 @@ def distribute(state: Any, counterparts: Counterparts) -> Any:
 
         return distribute_tensor(node, like.device_mesh, like.placements, src_data_rank=None)
 
-    return replaced(state, shard)
+    return mapped(state, shard)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import IscError
-from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share, permute
+from isc_runtime.permutation import permute
+from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
 
 
 def everything(length: int, seed: int, epoch: int) -> list[int]:
@@ -151,3 +152,23 @@ def test_even_shares_are_equal_and_count_each_sample_once(length: int, world_siz
     assert len({len(indices) for indices, _ in shares}) == 1
     counted = [index for indices, count in shares for index in indices[:count]]
     assert sorted(counted) == list(range(length))
+
+
+def test_weights_draw_in_proportion_the_same_ones_after_a_resume() -> None:
+    weights = [0.0, 1.0, 3.0] + [0.0] * 3997
+    sampler = ElasticSampler(4000, 100, seed=3, weights=weights)
+    whole = list(sampler)
+    drawn = [index for batch in whole for index in batch]
+    assert set(drawn) == {1, 2}
+    assert 0.7 < drawn.count(2) / len(drawn) < 0.8
+    sampler.progress.samples = 1000
+    assert list(sampler) == whole[10:]
+    sampler.next_epoch()
+    assert list(sampler) != whole
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_weights_that_make_no_sense_are_refused(weights: list[float]) -> None:
+    with pytest.raises(IscError, match=r"The weights must be 2 numbers.*data\.py") as raised:
+        ElasticSampler(2, 1, weights=weights)
+    assert raised.value.exit_code is ExitCode.DATA

@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.interruption import prepare_worker
-from isc_runtime.sampler import ElasticSampler, Position, ReplayableDataset, as_it_is, even_share
+from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful
 
 

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.position import Position
 from isc_runtime.ranks.interruption import prepare_worker
-from isc_runtime.sampler import Position, as_it_is, seed_of
+from isc_runtime.sampler import as_it_is, seed_of
 
 
 def is_stateful(dataset: Any) -> bool:
