@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from isc_runtime.errors import IscError
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.permutation import permute
 from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
 
