@@ -17,7 +17,7 @@ from isc_runtime.rehearsal.weights import LAST
 from isc_runtime.submission.finding import Finding
 
 TRAINING = "train.py"  # where the cause is, as far as a rehearsal can tell
-SHOWN = 3  # of many differences
+SHOWN = 3  # of many differences, each of another part
 
 
 @dataclass
@@ -173,19 +173,23 @@ def _judge_state(comparison: Comparison, cycles: list[Cycle]) -> Iterator[Findin
         what = "The interrupted and the uninterrupted run saved at no step alike: nothing could be compared"
         yield Finding(TRAINING, what, "Save at fixed steps here: -- --save-steps N")
     elif comparison.differences:
-        shown = ", ".join(comparison.differences[:SHOWN])
-        more = len(comparison.differences) - SHOWN
+        of_parts: dict[str, str] = {}
+        for difference in comparison.differences:
+            of_parts.setdefault(_part_of(difference), difference)
+        shown = [*of_parts.values()][:SHOWN]
+        more = len(comparison.differences) - len(shown)
         yield Finding(
             TRAINING,
             f"Interrupted it is another training: at step {comparison.step} it is not bit for bit what it is "
-            f"without an interruption. What differs: {shown}{f', and {more} more' if more > 0 else ''}",
+            "without an interruption. "
+            f"What differs: {', '.join(shown)}{f', and {more} more' if more > 0 else ''}",
             " ".join(_causes(comparison.differences, cycles)),
         )
 
 
 def _causes(differences: list[str], cycles: list[Cycle]) -> Iterator[str]:
     """What may have brought about these differences, and what to do about it."""
-    parts = {difference.partition(".")[0].partition("=")[0] for difference in differences}
+    parts = set(map(_part_of, differences))
     generators = sorted({name for cycle in cycles for name in cycle.trace.generators})
     if not parts & {*LAST}:
         yield (
@@ -203,3 +207,8 @@ def _causes(differences: list[str], cycles: list[Cycle]) -> Iterator[str]:
         "Something that it goes on from is not in the checkpoint: put it into Trainer.state(). "
         "A counter or a list that is a plain attribute is not saved by itself."
     )
+
+
+def _part_of(difference: str) -> str:
+    """The part of the training in which the two differ."""
+    return difference.partition("=")[0].partition(".")[0]

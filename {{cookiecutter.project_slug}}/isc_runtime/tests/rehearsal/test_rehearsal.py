@@ -450,6 +450,17 @@ def test_the_causes_are_those_that_lead_to_what_differs(
     assert ("generator" in finding.hint) is ("generator" in hints[0])
 
 
+def test_of_each_part_that_differs_one_place_is_shown(tmp_path: Path) -> None:
+    cycles = [make_cycle(tmp_path), make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 13), (0,), 12)]
+    reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
+    differences = ["metrics.best=1 and not 2", "optimizer.a", "optimizer.b", "model.c", "model.d"]
+    verdict = Verdict(
+        Plan(), tmp_path, cycles=cycles, comparison=Comparison(reference, 12, True, differences)
+    )
+    (finding,) = judge_whole(verdict)
+    assert finding.what.endswith("differs: metrics.best=1 and not 2, optimizer.a, model.c, and 2 more")
+
+
 def test_what_has_a_state_and_is_not_saved_makes_it_unfit(tmp_path: Path) -> None:
     cycles = [make_cycle(tmp_path), make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 13), (0,), 12)]
     cycles[0].trace.ranks[0].left_out = ["average"]
