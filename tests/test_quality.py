@@ -50,10 +50,10 @@ def test_an_editor_reads_the_launch_file_with_its_schema(bake: Bake) -> None:
     project = bake()
     passes(BIN / "taplo", "lint", cwd=project)
     file = project / "experiment.isc"
-    file.write_text(file.read_text().replace("gpus = 8", "gpus = 17"))
+    file.write_text(file.read_text().replace("gpus = 8", "gpus = 73"))
     result = run(BIN / "taplo", "lint", cwd=project)
     assert result.returncode == 1
-    assert "17 is greater than the maximum of 16" in result.stderr
+    assert "73 is greater than the maximum of 72" in result.stderr
 
 
 def test_pre_commit_runs_the_check_and_the_linters_before_a_commit(bake: Bake) -> None:

@@ -109,7 +109,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _row(heading: str, text: str) -> Iterator[str]:
-    wrapped = textwrap.wrap(text, WIDTH - 10, break_long_words=True, break_on_hyphens=False)
+    wrapped = textwrap.wrap(text, WIDTH - 10, break_long_words=False, break_on_hyphens=False)
     for number, line in enumerate(wrapped):
         yield f"{heading if number == 0 else '':9} {line}"
 
