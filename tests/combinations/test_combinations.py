@@ -41,7 +41,7 @@ def versions(bake: Bake) -> Versions:
     """All files of all combinations: for each name its different contents, each with answers that give it."""
     found: Versions = defaultdict(dict)
     for combination in COMBINATIONS:
-        project = bake(hooks=False, **combination)
+        project = bake(hooks=False, project_name="Night owls", **combination)
         findings = [str(finding) for finding in check(project)]
         is_open = "still open" in "".join(findings)
         assert (len(findings), is_open) == ((1, True) if combination["isc_project_id"] == "" else (0, False))

@@ -14,7 +14,7 @@ from baking import Bake, passes, run
 
 HERE = Path(__file__).parent
 # What a researcher changes in train.py besides.
-EDITS = {"torch.optim.AdamW(": "torch.optim.NAdam(", 'help="of AdamW"': 'help="of NAdam"'}
+EDITS = {"optim.AdamW(": "optim.NAdam(", 'help="of AdamW"': 'help="of NAdam"'}
 MAKE = ("make", f"PYTHON={sys.executable}")
 
 
