@@ -129,7 +129,7 @@ def pytest_report_header() -> str:
 def baked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project that the defaults give, with an id to submit it under."""
     output = str(tmp_path_factory.mktemp("baked"))
-    answers = {"isc_project_id": PROJECT_ID}
+    answers = {"isc_project_id": PROJECT_ID, "project_name": "Night owls", "project_slug": "isc-experiment"}
     return Path(cookiecutter(str(ROOT), no_input=True, output_dir=output, extra_context=answers))
 
 

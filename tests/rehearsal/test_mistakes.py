@@ -106,9 +106,7 @@ def test_a_wrong_path_in_the_command(project: Project) -> None:
 def test_a_newline_meant_as_a_separator(project: Project) -> None:
     project.change("experiment.isc", 'command = "', 'command = """cd /root/isc-experiment\n')
     project.change("experiment.isc", '250513"\n', '250513"""\n')
-    found_without_training(
-        project, r"experiment.isc:\d+: The command has a line break, which becomes a blank"
-    )
+    found_without_training(project, r"experiment.isc:\d+: The line break before 'bash' becomes a blank")
 
 
 def test_gpus_that_are_no_multiple_of_those_of_a_node(project: Project) -> None:
@@ -152,7 +150,7 @@ def test_state_that_is_not_saved(project: Project) -> None:
 
 AVERAGE = "        self.average = torch.optim.swa_utils.AveragedModel(self.model)\n"
 POSITION = "        self.metrics: dict[str, Any] ="
-STEP = "            self.optimizer.step()\n"
+STEP = "            take_step(self.optimizer, partial(self.gradients, batch), self.group)\n"
 
 
 def test_an_average_of_the_weights_that_is_not_saved(project: Project) -> None:

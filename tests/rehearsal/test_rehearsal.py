@@ -70,8 +70,8 @@ def test_asked_to_stop_on_data_of_ones_own(project: Project, tmp_path: Path) -> 
 
 def test_asked_to_stop_during_an_evaluation(project: Project) -> None:
     """The next cycle begins with that evaluation, and not with a step."""
-    long = 'self.replica.eval(); __import__("time").sleep(0.5)'
-    project.change("train.py", "self.replica.eval()", long)
+    begins = "        model, totals = self.model.eval(), Totals(self.group)\n"
+    project.change("train.py", begins, f'{begins}        __import__("time").sleep(0.5)\n')
     one_step_an_epoch = ("--batch-size", "2000", "--epochs", "10")
     ended = project.rehearse(*ONE_RANK, "--interrupt", "term", "--cycles", "2", "--", *one_step_an_epoch)
     check_is_fit(ended)
