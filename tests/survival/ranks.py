@@ -42,8 +42,9 @@ class Run:
         return [child.wait() for child in self.children]
 
     def output(self, rank: int) -> str:
-        """What a rank said so far."""
-        return (self.directory / f"rank{rank}.txt").read_text()
+        """What a rank said so far; nothing if it has not begun."""
+        file = self.directory / f"rank{rank}.txt"
+        return file.read_text() if file.exists() else ""
 
     @property
     def log(self) -> str:
