@@ -92,9 +92,9 @@ def wheels(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def buildah(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """In memory if there is plenty: vfs copies all files for each layer, 10 GB in all."""
+    """In memory if there is plenty: vfs copies all files for each layer, more than 20 GB in all."""
     memory = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), flags=re.MULTILINE)
-    in_memory = memory is not None and int(memory[1]) > 16e6 and shutil.disk_usage("/dev/shm").free > 14e9
+    in_memory = memory is not None and int(memory[1]) > 48e6 and shutil.disk_usage("/dev/shm").free > 32e9
     place = Path("/dev/shm") if in_memory else tmp_path_factory.mktemp("storage")
     buildah = Buildah(Path(tempfile.mkdtemp(prefix="image-", dir=place)))
     try:
