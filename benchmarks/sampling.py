@@ -17,7 +17,8 @@ from torch.utils.data import DistributedSampler
 
 sys.path.insert(0, str(PROJECT))
 
-from isc_runtime.sampler import ElasticSampler, Progress
+from isc_runtime.position import Progress
+from isc_runtime.sampler import ElasticSampler
 
 BATCH_SIZE = 32
 RANK = 7
