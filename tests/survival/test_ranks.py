@@ -104,9 +104,9 @@ def spoil(first: int, count: int) -> None:
 
     setattr(train.Trainer, "first_loss", uncounted)  # noqa: B010
 
-    def spoiled(*arguments: Any) -> torch.Tensor:
+    def spoiled(*arguments: Any, **options: Any) -> torch.Tensor:
         calls[0] += 1
-        loss: torch.Tensor = cross_entropy(*arguments)
+        loss: torch.Tensor = cross_entropy(*arguments, **options)
         return loss * float("nan") if first <= calls[0] < first + count else loss
 
     setattr(model, "cross_entropy", spoiled)  # noqa: B010
