@@ -113,7 +113,7 @@ ACCEPTED = {
     "home, by its variable": 'bash "$HOME/copied/launch.sh" --dataset-id uds-one',
     "a directory that is not known": "cd $PLACE && bash launch.sh --dataset-id uds-one",
     "somebody's activate": f"source ~/.chess/bin/activate && source /root/envs/a/bin/activate && {START}",
-    "cloned into a folder": "bash /root/work/copied/launch.sh --dataset-id uds-one",
+    "cloned into a folder": "bash /root/team/copied/launch.sh --dataset-id uds-one",
     "subshell": f"(cd {HOME} && bash launch.sh --dataset-id uds-one)",
     "redirected": f"{START} 2>&1 > /tmp/log",
     "a number sign within a word": f"{START} --data-root /data#1",
