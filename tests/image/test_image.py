@@ -252,9 +252,10 @@ def test_changed_code_reinstalls_nothing(root: Path, builder: Builder, buildah: 
     steps = re.split(r"^STEP \d+/\d+: ", said, flags=re.MULTILINE)
     rebuilt = [step.splitlines()[0] for step in steps[2:] if "Using cache" not in step]  # not FROM
     assert rebuilt[0] == "COPY . ."
-    assert not [step for step in rebuilt if step.startswith("RUN")]
+    assert not [step for step in rebuilt if "pip install" in step or "apt-get" in step]
     renewed = buildah.inspect(IMAGE)["rootfs"]["diff_ids"]
-    changed = [before != after for before, after in zip(layers, renewed, strict=True)]
-    assert changed == [False] * (len(layers) - 1) + [True], "only the last layer, the code, is another"
+    same = [before == after for before, after in zip(layers, renewed, strict=True)]
+    assert all(same[:-2]), "only the last layers, the code and which commit it is, may be others"
+    assert not same[-2]
     buildah.enter(IMAGE)
     assert "changed" in buildah.run("tail -n 1 /root/isc-experiment/train.py")
