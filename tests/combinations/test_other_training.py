@@ -12,7 +12,7 @@ from test_combinations import COMBINATIONS
 
 from baking import Bake, passes, run
 
-HERE = Path(__file__).parent
+OTHER = Path(__file__).parent.parent / "recipes" / "language_model"
 # What a researcher changes in train.py besides.
 EDITS = {"optim.AdamW(": "optim.NAdam(", 'help="of AdamW"': 'help="of NAdam"'}
 MAKE = ("make", f"PYTHON={sys.executable}")
@@ -22,8 +22,8 @@ MAKE = ("make", f"PYTHON={sys.executable}")
 def project(bake: Bake) -> Path:
     """Baked with answers that are not the defaults, and changed."""
     project = bake(hooks=True, project_slug="a_sample-2", project_name='Ünï "cødé" 🦊', **COMBINATIONS[-1])
-    shutil.copy(HERE / "language_model.py", project / "model.py")
-    shutil.copy(HERE / "text.py", project / "data.py")
+    for name in ("model.py", "data.py"):
+        shutil.copy(OTHER / name, project)
     text = (project / "train.py").read_text()
     for old, new in EDITS.items():
         assert text.count(old) == 1, old
@@ -37,9 +37,9 @@ def test_it_trains_and_resumes(project: Path, tmp_path: Path) -> None:
         ended = run(sys.executable, project / "train.py", "--epochs", epochs, cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
     assert "Resumed from" in ended.stdout
-    perplexities = [float(value) for value in re.findall(r"held-out perplexity ([\d.]+)", ended.stdout)]
+    perplexities = [float(value) for value in re.findall(r"\bperplexity ([\d.]+)", ended.stdout)]
     assert len(perplexities) == 3
-    assert perplexities[-1] < 30, "a uniform guess has 128"
+    assert perplexities[-1] < 60, "a uniform guess has 256"
 
 
 def test_lint_passes(project: Path) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ import torch
 from data import check_data, load_data
 from isc_runtime.errors import ExitCode, IscError
 
+load: Callable[..., Any] = load_data  # yours may return another type
 IMAGES = "train-images-idx3-ubyte"
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -44,20 +47,20 @@ def test_the_check_needs_the_standard_library_only() -> None:
 
 def test_the_digits_are_normalized_and_split_alike_every_time(tmp_path: Path) -> None:
     check_data(None, tmp_path)
-    training, held_out = load_data(None, tmp_path)
+    training, held_out = load(None, tmp_path)
     assert (len(training), len(held_out)) == (1437, 360)
     images, labels = training.tensors
     assert (images.dtype, images.shape[1:], labels.dtype) == (torch.float32, (1, 8, 8), torch.int64)
     assert abs(float(images.mean())) < 0.05
     assert abs(float(images.std()) - 1) < 0.05
-    again, _ = load_data(None, tmp_path)
+    again, _ = load(None, tmp_path)
     assert all(map(torch.equal, training.tensors, again.tensors))
 
 
 def test_a_dataset_is_loaded(tmp_path: Path) -> None:
     write_fashion_mnist(tmp_path / "fashion")
     check_data("fashion", tmp_path)
-    training, held_out = load_data("fashion", tmp_path)
+    training, held_out = load("fashion", tmp_path)
     assert (len(training), len(held_out)) == (20, 10)
     images, labels = training.tensors
     assert images.shape == (20, 1, 4, 5)

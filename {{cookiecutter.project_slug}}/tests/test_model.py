@@ -8,6 +8,8 @@ Replace: the shapes, and what only images have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -15,8 +17,11 @@ from torch.nn.functional import cross_entropy
 
 import model as models
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.training.means import Means
 from model import BEST, MODELS, batch_loss, batch_scores, build_model
 
+# Yours may take a batch of another type.
+SUMS: dict[str, Callable[..., Means]] = {"loss": batch_loss, BEST.name: batch_scores}
 NAMES = sorted(MODELS)
 SIZES = [(8, 8), (28, 28), (5, 9), (1, 1)]
 
@@ -31,7 +36,7 @@ def test_the_loss_and_the_scores_are_sums_over_the_samples() -> None:
     model = build_model().eval()
     batch = torch.randn(6, 1, 8, 8), torch.arange(6)
     halves = [(batch[0][part], batch[1][part]) for part in (slice(0, 2), slice(2, 6))]
-    for function, name in ((batch_loss, "loss"), (batch_scores, BEST.name)):
+    for name, function in SUMS.items():
         whole, parts = function(model, batch)[name], [function(model, half)[name] for half in halves]
         assert whole.count == sum(part.count for part in parts) == 6
         torch.testing.assert_close(whole.total, parts[0].total + parts[1].total)
