@@ -72,6 +72,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
     from isc_runtime.training import loaders
     from isc_runtime.training.batches import parts_of, size_of_batch, to_device
+    from isc_runtime.training.evaluation import Evaluation
     from isc_runtime.training.guard import StepGuard
     from isc_runtime.training.means import Totals
     from isc_runtime.training.steps import take_step
@@ -85,8 +86,7 @@ class Trainer:
     """A training: what it consists of, and how it proceeds. All ranks do the same, each on its own data."""
 
     def __init__(self, arguments: argparse.Namespace, group: Group) -> None:
-        self.arguments = arguments
-        self.group = group
+        self.arguments, self.group = arguments, group
         # What fails on one rank, ends all ranks: group.each.
         self.data = loaders.Data(*group.each(partial(load_data, arguments.dataset_id, arguments.data_root)))
         begin = partial(loaders.make_position, self.data, arguments.batch_size, arguments.seed, group)
@@ -104,12 +104,13 @@ class Trainer:
         self.scheduler = optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=False)  # fp16 needs it
         self.metrics: dict[str, Any] = {BEST_SO_FAR: BEST.worst, "evaluated_step": 0}
+        self.evaluation = Evaluation(self.data, arguments.eval_batch_size, group)
         self.guard = StepGuard(self.model, self.metrics, arguments.max_skipped)
 
     def state(self) -> State:
         """What a checkpoint holds, besides the random number generators; asked at each save."""
         names = ["model", "optimizer", "scheduler", "sampler", "metrics"]
-        names += ["scaler"] if self.scaler.is_enabled() else []
+        names += ["evaluation", "scaler"] if self.scaler.is_enabled() else ["evaluation"]
         return {name: getattr(self, name) for name in names} | self.data.parts()
 
     def first_loss(self, model: nn.Module) -> Tensor:
@@ -135,8 +136,8 @@ class Trainer:
     def is_evaluation_due(self, checkpointer: Checkpointer) -> bool:
         """At the end of an epoch and of the training, and in between if that was asked for."""
         step, every = self.sampler.progress.step, self.arguments.eval_steps
-        is_due = self.sampler.is_epoch_done or self.is_complete(checkpointer) or (every and step % every == 0)
-        return bool(is_due) and self.metrics["evaluated_step"] != step
+        is_due = self.sampler.is_epoch_done or self.is_complete(checkpointer) or self.evaluation.is_under_way
+        return bool(is_due or (every and step % every == 0)) and self.metrics["evaluated_step"] != step
 
     def run(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
         """Trains to the end, from wherever the checkpoint has put it."""
@@ -208,12 +209,11 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, checkpointer: Checkpointer, scalars: Scalars) -> None:
         """Looks at the held-out data, each rank at its part of them, and saves."""
-        model, totals = self.model.eval(), Totals(self.group)
-        for batch, counts in loaders.held_out_batches(self.data, self.arguments.eval_batch_size, self.group):
+        model = self.model.eval()
+        for batch, counts in self.evaluation.batches(checkpointer):  # from where it was interrupted
             with self.autocast():
-                totals.add(batch_scores(model, to_device(batch, self.group.device)), counts)
-            checkpointer.poll()
-        means, step, where = totals.over_ranks(), self.sampler.progress.step, "within the epoch"
+                self.evaluation.add(batch_scores(model, to_device(batch, self.group.device)), counts)
+        means, step, where = self.evaluation.end(), self.sampler.progress.step, "within the epoch"
         if self.sampler.is_epoch_done:
             self.sampler.next_epoch()
             where = f"epoch {self.sampler.progress.epoch} of {self.arguments.epochs}"

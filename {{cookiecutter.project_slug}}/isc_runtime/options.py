@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 AUTO = 0  # the value of `save_steps` that stands for "auto"
+SAVES_BETWEEN_INTERRUPTIONS = 3  # at least, if nothing else is said
 
 
 GIVEN = "given"  # the attribute that names the options that were given
@@ -58,7 +59,8 @@ class CheckpointOptions(Options):
 
     Attributes:
         save_steps: batches between two saves; AUTO finds it from what a save costs.
-        mtbf_seconds: assumed mean time between failures or interruptions, for AUTO.
+        save_seconds: the longest time between two saves; None is a third of `mtbf_seconds`.
+        mtbf_seconds: assumed mean time between failures or interruptions.
         anchor_saves: every so-manieth save is forced, so that the ISC ships it too; 0 is never.
         keep_checkpoints: how many checkpoints local mode keeps, forced ones not counted; 0 is all.
         max_failed_saves: so many failed saves in a row end the run.
@@ -68,7 +70,8 @@ class CheckpointOptions(Options):
         max_seconds: of training, over all resumes, after which it is to end.
     """
 
-    save_steps: int = 100
+    save_steps: int = AUTO
+    save_seconds: float | None = None
     mtbf_seconds: float = 3600.0
     anchor_saves: int = 0
     keep_checkpoints: int = 3
@@ -77,6 +80,11 @@ class CheckpointOptions(Options):
     sync_save: bool = False
     fresh: bool = False
     max_seconds: float = math.inf
+
+    @property
+    def most_seconds(self) -> float:
+        """The longest time between two saves."""
+        return self.save_seconds or self.mtbf_seconds / SAVES_BETWEEN_INTERRUPTIONS
 
 
 @dataclass(frozen=True)
@@ -111,17 +119,24 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--save-steps",
         "--save-every",
         type=_steps,
-        default=default.save_steps,
+        default="auto",
         metavar="N|auto",
         help="save every N batches, or as often as pays ('auto', from what a save costs and --mtbf-seconds); "
         "the last batch of an epoch is always saved (default: %(default)s)",
+    )
+    group.add_argument(
+        "--save-seconds",
+        type=positive_float,
+        metavar="S",
+        help="save when the last save was so long ago, however slow the batches are "
+        "(default: a third of --mtbf-seconds)",
     )
     group.add_argument(
         "--mtbf-seconds",
         type=positive_float,
         default=default.mtbf_seconds,
         metavar="S",
-        help="mean time between interruptions that 'auto' assumes (default: %(default)s)",
+        help="assumed mean time between interruptions; 90 in cycle mode of the ISC (default: %(default)s)",
     )
     group.add_argument(
         "--anchor-saves",

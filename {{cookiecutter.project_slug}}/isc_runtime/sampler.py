@@ -42,15 +42,15 @@ class Batch(list[int]):
         self.seed = seed
 
 
-def even_share(length: int, rank: int, world_size: int) -> tuple[list[int], int]:
-    """One rank's part of a dataset, in order, with as many samples as any other rank's.
+def even_share(length: int, rank: int, world_size: int, begin: int = 0) -> tuple[list[int], int]:
+    """One rank's part of a dataset, from a sample on, in order, with as many samples as any other rank's.
 
     Returns:
         The indices, and how many of them count: the last one may be another rank's, to make up the number.
     """
-    most = -(-length // world_size)
-    indices = [(rank + number * world_size) % length for number in range(most)]
-    return indices, len(range(rank, length, world_size))
+    most = -(-(length - begin) // world_size)
+    indices = [(begin + rank + number * world_size) % length for number in range(most)]
+    return indices, len(range(begin + rank, length, world_size))
 
 
 class ReplayableDataset(Dataset[Any]):

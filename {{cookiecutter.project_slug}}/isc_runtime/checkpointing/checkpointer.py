@@ -23,12 +23,14 @@ import torch
 
 from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked
-from isc_runtime.checkpointing.loading import load
+from isc_runtime.checkpointing.clock import Clock
+from isc_runtime.checkpointing.loading import EVALUATION, load
 from isc_runtime.checkpointing.parts import (
     POSITION,
     State,
     Training,
     collect,
+    collect_own,
     look_at,
     parts_of,
     warn_of_what_is_left_out,
@@ -70,13 +72,14 @@ class Checkpointer:
     def __init__(self, run: Run, training: Training, options: CheckpointOptions) -> None:
         self.store, self.group, self.stop, self.scalars = run.store, run.group, run.stop, run.scalars
         self.options = options
-        self.policy = SavePolicy(options)
+        self.policy = SavePolicy(options, time.monotonic())
         self._training = training
         self.is_time_up = False
+        self._clock = Clock(self.policy, run.group)
         self._saves, self._seconds, self._since = 0, 0.0, time.monotonic()
         self._log = SaveLog(run.store, options, run.scalars, run.group.environment.isc_mode)
         self._save: Save | None = None  # the one that is on its way
-        self._saved_position: dict[str, int] | None = None
+        self._saved_position: list[dict[str, Any]] | None = None
         self.equipment = Equipment(run.store, run.group)
         self._is_size_known = False
         self._step_hold = StepHold(self.equipment.snapshot, self._note_wait)
@@ -148,18 +151,33 @@ class Checkpointer:
         self._saves = self.group.each(lambda: load(parts, entry, manifest, self.group, self._asked))
         self.equipment.not_finite = self.group.each(lambda: look_at(self._training))
         self._seconds, self._since = float(manifest.details.get("seconds", 0.0)), time.monotonic()
-        self._saved_position = self._sampler.state_dict()
+        self._saved_position = self._position()
         progress = self._sampler.progress
         self.policy.resumed(progress.step)
         self.scalars.begin(progress.step)
         logger.info(
-            "Resumed from %s: step %d, epoch %d, batch %d, saved %s",
+            "Resumed from %s: step %d, epoch %d, batch %d, saved %s%s",
             *(entry.path, progress.step, progress.epoch, progress.batch, manifest.time),
+            str(parts.get(EVALUATION, "")),
         )
         return True
 
-    def is_due(self, batch: int) -> bool:
-        """Whether to save after this batch of the epoch, counted from 0."""
+    def _is_writing(self) -> bool:
+        """Whether a save would have to wait for the one before it, as far as this rank knows."""
+        return self._save is not None and not self._save.is_written()
+
+    def _position(self) -> list[dict[str, Any]]:
+        """How far the training is, and an evaluation that is under way."""
+        parts = self._training.state()
+        return [parts[name].state_dict() for name in (POSITION, EVALUATION) if name in parts]  # type: ignore[union-attr]
+
+    def is_due(self, batch: int | None = None) -> bool:
+        """Whether to save now. All ranks call it, and get the same answer.
+
+        Args:
+            batch: the one of the epoch that was just trained on, counted from 0; None in an evaluation.
+        """
+        self._clock.look(batch is None, self._is_writing())
         return self.policy.due(self._sampler.progress.step, batch)
 
     def save(self, force: bool = False) -> None:
@@ -176,7 +194,8 @@ class Checkpointer:
         self.finish()
         begun = time.monotonic()
         step = self._sampler.progress.step
-        self.policy.begun(step)
+        self.policy.begun(step, begun)
+        self._clock.begun()
         self._saves += 1
         self.scalars.flush()  # what was logged before this checkpoint does not come again after it
         try:
@@ -187,7 +206,7 @@ class Checkpointer:
             return
         finally:
             self.policy.pace.stood_still(time.monotonic() - begun)
-        self._saved_position = self._sampler.state_dict()
+        self._saved_position = self._position()
         if self.options.sync_save:
             self.finish()
 
@@ -207,16 +226,20 @@ class Checkpointer:
         details = {**vars(self._sampler.progress), "force": forced, "world_size": self.group.world_size}
         details["seconds"] = self._seconds_trained()
         save = self._kind(self.equipment, payload, step, begun, details, self.options.save_timeout)
-        state = {**parts, "rng": [generators for generators, _ in said], "saves": self._saves}
+        known = [own for own, _ in said if isinstance(own, dict)]  # all of them: nobody failed
+        state = {**parts, "rng": [own["rng"] for own in known], "saves": self._saves}
+        for name in known[0].keys() - {"rng"}:
+            state[name] = {**parts[name], "ranks": [own[name] for own in known]}
         state["asked"] = self._asked.state()
         save.start(state, self._put_off())
         save.held_up = time.monotonic() - begun
         return save
 
     def _collect(self) -> tuple[dict[str, Any], dict[str, Any] | RankError]:
-        """The state of the parts, and of this rank's random number generators, or why there is none."""
+        """The state of the parts, and what only this rank knows, or why there is none."""
         try:
-            return collect(self._training), rng.capture(self.group.device)
+            own = {"rng": rng.capture(self.group.device), **collect_own(self._training)}
+            return collect(self._training), own
         except Exception as error:  # a state_dict of the user's; the others must not wait for this rank
             return {}, RankError.of(error, self.group.environment)
 
@@ -295,16 +318,18 @@ class Checkpointer:
         """
         save, progress = self._save, self._sampler.progress
         self.policy.pace.poll(progress.step, progress.batch, self.is_saving, time.monotonic())
-        signal_number, written_step, is_time_up = self.group.pulse(
+        signal_number, written, is_time_up, *said = self.group.pulse(
             self.stop.signal_number,
-            save.step if save is not None and (save.is_written() or save.is_overdue()) else -1,
+            self._saves if save is not None and (save.is_written() or save.is_overdue()) else -1,
             self._seconds_trained() > self.options.max_seconds,
+            *self._clock.words(self._is_writing()),
         )
         self.is_time_up |= bool(is_time_up)
-        if save is not None and written_step == save.step:
+        self._clock.heard(*said)
+        if save is not None and written == self._saves:
             self.finish()
         if signal_number:
-            if self._saved_position != self._sampler.state_dict():
+            if self._saved_position != self._position():
                 self.save()
             self.settle()
             logger.info("Stopped by signal %d at step %d", signal_number, progress.step)

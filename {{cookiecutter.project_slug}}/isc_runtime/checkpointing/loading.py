@@ -19,6 +19,8 @@ from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import Counterparts, distribute
 
+EVALUATION = "evaluation"  # the part of the state that says how far an evaluation is
+
 logger = logging.getLogger("checkpoint")
 
 
@@ -60,6 +62,8 @@ def load(
     given, fresh = plain_settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
     for name, part in state.items():
+        if name == EVALUATION and name not in loaded:  # before 0.2.0 each one began anew
+            continue
         try:
             _put_back(part, loaded[name], is_mapped=is_whole)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:

@@ -30,7 +30,8 @@ class Training(Protocol):
         """What the training consists of, by name: "model", "optimizer", ..., and "sampler", the position.
 
         Asked at each save. A part has a `state_dict` and a `load_state_dict`, or is a dict of plain values.
-        Before training starts the parts must be the same on all ranks.
+        Before training starts the parts must be the same on all ranks. What differs between them a part tells
+        with `rank_state`; it gets it back as `ranks`, a list.
         """
 
 
@@ -69,6 +70,13 @@ def collect(training: Training) -> dict[str, Any]:
     """The state of all parts now, not copied. Raises IscError, or what a `state_dict` raises."""
     parts = parts_of(training).items()
     return {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts}
+
+
+def collect_own(training: Training) -> dict[str, Any]:
+    """What only this rank knows, of the parts that have such a thing."""
+    return {
+        name: part.rank_state() for name, part in parts_of(training).items() if hasattr(part, "rank_state")
+    }
 
 
 def look_at(training: Training) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""When to save: every so many batches, or as often as pays."""
+"""When to save: every so many batches, or as often as pays, and never later than after so many seconds."""
 
 from __future__ import annotations
 
@@ -10,46 +10,73 @@ FIRST_STEPS = 10  # "auto" begins with this and corrects it
 
 
 class SavePolicy:
-    """Decides when a save is due; on all ranks alike.
+    """Decides when a save is due: by the number of batches, or by the time since the last one.
 
     A given number of batches counts within the epoch, as `(batch + 1) % save_steps == 0`. "auto" counts the
     batches since the last save, and finds their number from what a save costs: counted within the epoch, a
-    number that changes after each save would be met nearly twice as often as it says.
+    number that changes after each save would be met nearly twice as often as it says. It begins each start
+    with a save after the first batch: from there on a kill loses no whole cycle.
+
+    The number is the same on all ranks, the time is not: a rank that `is_late` tells the others, and then all
+    of them `ask`. A save that is written keeps the next one waiting: to save more often would only queue.
 
     Args:
         options: how often to save.
+        now: seconds, of a monotonic clock; counts as the time of a last save.
 
     Attributes:
         save_steps: batches between two saves.
         pace: of the training; a Checkpointer tells it what happens.
     """
 
-    def __init__(self, options: CheckpointOptions) -> None:
+    def __init__(self, options: CheckpointOptions, now: float) -> None:
         self._is_auto = options.save_steps == AUTO
         self._mtbf_seconds = options.mtbf_seconds
+        self._most_seconds = options.most_seconds
         self.save_steps = options.save_steps or FIRST_STEPS
         self.pace = Pace()
         self._last_step = 0
+        self._last_time = now
+        self._is_asked = False
+        self._has_saved = False  # since this start
 
     def resumed(self, step: int) -> None:
         """The training goes on from a save of this step."""
         self._last_step = step
 
-    def begun(self, step: int) -> None:
-        """A save begins at this step."""
-        self._last_step = step
+    def begun(self, step: int, now: float) -> None:
+        """A save begins at this step, at this time."""
+        self._last_step, self._last_time, self._has_saved = step, now, True
+        self._is_asked = False
         self.pace.save_begun()
 
-    def due(self, step: int, batch: int) -> bool:
-        """Whether to save now.
+    def due(self, step: int, batch: int | None) -> bool:
+        """Whether to save now, as all ranks know.
 
         Args:
             step: batches since the start of the training.
-            batch: the one that was just trained on, counted from 0 within the epoch.
+            batch: the one that was just trained on, counted from 0 within the epoch; None in an evaluation.
         """
+        if self._is_asked or (self._is_auto and not self._has_saved):
+            return True
+        if batch is None:
+            return False
         if self._is_auto:
             return step - self._last_step >= self.save_steps
         return (batch + 1) % self.save_steps == 0
+
+    def is_late(self, now: float) -> bool:
+        """Whether the last save was too long ago, by this rank's clock."""
+        return now - self._last_time >= self._bound
+
+    def ask(self) -> None:
+        """A rank is late, and all ranks know it now."""
+        self._is_asked = True
+
+    @property
+    def _bound(self) -> float:
+        """The longest time between two saves; what costs more than that would leave no time to train."""
+        return max(self._most_seconds, self.pace.save_seconds)
 
     def saved(self, write_seconds: float) -> tuple[int, float]:
         """A save has ended: the batches between two saves from now on, and the seconds that each costs.
@@ -62,7 +89,8 @@ class SavePolicy:
         cost = self.pace.save_seconds
         if not (self._is_auto and self.pace.batch_seconds):
             return self.save_steps, cost
-        return best_interval(cost, write_seconds, self._mtbf_seconds, self.pace.batch_seconds), cost
+        seconds = max(write_seconds, min(best_interval(cost, self._mtbf_seconds), self._bound))
+        return max(1, round(seconds / self.pace.batch_seconds)), cost
 
 
 class Pace:
@@ -128,20 +156,17 @@ class Pace:
         return (self._seconds_still + max(0.0, slower)) / max(1, self._saves)
 
 
-def best_interval(cost: float, write_seconds: float, mtbf_seconds: float, batch_seconds: float) -> int:
-    """Batches between two saves that lose the least: Daly's second order (2006).
+def best_interval(cost: float, mtbf_seconds: float) -> float:
+    """Seconds between two saves with which the least is lost: Daly's second order (2006).
 
     Young's sqrt(2 x cost x time to failure) is its first term. It is too long where the cost is no longer
     small beside the time to failure: from half of that on it asks for less than one save in it.
 
     Args:
         cost: seconds by which a save makes the training longer.
-        write_seconds: seconds until it is on the disk; saving more often than that only queues.
         mtbf_seconds: mean time between failures.
-        batch_seconds: seconds of one batch, without a save.
     """
     share = cost / (2 * mtbf_seconds)
-    seconds = mtbf_seconds
-    if share < 1:
-        seconds = math.sqrt(2 * cost * mtbf_seconds) * (1 + math.sqrt(share) / 3 + share / 9) - cost
-    return max(1, round(max(seconds, write_seconds) / max(batch_seconds, 1e-6)))
+    if share >= 1:
+        return mtbf_seconds
+    return math.sqrt(2 * cost * mtbf_seconds) * (1 + math.sqrt(share) / 3 + share / 9) - cost

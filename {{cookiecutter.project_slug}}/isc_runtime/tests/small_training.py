@@ -22,6 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=options.positive, default=8, help="on each rank")
     parser.add_argument("--workers", type=options.not_negative, default=0, help="processes that load data")
     parser.add_argument("--pause", type=options.not_negative_float, default=0.0, help="seconds after a batch")
+    parser.add_argument("--eval-pause", type=options.not_negative_float, default=0.0, help="the same there")
     options.add_parallel_options(parser)
     options.add_checkpoint_options(parser)
     options.add_distributed_options(parser)
@@ -49,6 +50,8 @@ with reported():
     from isc_runtime.ranks.interruption import StopRequest
     from isc_runtime.ranks.parallel import clip_gradients, parallelize
     from isc_runtime.training import loaders
+    from isc_runtime.training.evaluation import Evaluation
+    from isc_runtime.training.means import Mean
 
 FEATURES, CLASSES = 8, 4
 logger = logging.getLogger("train")
@@ -91,8 +94,8 @@ class SmallTraining:
 
     def __init__(self, arguments: argparse.Namespace, group: Group, scalars: Scalars) -> None:
         self.arguments, self.group, self.scalars = arguments, group, scalars
-        data, self.held_out = made_data(100, seed=1), made_data(20, seed=2)
-        pair = loaders.Data(data, self.held_out)
+        data = made_data(100, seed=1)
+        pair = loaders.Data(data, made_data(20, seed=2))
         self.sampler = loaders.make_position(pair, arguments.batch_size, seed=0, group=group)
         self.loader = loaders.training_loader(pair, self.sampler, arguments.workers, group.device)
         rng.seed_everything(0)
@@ -103,21 +106,21 @@ class SmallTraining:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=5)
         self.metrics = {"best_loss": float("inf")}
+        self.evaluation = Evaluation(pair, 4, group)
 
     def first_loss(self, model: nn.Module) -> Tensor:
         total: Tensor = model(torch.zeros(2, FEATURES, device=self.group.device)).sum()
         return total
 
     def state(self) -> State:
-        return {
-            name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "sampler", "metrics")
-        }
+        names = ("model", "optimizer", "scheduler", "sampler", "metrics", "evaluation")
+        return {name: getattr(self, name) for name in names}
 
     def run(self, checkpointer: Checkpointer) -> None:
         checkpointer.restore()
         while self.sampler.progress.epoch < self.arguments.epochs:
             self.train_epoch(checkpointer)
-            loss = self.evaluate()
+            loss = self.evaluate(checkpointer)
             self.sampler.next_epoch()
             improved = loss < self.metrics["best_loss"]
             self.metrics["best_loss"] = min(loss, self.metrics["best_loss"])
@@ -145,10 +148,14 @@ class SmallTraining:
             time.sleep(self.arguments.pause)
 
     @torch.no_grad()
-    def evaluate(self) -> float:
+    def evaluate(self, checkpointer: Checkpointer) -> float:
         self.replica.eval()
-        inputs, labels = (tensor.to(self.group.device) for tensor in self.held_out.tensors)
-        return float(cross_entropy(self.model(inputs), labels))
+        for (inputs, labels), counts in self.evaluation.batches(checkpointer):
+            loss = cross_entropy(self.model(inputs.to(self.group.device)), labels.to(self.group.device))
+            self.evaluation.add({"loss": Mean(loss * len(labels), len(labels))}, counts)
+            logger.info("evaluated a batch after step %d", self.sampler.progress.step)
+            time.sleep(self.arguments.eval_pause)
+        return self.evaluation.end()["loss"]
 
 
 def main(arguments: argparse.Namespace, environment: Environment) -> None:

@@ -62,3 +62,27 @@ def test_a_signal_loses_no_step(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     (stopped,) = (int(step) for step in re.findall(r"Stopped by signal \d+ at step (\d+)", said))
     assert place.newest()["sampler"]["step"] == stopped
+
+
+def test_slow_batches_are_saved_by_time(tmp_path: Path) -> None:
+    """100 batches would take longer than a cycle: killed within one, the next is further."""
+    place = Place(tmp_path)
+    arguments = ("--save-steps", "100", "--mtbf-seconds", "3", "--pause", "0.6")
+    reached = 0
+    for ranks in (2, 1):
+        process = place.start(*arguments, ranks=ranks)
+        said = wait_for(process, "[COMPLETE] Checkpoint of step")
+        process.send_signal(signal.SIGKILL)
+        said += rest_of(process)
+        step = place.newest()["sampler"]["step"]
+        assert reached < step < 12
+        reached = step
+
+
+def test_by_default_the_first_batch_of_a_start_is_saved(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    for step in (1, 2):
+        process = place.start("--pause", "5")
+        wait_for(process, f"[COMPLETE] Checkpoint of step {step}:")
+        process.send_signal(signal.SIGKILL)
+        rest_of(process)

@@ -1,5 +1,6 @@
 """What train.py's loop is made of, whatever is trained.
 
+evaluation                    of the held-out data: it goes on where it was interrupted
 loaders                       the batches of a rank, from any dataset
     streams                       and from data without a length
 guard  steps                  steps that are not finite; steps that compute the loss several times

@@ -124,7 +124,7 @@ def steps_in_all(position: Position, epochs: int, max_steps: int | None) -> int:
     return int(steps)
 
 
-def held_out_batches(data: Data, batch_size: int, group: Group) -> Iterator[tuple[Any, bool]]:
+def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) -> Iterator[tuple[Any, bool]]:
     """This rank's part of the held-out data.
 
     All ranks get equally many batches: in each call of the model the shards of a sharded one come together.
@@ -133,12 +133,13 @@ def held_out_batches(data: Data, batch_size: int, group: Group) -> Iterator[tupl
         data: what data.py loads.
         batch_size: samples of a batch.
         group: the ranks.
+        begin: the first sample of them that all ranks together look at.
 
     Yields:
         A batch, and whether it counts: False if another rank has its samples, too.
     """
     length = len(data.held_out)  # type: ignore[arg-type]
-    own, counted = even_share(length, group.rank, group.world_size)
+    own, counted = even_share(length, group.rank, group.world_size, begin)
     # What another rank has, too, comes in a batch of its own: no batch has to be cut, whatever it is.
     batches = [own[at : min(at + batch_size, counted)] or own[at:] for at in range(0, len(own), batch_size)]
     loader = DataLoader(

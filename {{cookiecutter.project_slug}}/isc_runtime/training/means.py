@@ -89,6 +89,17 @@ class Totals:
             self._sums[name] = before + pair if counts else before
             self._then[name] = mean.then
 
+    def sums(self) -> dict[str, list[float]]:
+        """What this rank has added, by name: sum and count."""
+        return {name: pair.tolist() for name, pair in self._sums.items()}
+
+    def go_on_from(self, sums: dict[str, list[float]]) -> None:
+        """Adds what `sums` gave, here or on another rank."""
+        like = torch.zeros((), device=self._group.device)
+        for name, values in sums.items():
+            pair = torch.stack([_exact(value, like) for value in values])
+            self._sums[name] = self._sums.get(name, torch.zeros_like(pair)) + pair
+
     def over_ranks(self) -> dict[str, float]:
         """The means over all that was added on all ranks, in order; NaN of nothing. A collective."""
         if not self._sums:
@@ -100,6 +111,6 @@ class Totals:
         }
 
 
-def _exact(value: int | Tensor, like: Tensor) -> Tensor:
+def _exact(value: float | Tensor, like: Tensor) -> Tensor:
     dtype = torch.float32 if like.device.type == "mps" else torch.float64  # a Mac's GPU has no float64
-    return torch.as_tensor(value, device=like.device).detach().to(dtype)
+    return torch.as_tensor(value, dtype=dtype, device=like.device).detach()

@@ -55,6 +55,16 @@ class StreamPosition(Position):
         super().next_epoch()
         self._is_done = False
 
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps: also whether the stream has ended, for an evaluation that is under way."""
+        return {**super().state_dict(), "is_done": self._is_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from there."""
+        state = dict(state)
+        self._is_done = bool(state.pop("is_done", False))  # before 0.2.0 the loader found it out again
+        super().load_state_dict(state)
+
 
 class Chunks(IterableDataset[Any]):
     """The batches of one rank, and in a worker only those that are its turn.

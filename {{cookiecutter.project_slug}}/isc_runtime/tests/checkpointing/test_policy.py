@@ -46,7 +46,7 @@ class Simulation:
     _began_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        self.policy = SavePolicy(CheckpointOptions(save_steps=AUTO, mtbf_seconds=self.mtbf))
+        self.policy = SavePolicy(CheckpointOptions(save_steps=AUTO, mtbf_seconds=self.mtbf), self.now)
 
     @property
     def cost(self) -> float:
@@ -86,7 +86,7 @@ class Simulation:
             self._wait()
         self.saves += 1
         self._began_at = self.now
-        self.policy.begun(step)
+        self.policy.begun(step, self.now)
         self.now += self.stall
         self.policy.pace.stood_still(self.stall)
         self._written_at = self.now + self.write
@@ -125,24 +125,62 @@ def mean(values: list[int]) -> float:
 
 
 def test_a_given_number_of_batches_counts_within_the_epoch() -> None:
-    policy = SavePolicy(CheckpointOptions(save_steps=5))
+    policy = SavePolicy(CheckpointOptions(save_steps=5), 0.0)
     assert [batch for batch in range(15) if policy.due(100 + batch, batch)] == [4, 9, 14]
 
 
 def test_what_a_save_costs_changes_no_given_number() -> None:
-    policy = SavePolicy(CheckpointOptions(save_steps=5))
+    policy = SavePolicy(CheckpointOptions(save_steps=5), 0.0)
     for step in range(1, 4):
         policy.pace.poll(step, step, False, 1.0 * step)
-    policy.begun(3)
+    policy.begun(3, 3.0)
     policy.pace.stood_still(2.0)
     assert policy.saved(write_seconds=50.0) == (5, 2.0)
 
 
-def test_auto_begins_with_a_few_batches_and_counts_from_where_it_resumed() -> None:
-    policy = SavePolicy(CheckpointOptions(save_steps=AUTO))
-    assert [policy.due(step, step - 1) for step in (FIRST_STEPS - 1, FIRST_STEPS)] == [False, True]
+def test_auto_saves_after_the_first_batch_of_a_start_and_counts_from_there() -> None:
+    """In a cycle in which one batch was finished something was gained."""
+    policy = SavePolicy(CheckpointOptions(), 0.0)
     policy.resumed(1003)
-    assert [policy.due(1003 + more, 0) for more in (FIRST_STEPS - 1, FIRST_STEPS)] == [False, True]
+    assert policy.due(1004, 4), "whatever was saved before this start"
+    policy.begun(1004, 1.0)
+    assert [policy.due(1004 + more, 0) for more in (1, FIRST_STEPS - 1, FIRST_STEPS)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [({}, 1200.0), ({"mtbf_seconds": 90.0}, 30.0), ({"mtbf_seconds": 90.0, "save_seconds": 7.0}, 7.0)],
+)
+def test_a_save_is_due_by_time_too(given: dict[str, float], seconds: float) -> None:
+    policy = SavePolicy(CheckpointOptions(save_steps=1000, **given), 50.0)  # type: ignore[arg-type]
+    assert [policy.is_late(50.0 + seconds + more) for more in (-0.1, 0.0)] == [False, True]
+    assert not policy.due(3, 2), "one rank's clock is not agreed upon"
+    policy.ask()
+    assert policy.due(3, 2)
+    assert policy.due(3, None), "in an evaluation too"
+    policy.begun(3, 60.0 + seconds)
+    assert not policy.due(4, 3)
+    assert not policy.is_late(60.0 + seconds + 1.0)
+
+
+def test_what_costs_more_than_the_longest_time_between_two_saves_leaves_time_to_train() -> None:
+    policy = SavePolicy(CheckpointOptions(mtbf_seconds=90.0), 0.0)
+    for step in range(1, 10):
+        policy.pace.poll(step, step, False, float(step))
+    policy.begun(9, 9.0)
+    policy.pace.stood_still(40.0)
+    assert policy.saved(write_seconds=40.0) == (40, 40.0)
+    assert [policy.is_late(9.0 + seconds) for seconds in (31.0, 40.0)] == [False, True]
+
+
+def test_cheap_saves_are_as_far_apart_as_they_may_be_at_most() -> None:
+    """Daly's interval for 20 s in an hour is 380 s, more than a cycle of 90 s that nobody named."""
+    policy = SavePolicy(CheckpointOptions(save_seconds=60.0), 0.0)
+    for step in range(1, 10):
+        policy.pace.poll(step, step, False, float(step))
+    policy.begun(9, 9.0)
+    policy.pace.stood_still(20.0)
+    assert policy.saved(write_seconds=20.0) == (60, 20.0)
 
 
 def test_the_gaps_between_saves_are_those_that_lose_the_least() -> None:
@@ -172,7 +210,7 @@ def test_an_evaluation_and_an_epoch_s_start_are_no_batches_and_no_cost_of_a_save
 @pytest.mark.parametrize("polls", [1, 2, 3])
 def test_the_batch_after_an_evaluation_within_an_epoch_is_no_measure(polls: int) -> None:
     """It ends a time in which something else went on too, however often that called poll."""
-    policy, now = SavePolicy(CheckpointOptions(save_steps=AUTO)), 50.0
+    policy, now = SavePolicy(CheckpointOptions(save_steps=AUTO), 0.0), 50.0
     for step in range(1, 101):
         now += 1.0
         policy.pace.poll(step, step, False, now)
@@ -185,7 +223,7 @@ def test_the_batch_after_an_evaluation_within_an_epoch_is_no_measure(polls: int)
 
 
 def test_a_start_that_compiles_is_no_batch() -> None:
-    policy = SavePolicy(CheckpointOptions(save_steps=AUTO))
+    policy = SavePolicy(CheckpointOptions(save_steps=AUTO), 0.0)
     for step, now in enumerate((300.0, 301.0, 302.0), start=7):
         policy.pace.poll(step, step, False, now)
     assert policy.pace.batch_seconds == pytest.approx(1.0)
@@ -207,11 +245,11 @@ def test_saves_that_take_longer_than_pays_follow_each_other_without_a_queue() ->
 
 
 def test_a_save_that_fails_costs_something_too() -> None:
-    policy = SavePolicy(CheckpointOptions(save_steps=AUTO))
+    policy = SavePolicy(CheckpointOptions(save_steps=AUTO), 0.0)
     for step in range(1, 10):
         policy.pace.poll(step, step, False, float(step))
     for step in (10, 11):  # the first one fails
-        policy.begun(step)
+        policy.begun(step, float(step))
         policy.pace.stood_still(0.5)
         policy.pace.poll(step, step, False, step + 0.5 * (step - 9))
     assert policy.saved(write_seconds=1.0)[1] == pytest.approx(0.5)
@@ -220,7 +258,7 @@ def test_a_save_that_fails_costs_something_too() -> None:
 @pytest.mark.parametrize("cost", [0.01, 0.3, 3.0, 30.0, 45.0, 89.0, 150.0])
 def test_the_interval_is_the_one_that_loses_the_least(cost: float) -> None:
     """Up to costs near the time between failures, where Young's rule asks for less than one save in it."""
-    seconds = best_interval(cost, write_seconds=0.0, mtbf_seconds=90.0, batch_seconds=0.001) / 1000
+    seconds = best_interval(cost, mtbf_seconds=90.0)
 
     def seconds_per_work(work: float) -> float:
         return 90.0 * math.expm1((work + cost) / 90.0) / work
@@ -229,8 +267,15 @@ def test_the_interval_is_the_one_that_loses_the_least(cost: float) -> None:
 
 
 def test_the_interval_has_limits() -> None:
-    assert best_interval(cost=500.0, write_seconds=0.0, mtbf_seconds=90.0, batch_seconds=1.0) == 90
-    assert best_interval(cost=180.0, write_seconds=0.0, mtbf_seconds=90.0, batch_seconds=1.0) == 90
-    assert best_interval(cost=0.001, write_seconds=10.0, mtbf_seconds=90, batch_seconds=1.0) == 10
-    assert best_interval(cost=0.0, write_seconds=0.0, mtbf_seconds=90, batch_seconds=1.0) == 1
-    assert best_interval(cost=0.0, write_seconds=2.0, mtbf_seconds=90, batch_seconds=0.0) == 2_000_000
+    assert best_interval(cost=500.0, mtbf_seconds=90.0) == 90
+    assert best_interval(cost=180.0, mtbf_seconds=90.0) == 90
+    assert best_interval(cost=0.0, mtbf_seconds=90.0) == 0
+
+
+@pytest.mark.parametrize(("write_seconds", "steps"), [(0.0, 1), (10.0, 10)])
+def test_saves_that_cost_nothing_do_not_queue(write_seconds: float, steps: int) -> None:
+    policy = SavePolicy(CheckpointOptions(), 0.0)
+    for step in range(1, 10):
+        policy.pace.poll(step, step, False, float(step))
+    policy.begun(9, 9.0)
+    assert policy.saved(write_seconds)[0] == steps

@@ -1,0 +1,59 @@
+"""When a save is due by time: the ranks' clocks differ, and yet all of them must save at the same batch."""
+
+from __future__ import annotations
+
+import time
+
+from isc_runtime.checkpointing.policy import SavePolicy
+from isc_runtime.ranks.group import Group
+
+SLOW = 500  # milliseconds of a batch
+LATENCY = 2  # batches until what a rank says of a batch is acted upon: read at the next one, then one more
+
+
+class Clock:
+    """Tells the policy when a save is due by time, on all ranks alike.
+
+    That travels with what the ranks tell each other at each batch anyway (`Group.pulse`), which is acted upon
+    two batches later. Where batches are so slow that this matters, or nobody knows yet how slow they are, the
+    ranks ask the master, which is nothing beside such a batch.
+
+    Args:
+        policy: is told.
+        group: the ranks.
+    """
+
+    def __init__(self, policy: SavePolicy, group: Group) -> None:
+        self._policy = policy
+        self._group = group
+        self._polls = self._polls_at_save = 0
+        self._polled = time.monotonic()
+        self._unknown, self._milliseconds = LATENCY, 0
+        self._was_evaluation = False
+
+    def look(self, is_evaluation: bool, is_writing: bool) -> None:
+        """Called where a save would be possible. A collective, if batches are slow."""
+        if is_evaluation != self._was_evaluation:  # other batches
+            self._was_evaluation, self._unknown = is_evaluation, LATENCY
+        is_slow = self._unknown > 0 or self._milliseconds > SLOW
+        if is_slow and self._group.master(lambda: self._is_late(is_writing)):
+            self._policy.ask()
+
+    def _is_late(self, is_writing: bool) -> bool:
+        return not is_writing and self._policy.is_late(time.monotonic())
+
+    def words(self, is_writing: bool) -> tuple[int, int]:
+        """What this rank says at a poll: its number if a save is due, and milliseconds since the last one."""
+        before, self._polled = self._polled, time.monotonic()
+        self._polls += 1
+        return self._polls if self._is_late(is_writing) else 0, int(1000 * (self._polled - before))
+
+    def heard(self, late_poll: int, milliseconds: int) -> None:
+        """What the ranks said at the poll before this one: the largest of each word."""
+        self._unknown, self._milliseconds = max(0, self._unknown - 1), milliseconds
+        if late_poll > self._polls_at_save:  # what was said before a save is answered by it
+            self._policy.ask()
+
+    def begun(self) -> None:
+        """A save begins."""
+        self._polls_at_save = self._polls
