@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     SAVE = 6  # checkpoints could not be saved, several times in a row
     DIVERGED = 7  # the loss was not finite, several times in a row
     PEER = 8  # another rank is gone or makes no progress
+    TAKEN = 9  # another run has the checkpoint directory, or has taken it over
 
 
 class IscError(Exception):

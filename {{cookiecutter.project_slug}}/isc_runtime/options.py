@@ -61,13 +61,14 @@ class CheckpointOptions(Options):
         save_steps: batches between two saves; AUTO finds it from what a save costs.
         save_seconds: the longest time between two saves; None is a third of `mtbf_seconds`.
         mtbf_seconds: assumed mean time between failures or interruptions.
-        anchor_saves: every so-manieth save is forced, so that the ISC ships it too; 0 is never.
-        keep_checkpoints: how many checkpoints local mode keeps, forced ones not counted; 0 is all.
+        anchor_saves: every so-manieth save is kept for good, and the ISC ships it too; 0 is never.
+        keep_checkpoints: how many checkpoints are kept, besides the best and the anchors; 0 is all.
         max_failed_saves: so many failed saves in a row end the run.
         save_timeout: seconds after which a save that does not end ends the run.
         sync_save: training waits until a checkpoint is written.
         fresh: existing checkpoints are moved aside.
         max_seconds: of training, over all resumes, after which it is to end.
+        keep_best: how many of those are kept that were the best when they were saved.
     """
 
     save_steps: int = AUTO
@@ -80,6 +81,7 @@ class CheckpointOptions(Options):
     sync_save: bool = False
     fresh: bool = False
     max_seconds: float = math.inf
+    keep_best: int = 1
 
     @property
     def most_seconds(self) -> float:
@@ -143,14 +145,21 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         type=not_negative,
         default=default.anchor_saves,
         metavar="N",
-        help="force every Nth save, so that the ISC keeps it when newer ones exist (default: never)",
+        help="keep every Nth save for good; the ISC ships these, too (default: never)",
     )
     group.add_argument(
         "--keep-checkpoints",
         type=not_negative,
         default=default.keep_checkpoints,
         metavar="N",
-        help="in local mode keep the newest N and all forced ones, 0 keeps all (default: %(default)s)",
+        help="keep the newest N, besides the best and the anchors; 0 keeps all (default: %(default)s)",
+    )
+    group.add_argument(
+        "--keep-best",
+        type=positive,
+        default=default.keep_best,
+        metavar="N",
+        help="of the checkpoints that were the best so far keep the newest N (default: %(default)s)",
     )
     group.add_argument(
         "--max-failed-saves",

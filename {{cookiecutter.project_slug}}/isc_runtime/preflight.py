@@ -97,7 +97,7 @@ def open_store(environment: Environment, group: Group, keep: int = 0, speaks: bo
     Args:
         environment: what the variables say.
         group: the ranks.
-        keep: how many checkpoints local mode keeps; 0 is all.
+        keep: how many checkpoints to keep, besides the best and the anchors; 0 is all.
         speaks: whether this process writes the log block; by default one of each node does.
 
     Returns:
@@ -119,8 +119,9 @@ def open_store(environment: Environment, group: Group, keep: int = 0, speaks: bo
         return directory
 
     directory = group.each(validate)
+    # The store first: a second training that starts here clears away what the look below leaves for a moment.
+    store: Store = (ArtifactStore if environment.isc_mode else LocalStore)(directory, group, keep)
     _check_shared(directory, group)
-    store = ArtifactStore(directory, group) if environment.isc_mode else LocalStore(directory, group, keep)
     if environment.isc_mode:
         report("✅ AtomicDirectory initialized successfully")
     report(RULE)

@@ -80,6 +80,7 @@ class Checkpointer:
         self._log = SaveLog(run.store, options, run.scalars, run.group.environment.isc_mode)
         self._save: Save | None = None  # the one that is on its way
         self._saved_position: list[dict[str, Any]] | None = None
+        run.store.keep_best = options.keep_best
         self.equipment = Equipment(run.store, run.group)
         self._is_size_known = False
         self._step_hold = StepHold(self.equipment.snapshot, self._note_wait)
@@ -186,7 +187,8 @@ class Checkpointer:
         A save that fails is logged, and the training goes on with the last good checkpoint.
 
         Args:
-            force: any rank's True keeps this checkpoint when newer ones replace the others.
+            force: any rank's True keeps this checkpoint, the best one so far, until `keep_best` newer ones
+                are kept in the same way.
 
         Raises:
             RankError: it was the `max_failed_saves`th failure in a row.
@@ -214,16 +216,17 @@ class Checkpointer:
         """Copies the state and lets the background write it. Raises RankError."""
         parts, own = self._collect()
         anchor = self.options.anchor_saves and self._saves % self.options.anchor_saves == 0
-        said = self.group.gather((own, force or bool(anchor)))
+        said = self.group.gather((own, force))
         for failed in (own for own, _ in said if isinstance(own, RankError)):
             raise failed
-        forced = any(wish for _, wish in said)
+        forced = bool(anchor) or any(wish for _, wish in said)
         if not self._is_size_known:  # only now the optimizers have made their state
             self.group.master(lambda: self.store.check_room(size_of(parts)))
             self._is_size_known = True
         payload = self.store.prepare(step, forced)
         logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
-        details = {**vars(self._sampler.progress), "force": forced, "world_size": self.group.world_size}
+        details = {**vars(self._sampler.progress), "force": forced, "anchor": bool(anchor)}
+        details["world_size"] = self.group.world_size
         details["seconds"] = self._seconds_trained()
         save = self._kind(self.equipment, payload, step, begun, details, self.options.save_timeout)
         known = [own for own, _ in said if isinstance(own, dict)]  # all of them: nobody failed
@@ -282,10 +285,14 @@ class Checkpointer:
             save: the save.
             waited: since when the training waits for it, on the monotonic clock.
         """
-        manifest = save.progress()
-        if manifest is None:
-            return None
-        save.publish()
+        try:
+            manifest = save.progress()
+            if manifest is None:
+                return None
+            save.publish()
+        except (OSError, IscError):
+            self.store.check_owner()  # then that is the reason
+            raise
         waiting = time.monotonic() - waited
         self.policy.pace.stood_still(waiting)
         save_steps, cost = self.policy.saved(save.write_seconds)

@@ -73,8 +73,10 @@ class SaveLog:
         """A save failed; all ranks come here with the same error.
 
         Raises:
-            RankError: it was one too many.
+            RankError: it was one too many, or another run has taken over.
         """
+        if error.exit_code is ExitCode.TAKEN:
+            raise error
         self.failures += 1
         most, free = self._options.max_failed_saves, 0
         with contextlib.suppress(OSError):  # the directory may be what is wrong

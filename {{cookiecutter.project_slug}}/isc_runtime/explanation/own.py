@@ -130,6 +130,12 @@ EXITS = (
         Kind.CONSEQUENCE,
     ),
     Cause(
+        "exit-taken",
+        r"^exit code 9$",
+        "Two runs used one checkpoint directory: the later one goes on, this one ended.",
+        "Nothing, if it was an old one that woke up. Otherwise look for the second process or experiment.",
+    ),
+    Cause(
         "killed",
         r"^exit code 137$",
         "The rank was killed with SIGKILL, from outside, while its torchrun lived on.",

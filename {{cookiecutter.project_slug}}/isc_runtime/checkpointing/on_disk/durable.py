@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 PROBE_PREFIX = ".isc-probe-"
 WHOLE, SHARDED = "whole", "sharded"  # the formats of a checkpoint, as a manifest's details name them
 TEMPORARY_SUFFIX = ".temp"  # cycling_utils' too
-
+NOBODY = {"count": 0}  # the owner of a checkpoint that does not name the run that saved it
 
 LARGEST_MANIFEST = 4 * 2**20  # bytes; a checkpoint of a thousand ranks has one of 120 kB
 
@@ -114,6 +114,7 @@ class Manifest:
         datetime.fromisoformat(self.time)
         known: dict[str, Any] = {"epoch": 0, "batch": 0, "world_size": 0, "force": False, "format": WHOLE}
         known |= {name: value for name, value in self.details.items() if name in known}
+        owner = self.details.get("owner", NOBODY)
         is_good = (
             is_count(self.format_version)
             and self.format_version == FORMAT_VERSION
@@ -121,11 +122,18 @@ class Manifest:
             and all(is_count(known[name]) for name in ("epoch", "batch", "world_size"))
             and isinstance(known["force"], bool)
             and known["format"] in (WHOLE, SHARDED)
+            and isinstance(owner, dict)
+            and is_count(owner.get("count"))
             and bool(self.files)
             and all(is_file_name(name) and _is_description(entry) for name, entry in self.files.items())
         )
         if not is_good:
             raise ValueError("not a manifest")
+
+    @property
+    def owner_count(self) -> int:
+        """How many runs there had been in the directory with the one that saved it; 0 was not noted."""
+        return int(self.details.get("owner", NOBODY)["count"])
 
     def write(self, path: Path) -> None:
         """Writes it durably and atomically, with a checksum of itself."""
@@ -252,8 +260,13 @@ def write_durably(file: Path, content: bytes) -> None:
     sync_directory(file.parent)
 
 
-def link_durably(link: Path, target: str) -> None:
+def link_durably(link: Path, target: str, through: Path | None = None) -> None:
     """Points a symlink to `target`, atomically and durably, whatever it pointed to before.
+
+    Args:
+        link: the symlink.
+        target: what it says.
+        through: the folder in which it comes about before it gets its name; by default that of the link.
 
     Raises:
         OSError: it could not be written, or something else than a link has its name: that may be the only
@@ -261,7 +274,7 @@ def link_durably(link: Path, target: str) -> None:
     """
     if os.path.lexists(link) and not link.is_symlink():
         raise FileExistsError(errno.EEXIST, "what has the name of the link is no link", str(link))
-    temporary = link.with_name(link.name + "_temp")
+    temporary = (through or link.parent) / f"{link.name}_temp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)

@@ -7,6 +7,7 @@ read. A link is looked up by the name of its target: the directory may have been
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
@@ -15,7 +16,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from isc_runtime.checkpointing.on_disk.durable import Damaged
 from isc_runtime.checkpointing.on_disk.entries import Entry, Examine, Resume, newest_good
+from isc_runtime.errors import IscError
 
 LOCAL = "local mode"
 SAVER = "AtomicDirectory"  # the name of the saver that a training of this project uses on the ISC
@@ -58,7 +61,22 @@ class Layout(ABC):
         """What the link to an entry says."""
 
     def entries(self) -> list[Entry]:
-        """All that looks like a checkpoint, oldest first. Raises OSError."""
+        """All that looks like a checkpoint, oldest first. Raises OSError.
+
+        A later run's are newer than an earlier one's, whatever their names say: a run that was replaced and
+        did not know it may have used higher numbers. What does not say whose it is counts by its name.
+        """
+        ages: dict[Entry, tuple[int, int]] = {}
+        age = (0, 0)
+        for entry in self.named():
+            with contextlib.suppress(Damaged, IscError):
+                manifest = entry.read_manifest()
+                age = (manifest.owner_count, manifest.step if manifest.owner_count else 0)
+            ages[entry] = age
+        return sorted(ages, key=lambda entry: (ages[entry], entry))
+
+    def named(self) -> list[Entry]:
+        """The same in the order of their names; no file is opened. Raises OSError."""
         found: set[Entry | None] = set()
         with os.scandir(self.directory) as items:
             for item in items:

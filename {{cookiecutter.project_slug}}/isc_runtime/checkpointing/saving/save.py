@@ -150,7 +150,7 @@ class Save(ABC):
         """Called when the bytes are durable: is this what a resume can go on from? Raises IscError."""
         self._check_whole()
         if not self._equipment.is_proven:
-            check_readable(self.payload)
+            check_readable(self._equipment.store.staged(self.payload))
             self._equipment.is_proven = True
 
     def _check_whole(self) -> None:

@@ -24,7 +24,8 @@ class ShardedSave(Save):
         group, snapshot = self._equipment.group, self._equipment.snapshot
         rest, tensors = separate(state)
         try:
-            shards = ShardWriter(tensors, self.payload.parent, group, self._equipment.layout)
+            directory = self._equipment.store.staged(self.payload).parent
+            shards = ShardWriter(tensors, directory, group, self._equipment.layout)
             self._equipment.layout = shards.layout
             parts = {"rest": rest if group.is_master else None, "shards": shards.parts}
             copy = group.each(lambda: snapshot.take(parts, put_off))

@@ -11,9 +11,8 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from isc_runtime.checkpointing.on_disk.durable import (
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
 from isc_runtime.checkpointing.on_disk.verification import verified
+from isc_runtime.checkpointing.stores.fence import Fence, remove
 from isc_runtime.errors import ExitCode, IscError
 
 logger = logging.getLogger("checkpoint")
@@ -39,13 +39,15 @@ class Repair:
 
     Args:
         layout: where they are.
+        fence: of this run: it may be replaced while it repairs.
 
     Attributes:
         immovable: damaged checkpoints that could not be set aside.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, fence: Fence) -> None:
         self.layout = layout
+        self._fence = fence
         self.immovable: set[Path] = set()
 
     def set_aside(self, entry: Entry, reason: str) -> bool:
@@ -63,7 +65,7 @@ class Repair:
         """Returns why they stay; nothing if they could be moved."""
         directory = self.layout.directory
         try:
-            target = move_aside(paths, directory)
+            target = move_aside(paths, directory, self._fence.check)
         except OSError as error:
             obstacle = error.strerror or str(error)
             where = f"{name} stays in {directory} ({reason})"
@@ -81,7 +83,7 @@ class Repair:
         for path in self.layout.strays():
             self._clear(path, [path], "--fresh")
         if self.layout.link.is_symlink():
-            self.layout.link.unlink()
+            self._fence.throw_away(self.layout.link)
         for entry in self.layout.entries():
             self._clear(entry.path, entry.parts(), "--fresh")
         sync_directory(self.layout.directory)
@@ -99,7 +101,7 @@ class Repair:
 
     def make_latest(self, entry: Entry) -> None:
         """Points the link to `entry`."""
-        link_durably(self.layout.link, self.layout.link_target(entry))
+        link_durably(self.layout.link, self.layout.link_target(entry), self._fence.folder)
 
     def heal(self) -> None:
         """Repairs what a kill at any instant can leave, before anything else looks here.
@@ -140,13 +142,14 @@ class Repair:
                 self.set_aside(entries[0], "it has no manifest: the first save was cut short")
             return
         newest = latest or complete[-1]
-        for entry in entries:
-            if entry > newest and not entry.is_complete:
+        for entry in entries[entries.index(newest) + 1 :]:
+            if not entry.is_complete:
                 if latest is None:
                     self.set_aside(entry, "it has no manifest, and there is no link to tell its age")
                 else:
-                    for path in entry.parts():
-                        remove(path)
+                    for path in filter(os.path.lexists, entry.parts()):
+                        with contextlib.suppress(OSError):
+                            self._fence.throw_away(path)
                     became = "cannot be" if os.path.lexists(entry.path) else "is"
                     logger.warning("[REPAIR] %s was an unfinished save and %s removed", entry.path, became)
 
@@ -205,12 +208,13 @@ class Repair:
         yield from self.layout.directory.glob(f"*{TEMPORARY_SUFFIX}")
 
 
-def move_aside(paths: Sequence[Path], directory: Path) -> Path:
+def move_aside(paths: Sequence[Path], directory: Path, check: Callable[[], None] = lambda: None) -> Path:
     """Moves files and folders into a new folder of their own in `directory`/set-aside, durably.
 
     Args:
         paths: in the order in which to move them; those that are not there are left out.
         directory: of the checkpoints.
+        check: called before each move; what it raises stops them.
 
     Returns:
         The new folder.
@@ -229,6 +233,7 @@ def move_aside(paths: Sequence[Path], directory: Path) -> Path:
     moved: list[Path] = []
     try:
         for path in paths:
+            check()
             with contextlib.suppress(FileNotFoundError):
                 path.rename(target / path.name)
                 moved.append(path)
@@ -242,12 +247,3 @@ def move_aside(paths: Sequence[Path], directory: Path) -> Path:
     for changed in (target, aside, directory):
         sync_directory(changed)
     return target
-
-
-def remove(path: Path) -> None:
-    """Deletes a file, a link or a folder; what cannot be deleted now is deleted by the next heal."""
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

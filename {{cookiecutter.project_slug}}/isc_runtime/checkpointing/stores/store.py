@@ -1,6 +1,7 @@
 """Where checkpoints live: what holds for an artifact of the ISC and for a folder of a laptop.
 
-Stores are objects of all ranks, and `prepare` is a collective: every rank calls it.
+Stores are objects of all ranks, and `prepare` is a collective: every rank calls it. A checkpoint comes about
+in the folder of this run (`fence`), and gets its name when every byte of it is on the disk.
 Only the master touches the directory; it tells the others what it found. That leaves a rank no way to
 wait for a file that another one failed to write, and no way to see a stale copy of a network file system.
 """
@@ -8,30 +9,36 @@ wait for a file that another one failed to write, and no way to see a stale copy
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from isc_runtime.checkpointing.on_disk.durable import (
     TEMPORARY_SUFFIX,
+    Damaged,
     Described,
     Manifest,
     Progress,
+    link_durably,
     sync_directory,
     sync_file,
     unheard,
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import Layout
-from isc_runtime.checkpointing.stores.repair import Repair, remove
+from isc_runtime.checkpointing.stores.fence import Fence, remove
+from isc_runtime.checkpointing.stores.repair import Repair
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
+
+logger = logging.getLogger("checkpoint")
 
 
 class Store(ABC):
@@ -40,17 +47,28 @@ class Store(ABC):
     Args:
         directory: it exists and can be written: preflight made sure.
         group: the ranks.
+        keep: how many checkpoints to keep besides the best and the anchors; 0 keeps all.
     """
 
     kind: type[Layout]  # of directory
     in_folders = False  # whether a checkpoint needs room for more than one file; a Checkpointer says so
+    keep_best = 1  # of those that were the best when they were saved; a Checkpointer says so, too
 
-    def __init__(self, directory: Path, group: Group) -> None:
+    def __init__(self, directory: Path, group: Group, keep: int = 0) -> None:
         self.directory = directory.absolute()
         self.group = group
+        self.keep = keep
         self.layout = self.kind(self.directory)
-        self.repair = Repair(self.layout)
-        group.master(self.heal)
+        self.fence = Fence(self.layout)
+        self.repair = Repair(self.layout, self.fence)
+        self._newest: Entry | None = None  # what this run has published last, or resumed from
+        self.fence.folder = group.master(self._take_over)
+
+    def _take_over(self) -> Path:
+        """Makes this run the owner of the directory, and puts that in order; returns the run's folder."""
+        folder = self.fence.enter()
+        self.heal()
+        return folder
 
     @property
     def link_name(self) -> str:
@@ -70,7 +88,7 @@ class Store(ABC):
         Raises:
             IscError: there is not.
         """
-        missing, words = (1, "another checkpoint") if self.entries() else (2, "two checkpoints")
+        missing, words = (1, "another checkpoint") if self.layout.named() else (2, "two checkpoints")
         free = shutil.disk_usage(self.directory).free
         if free < missing * size:
             raise IscError(
@@ -87,7 +105,23 @@ class Store(ABC):
             step: the training's step.
             force: whether to keep this checkpoint when newer ones replace the others; the master's counts.
         """
-        return self.group.master(lambda: self.next_payload(step, force))
+        return self.group.master(lambda: self._prepare(step, force))
+
+    def _prepare(self, step: int, force: bool) -> Path:
+        self.fence.check()
+        with self.fence.upheld():
+            newest = self._newest
+            if newest is not None and newest.is_complete and self.layout.latest([newest]) is None:
+                link = self.layout.link
+                logger.warning("[REPAIR] %s pointed elsewhere; it points to %s again", link, newest.path)
+                self.repair.make_latest(newest)
+            payload = self.next_payload(step, force)
+            self.staged(payload).parent.mkdir(exist_ok=True)
+        return payload
+
+    def staged(self, path: Path) -> Path:
+        """Where a file of a checkpoint is until all of it has its name."""
+        return self.fence.folder / path.relative_to(self.directory)
 
     @abstractmethod
     def next_payload(self, step: int, force: bool) -> Path:
@@ -97,12 +131,62 @@ class Store(ABC):
     def write(self, state: dict[str, Any], payload: Path) -> None:
         """Writes the payload, atomically but not yet durably. The master's."""
 
-    @abstractmethod
     def publish(self, payload: Path) -> None:
-        """Makes a checkpoint with a manifest the newest. The master's."""
+        """Makes a checkpoint with a manifest the newest. The master's.
 
-    def tidy(self) -> None:  # noqa: B027  # on the ISC the platform does it
-        """Deletes what newer checkpoints have made superfluous. The master's, in the background."""
+        Raises:
+            IscError: another run has taken over, or the checkpoint is gone.
+            OSError: the link could not be written.
+        """
+        entry = self.layout.entry_of(payload)
+        if not entry.path.exists():
+            self._gone(entry)
+        before = self.layout.link.readlink() if self.layout.link.is_symlink() else None
+        self.repair.make_latest(entry)
+        if not entry.path.exists():  # with a link to nowhere every later save would fail, too
+            if before is not None:
+                link_durably(self.layout.link, str(before), self.fence.folder)
+            else:
+                self.fence.throw_away(self.layout.link)
+            self._gone(entry)
+        self._newest = entry
+
+    def _gone(self, entry: Entry) -> NoReturn:
+        raise IscError(
+            "The checkpoint was deleted before it became the latest",
+            entry.path,
+            "A sync of the ISC, or a person, has deleted it; the next save makes a new one.",
+            ExitCode.SAVE,
+        )
+
+    def check_owner(self) -> None:
+        """Whether this run still has the directory. The master's. Raises IscError if it was replaced."""
+        self.fence.check()
+
+    def tidy(self) -> None:
+        """Deletes what newer checkpoints have made superfluous. The master's, in the background.
+
+        Kept are the newest, those that were the best when they were saved, all anchors, and what this run
+        has published last. A failure to delete is no failure to save.
+        """
+        if not self.keep:
+            return
+        usual: list[Entry] = []
+        best: list[Entry] = []
+        for entry in self.entries():
+            if entry.path in self.repair.immovable:  # it may have the highest step and is no good
+                continue
+            with contextlib.suppress(Damaged, IscError):
+                details = entry.read_manifest().details
+                is_forced = bool(details.get("force"))
+                if not details.get("anchor", is_forced):  # what is forced by an old version is kept
+                    (best if is_forced else usual).append(entry)
+        kept = [*usual[-self.keep :], *best[len(best) - self.keep_best :], self._newest]
+        for entry in [*usual, *best]:
+            if all(one is None or entry.path != one.path for one in kept):
+                with contextlib.suppress(OSError):  # in this order: what a kill leaves of it is no checkpoint
+                    for path in entry.parts():
+                        self.fence.throw_away(path)
 
     def manifest_path(self, payload: Path) -> Path:
         """Where the manifest of a payload goes."""
@@ -131,17 +215,21 @@ class Store(ABC):
             OSError, IscError: it could not be written; what was there of it is gone.
         """
         saved_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        details = {**details, "owner": self.fence.owner}
+        staged = self.staged(payload)
         try:
             with written_by_torch(payload):
-                self.write(state, payload)
+                self.write(state, staged)
             with ThreadPoolExecutor(1) as reader:  # the checksum costs no time while the disk is waited for
-                described = reader.submit(Manifest.of, [payload], step, saved_at, details, others)
-                sync_file(payload)
+                described = reader.submit(Manifest.of, [staged], step, saved_at, details, others)
+                sync_file(staged)
             manifest = described.result()
-            sync_directory(payload.parent)
+            sync_directory(staged.parent)
             check()
-            manifest.write(self.manifest_path(payload))
-            sync_directory(self.directory)
+            manifest.write(self.staged(self.manifest_path(payload)))
+            for path in reversed(self.layout.entry_of(payload).parts()):  # its manifest last
+                self.staged(path).rename(path)
+                sync_directory(self.directory)
         except BaseException:
             self.discard(payload)
             raise
@@ -149,9 +237,11 @@ class Store(ABC):
 
     def discard(self, payload: Path) -> None:
         """Removes what a failed save left. The master's; never raises."""
-        entry = Entry((), payload, self.manifest_path(payload))
-        for path in [*entry.parts(), payload.with_name(payload.name + TEMPORARY_SUFFIX)]:
-            remove(path)
+        temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)
+        for path in [*self.layout.entry_of(payload).parts(), temporary]:
+            remove(self.staged(path))
+            with contextlib.suppress(OSError):  # it is not there, or this run was replaced
+                self.fence.throw_away(path)
 
     def set_all_aside(self) -> None:
         """Leaves an empty store, for a fresh start. The master's.
@@ -159,7 +249,8 @@ class Store(ABC):
         Raises:
             IscError: something cannot be moved; a later start would take it for the newest.
         """
-        self.repair.set_all_aside()
+        with self.fence.upheld():
+            self.repair.set_all_aside()
 
     def latest(self) -> Entry | None:
         """What the link points to, looked up by name: the directory may have been moved. The master's."""
@@ -171,7 +262,8 @@ class Store(ABC):
         Raises:
             IscError: what has the link's name is no link, and cannot be moved.
         """
-        self.repair.heal()
+        with self.fence.upheld():
+            self.repair.heal()
 
     def choose(self, progress: Progress = unheard) -> tuple[Entry, Manifest] | None:
         """The newest checkpoint of which every byte is as it was saved; damaged newer ones are set aside.
@@ -185,7 +277,10 @@ class Store(ABC):
         Raises:
             IscError: there are checkpoints, and none of them is good.
         """
-        return self.repair.choose(progress)
+        with self.fence.upheld():
+            chosen = self.repair.choose(progress)
+        self._newest = None if chosen is None else chosen[0]
+        return chosen
 
 
 @contextlib.contextmanager

@@ -77,15 +77,17 @@ def test_a_checkpoint_is_on_the_disk_before_its_manifest_says_so_and_that_before
     disk = Disk(monkeypatch)
     training.checkpointer.save()
     training.checkpointer.finish()
-    payload = store.entries()[-1].payload
-    manifest = store.manifest_path(payload)
+    entry = store.entries()[-1]
+    payload, manifest = store.staged(entry.payload), store.staged(entry.manifest)
     written = disk.when("sync", payload)
     entered = disk.when("sync", payload.parent, written)
     described = disk.when("name", manifest, entered)
     assert disk.when("name", manifest) == described  # and not before
     assert disk.when("name", payload) < entered
     assert disk.when("sync", manifest.with_name(manifest.name + ".temp")) < described
-    durable = disk.when("sync", store.directory, disk.when("sync", manifest.parent, described) - 1)
+    named = [disk.when("name", path, described) for path in reversed(entry.parts())]
+    assert named == sorted(named)
+    durable = disk.when("sync", store.directory, named[-1])
     link = store.directory / store.link_name
     linked = next(
         place for place, (call, path) in enumerate(disk.calls) if (call, path.name) == ("name", link.name)
@@ -101,8 +103,9 @@ def save_and_check_order(training: Training) -> None:
         disk = Disk(patch)
         training.checkpointer.save()
         training.checkpointer.finish()
-    folder = training.store.entries()[-1].path
-    (own,) = folder.glob(f"__{training.group.rank}_*")
+    path = training.store.entries()[-1].path
+    folder = training.store.staged(path)
+    own = folder / next(path.glob(f"__{training.group.rank}_*")).name
     reported = next(place for place, (call, _) in enumerate(disk.calls) if call == "report")
     assert disk.when("sync", folder, disk.when("sync", own)) < reported
     if training.group.is_master:
@@ -110,7 +113,8 @@ def save_and_check_order(training: Training) -> None:
         assert disk.when("sync", folder / "checkpoint.pt") < described
         sealed = disk.when("sync", folder / ".metadata", reported)
         assert disk.when("sync", folder, sealed) < described
-        assert described < disk.when("name", training.store.directory / training.store.link_name)
+        durable = disk.when("sync", training.store.directory, disk.when("name", path, described))
+        assert durable < disk.when("name", training.store.directory / training.store.link_name)
 
 
 def test_shards_are_on_the_disk_before_their_rank_says_so(tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 
 
-def save(store: Store, step: int, force: bool = False) -> Path:
-    """Saves a small checkpoint, all the way."""
+def save(store: Store, step: int, force: bool = False, anchor: bool | None = None) -> Path:
+    """Saves a small checkpoint, all the way, as the run that has started last."""
+    store.fence.enter()
     payload = store.prepare(step, force)
-    store.save({"step": step, "weights": torch.full((64,), float(step))}, payload, step, {"force": force})
+    details = {"force": force} if anchor is None else {"force": force, "anchor": anchor}
+    store.save({"step": step, "weights": torch.full((64,), float(step))}, payload, step, details)
     store.publish(payload)
     return payload
 
@@ -200,14 +202,16 @@ def test_a_payload_that_the_manifest_does_not_name_is_damage(store: Store) -> No
 def test_a_save_that_fails_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     save(store, 10)
     payload = store.prepare(20, False)
-    before = {path for path in store.directory.rglob("*") if path != payload.parent}
+    made = (payload.parent, store.staged(payload).parent)
+    before = {path for path in store.directory.rglob("*") if path not in made}
     monkeypatch.setattr(
         "isc_runtime.checkpointing.stores.store.sync_file",
         lambda path: (_ for _ in ()).throw(OSError(5, "I/O")),
     )
     with pytest.raises(OSError, match="I/O"):
         store.save({"step": 20}, payload, 20, {})
-    assert set(store.directory.rglob("*")) == before
+    assert {path for path in store.directory.rglob("*") if path not in made} == before
+    assert isinstance(store, LocalStore) or not payload.parent.exists()
 
 
 def test_forced_checkpoints_have_the_platforms_name(tmp_path: Path, store: Store) -> None:
@@ -217,32 +221,52 @@ def test_forced_checkpoints_have_the_platforms_name(tmp_path: Path, store: Store
     assert names == [f"AtomicDirectory_checkpoint_{end}" for end in ("0", "1_force", "2")]
 
 
-def test_local_mode_keeps_so_many_and_all_forced_ones(tmp_path: Path, store: Store) -> None:
-    if not isinstance(store, LocalStore):
-        pytest.skip("on the ISC the platform deletes")
+def steps(store: Store) -> list[int]:
+    """Of all checkpoints that are there, oldest first."""
+    return [entry.read_manifest().step for entry in store.entries()]
+
+
+def test_what_is_kept_is_bounded(store: Store) -> None:
+    """The newest, the best so far, the anchors, and what was forced before there were bests."""
     store.keep = 2
-    for step in range(10, 60, 10):
-        save(store, step, force=step == 10)
+    for step in range(10, 120, 10):
+        save(store, step, force=step in (10, 20, 50, 70), anchor=None if step == 10 else step == 20)
         store.tidy()
-    assert [entry.order[0] for entry in store.entries()] == [10, 40, 50]
-    assert len(list(store.directory.glob("*.manifest.json"))) == 3
+        assert steps(store)[-1] == step
+    assert steps(store) == [10, 20, 70, 100, 110]
+    assert len(list(store.directory.glob("[a-zA-Z]*"))) == 2 * 5 + 1 if isinstance(store, LocalStore) else 6
+    store.keep_best = 2
+    save(store, 120, force=True, anchor=False)
+    store.tidy()
+    assert steps(store) == [10, 20, 70, 100, 110, 120]
+
+
+def test_nothing_goes_before_a_newer_one_is_durable(store: Store) -> None:
+    store.keep = 1
+    save(store, 10)
+    payload = store.prepare(20, False)
+    store.tidy()
+    assert store.entries()[0].read_manifest().step == 10
+    store.save({"step": 20}, payload, 20, {})
+    store.tidy()
+    assert steps(store) == [10, 20], "it is not published yet, and what is published stays"
+    store.publish(payload)
+    store.tidy()
+    assert steps(store) == [20]
 
 
 def test_a_deletion_that_is_cut_short_leaves_nothing_for_ever(
-    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not isinstance(store, LocalStore):
-        pytest.skip("on the ISC the platform deletes")
     store.keep = 1
     save(store, 10)
     save(store, 20)
     with monkeypatch.context() as killed:
-        killed.setattr("isc_runtime.checkpointing.stores.local_store.remove", lambda path: None)
+        killed.setattr("isc_runtime.checkpointing.stores.fence.remove", lambda path: None)
         store.tidy()
-    again = LocalStore(store.directory, group, keep=1)
-    again.tidy()
-    assert [entry.order[0] for entry in again.entries()] == [20]
-    assert sorted(path.suffix for path in again.directory.iterdir()) == [".json", ".pth", ".pth"]
+    again = reopened(store)
+    assert steps(again) == [20]
+    assert not [path for path in again.directory.rglob("*") if "doomed" in path.name]
 
 
 def test_local_names_are_as_the_team_knows_them(store: Store) -> None:

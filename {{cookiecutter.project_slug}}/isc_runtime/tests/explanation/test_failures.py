@@ -18,7 +18,9 @@ import pytest
 import torch
 import torch.distributed.run
 
+from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
+from isc_runtime.checkpointing.stores.fence import Fence
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.explanation.answer import Explanation
@@ -78,6 +80,11 @@ def read_what_is_not_there() -> None:
     Path("/no/such/file").read_bytes()
 
 
+def take_over() -> None:
+    """As another run that starts in the same artifact."""
+    Fence(ArtifactLayout(Path(os.environ["CHECKPOINT_ARTIFACT_PATH"]))).enter()
+
+
 def fail_to_write(*_: object) -> None:
     """The system's own error of a full disk."""
     with Path("/dev/full").open("wb") as stream:
@@ -123,7 +130,7 @@ ELSEWHERE = {
     *("missing-module", "launcher-gone", "lost-contact", "torchrun-summary", "torchrun-waited"),
     *("save-failed", "damaged-checkpoint", "repaired", "not-finite", "stopped", "completed"),
     *("no-such-command", "no-such-script", "permission", "ctrl-c", "gloo", "rendezvous", "torchrun-stopped"),
-    *("exit-unforeseen", "exit-other", "exit-peer", "exit-stopped"),
+    *("exit-unforeseen", "exit-other", "exit-peer", "exit-stopped", "exit-taken"),
 }
 
 
@@ -296,6 +303,16 @@ def test_failing_saves(nodes: int, tmp_path: Path) -> None:
     assert found.master.failed_saves == 2
     assert "no completed checkpoint" in as_text(found)
     assert "[FAILED]" in as_text(found)
+
+
+def test_a_run_that_was_replaced(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    experiment.start("--save-steps", "3", arrange=lambda rank: at_step(5, take_over))
+    found = explained(experiment)
+    assert (found.cause.name, found.code) == ("exit-taken", 9)
+    assert found.first is not None
+    assert "Another run has taken over this checkpoint directory" in found.first.text
+    assert "second process or experiment" in " ".join(as_text(found).split())
 
 
 def test_saves_that_fail_otherwise(tmp_path: Path) -> None:

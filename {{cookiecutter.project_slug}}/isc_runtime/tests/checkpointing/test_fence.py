@@ -1,0 +1,133 @@
+"""A run that was replaced changes nothing any more, wherever it stood when the next one took over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
+from isc_runtime.checkpointing.stores.fence import RUN_FOLDER
+from isc_runtime.checkpointing.stores.store import Store
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+from isc_runtime.tests.checkpointing.ranks_that_save import Training, poll_until_saved
+from isc_runtime.tests.checkpointing.test_inventory import tree
+from isc_runtime.tests.checkpointing.test_store import link, resumed_step, steps
+
+
+def save(store: Store, step: int) -> Path:
+    """As one run that saves several times."""
+    payload = store.prepare(step, False)
+    store.save({"step": step}, payload, step, {})
+    store.publish(payload)
+    return payload
+
+
+def successor(store: Store, *steps: int) -> Store:
+    """Another run takes over, goes on and saves."""
+    again = type(store)(store.directory, store.group)
+    again.choose()
+    for step in steps:
+        save(again, step)
+    return again
+
+
+def content(store: Store) -> dict[str, tuple[object, ...]]:
+    """What is there of checkpoints and the link."""
+    return {name: what for name, what in tree(store.directory).items() if not name.startswith(".isc-")}
+
+
+ACTS: dict[str, Callable[[Store, Path], object]] = {
+    "prepares": lambda store, payload: store.prepare(40, False),
+    "writes": lambda store, payload: store.save({}, payload, 30, {}),
+    "publishes": lambda store, payload: store.publish(payload),
+    "heals": lambda store, payload: store.heal(),
+    "sets all aside": lambda store, payload: store.set_all_aside(),
+    "tidies": lambda store, payload: store.tidy(),
+    "discards": lambda store, payload: store.discard(payload),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_run_that_was_replaced_changes_nothing(store: Store, act: str, is_written: bool) -> None:
+    store.keep = 1
+    save(store, 10)
+    save(store, 20)
+    payload = store.prepare(30, False)
+    if is_written:
+        store.save({"step": 30}, payload, 30, {})
+    successor(store, 40, 50)
+    before = content(store)
+    try:
+        ACTS[act](store, payload)
+    except (IscError, OSError):
+        with pytest.raises(IscError, match="Another run has taken over this checkpoint directory") as raised:
+            store.check_owner()
+        assert raised.value.exit_code == ExitCode.TAKEN
+        assert str(store.directory) in raised.value.where
+        assert "second process" in raised.value.hint
+    assert content(store) == before
+    assert resumed_step(store) == 50
+
+
+def test_a_training_that_was_replaced_ends_at_its_next_save(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group)
+    training.step()
+    training.checkpointer.save()
+    assert poll_until_saved(training)
+    training.checkpointer.save()
+    successor(store, 7)
+    with pytest.raises(IscError, match="taken over") as raised:
+        training.checkpointer.finish()
+    assert raised.value.exit_code == ExitCode.TAKEN
+    assert "[FAILED]" not in caplog.text, "it is no failed save, to be tried again"
+    assert resumed_step(store) == 7
+
+
+def test_a_folder_of_a_run_that_a_sync_has_deleted_is_made_again(store: Store) -> None:
+    save(store, 10)
+    shutil.rmtree(store.fence.folder)
+    save(store, 20)
+    assert resumed_step(store) == 20
+
+
+def test_only_the_folder_of_the_last_run_is_there(store: Store) -> None:
+    for _ in range(3):
+        successor(store)
+    (folder,) = [path for path in store.directory.iterdir() if RUN_FOLDER.fullmatch(path.name)]
+    assert RUN_FOLDER.fullmatch(folder.name)[1] == "4"  # type: ignore[index]
+    assert not list(store.directory.glob(".isc-gone-*"))
+
+
+def disown(payload: Path, store: Store, step: int) -> None:
+    """Makes it the checkpoint of a version that names no owner."""
+    from isc_runtime.checkpointing.on_disk.durable import Manifest
+
+    manifest = store.manifest_path(payload)
+    Manifest.of([payload], step, "2026-01-01T00:00:00+00:00", {}).write(manifest)
+
+
+def test_what_is_newest_goes_by_owner_and_step_not_by_number(tmp_path: Path, group: Group) -> None:
+    """A frozen node that knows of no fence wakes and publishes a higher number, with an older step."""
+    store = ArtifactStore(tmp_path, group)
+    save(store, 10)
+    again = successor(store, 2040, 2045)
+    foreign = tmp_path / "AtomicDirectory_checkpoint_145"
+    shutil.copytree(again.entries()[0].path, foreign)
+    disown(foreign / "checkpoint.pt", again, 1010)
+    link(store).unlink()
+    link(store).symlink_to(foreign)
+    kept = {entry.path for entry in again.entries() if entry.path != foreign}
+    save(again, 2050)
+    assert link(store).resolve() != foreign
+    assert all(path.exists() for path in kept), "AtomicDirectory goes by the link, and that was put right"
+    link(store).unlink()
+    foreign.mkdir(exist_ok=True)
+    assert resumed_step(store) == 2050
+    assert steps(again)[-1] == 2050
