@@ -27,9 +27,7 @@ from test_kill_every_call import RUNS, Tell, left_behind, make
 from trainee import Child, Trainee, fork, writer_thread
 
 __all__ = ["left_behind"]  # a fixture
-EVERY = (
-    {1: 3, 2: 9} if SOAK == 1 else {1: 1, 2: 1}
-)  # by ranks: so-manieth call; all: 15 min
+EVERY = {1: 3, 2: 9} if SOAK == 1 else {1: 1, 2: 1}  # by ranks: so-manieth call; all: 15 min
 OPTIONS = {"keep_checkpoints": 1}
 
 
