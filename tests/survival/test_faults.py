@@ -202,7 +202,8 @@ def test_a_device_that_is_always_full(kind: str, tmp_path: Path, monkeypatch: py
 
         def onto_a_full_device(step: int, force: bool) -> Path:
             payload: Path = prepare(step, force)
-            payload.with_name(f"{payload.name}.temp").symlink_to("/dev/full")
+            staged = trainee.store.staged(payload)
+            staged.with_name(f"{staged.name}.temp").symlink_to("/dev/full")
             return payload
 
         for prepared in (prepare, onto_a_full_device, prepare):

@@ -21,7 +21,7 @@ from isc_runtime.errors import ExitCode, IscError
 LOCK_NAME = ".isc-lock"
 PATIENCE = 15.0  # seconds: ranks whose torchrun was killed end within one, or save first
 INTERVAL = 0.1
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 logger = logging.getLogger("checkpoint")
 
@@ -58,35 +58,34 @@ def hold(directory: Path, busy: Callable[[], None] = lambda: None) -> Lock | Non
         OSError: the file of the lock cannot be opened.
     """
     path = directory / LOCK_NAME
-    descriptor = _open(path)
+    # Read-only, so that the file system itself can become so; NFS locks only what is open for writing.
+    try:
+        return _hold(path, os.O_RDONLY, busy)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            with contextlib.suppress(OSError):
+                return _hold(path, os.O_RDWR, busy)
+        elif error.errno not in NO_LOCKS:
+            raise
+        logger.warning("[LOCK] %s has no locks (%s): start one training at a time", directory, error.strerror)
+        return None
+
+
+def _hold(path: Path, mode: int, busy: Callable[[], None]) -> Lock:
+    descriptor = os.open(path, mode | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     status = os.fstat(descriptor)
     if (lock := _held.get((status.st_dev, status.st_ino))) is not None:
         os.close(descriptor)
         return lock
     try:
         _wait(descriptor, path, busy)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno not in NO_LOCKS:
-            raise
-        logger.warning("[LOCK] %s has no locks (%s): start one training at a time", directory, error.strerror)
-        return None
     except BaseException:
         os.close(descriptor)
         raise
     with contextlib.suppress(OSError):  # it only says who this is
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _own_words(), 0)
+        path.write_bytes(_own_words())
     lock = _held[(status.st_dev, status.st_ino)] = Lock(descriptor)
     return lock
-
-
-def _open(path: Path) -> int:
-    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(path, os.O_RDWR | flags, 0o666)
-    except PermissionError:  # another user made it; that is enough to hold it, if not to write in it
-        return os.open(path, os.O_RDONLY | (flags & ~os.O_CREAT))
 
 
 def _wait(descriptor: int, path: Path, busy: Callable[[], None]) -> None:
