@@ -71,7 +71,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.ranks.interruption import StopRequest
     from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
     from isc_runtime.training import loaders
-    from isc_runtime.training.batches import parts_of, size_of_batch, to_device
+    from isc_runtime.training.batches import parts_of, to_device
     from isc_runtime.training.evaluation import Evaluation
     from isc_runtime.training.guard import StepGuard
     from isc_runtime.training.means import Totals
@@ -188,7 +188,7 @@ class Trainer:
     def gradients(self, batch: Any, totals: Totals) -> Tensor:
         """Puts the gradient of the batch's mean loss over all ranks into the parameters; returns its norm."""
         self.optimizer.zero_grad()
-        samples, count = size_of_batch(batch), torch.zeros((), device=self.group.device)
+        samples, count = self.arguments.batch_size, torch.zeros((), device=self.group.device)
         for part, is_last in parts_of(batch, self.arguments.accumulate):
             with part_of_batch(self.replica, is_last), self.autocast():
                 means = batch_loss(self.replica, part)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.tree import Path, leaves, mapped
+from isc_runtime.tree import Path, leaves, mapped, name_of
 
 
 def size_of_batch(batch: Any) -> int:
@@ -37,14 +37,56 @@ def to_device(batch: Any, device: torch.device) -> Any:
 def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
     """Splits a batch into parts of equal size; the last one may be smaller.
 
+    A tensor is cut if its first dimension is that of the batch's first tensor, and so is a list of so many
+    plain values. All else in a dict or a dataclass, a temperature say, goes with each part.
+
+    Args:
+        batch: a tree of tensors.
+        parts: how many, if it has as many samples; 1 leaves it as it is, whatever it is.
+
     Yields:
         Each part, and whether it is the last one.
+
+    Raises:
+        IscError: a list or a tuple holds tensors of which nobody knows how to cut them.
     """
+    if parts == 1:
+        yield batch, True
+        return
     size = size_of_batch(batch)
+    _check_can_be_cut(batch, size)
     each = -(-size // parts)
     for begin in range(0, size, each):
         end = min(begin + each, size)
-        yield (batch if parts == 1 else _cut(batch, size, begin, end)), end == size
+        yield _cut(batch, size, begin, end), end == size
+
+
+def _check_can_be_cut(batch: Any, size: int) -> None:
+    """A list or a tuple is one of columns, each of them with a row for each sample: then all rows are cut.
+    Or it is one of samples, such as images of unequal size, or of their descriptions.
+    """
+    rows = [(path, leaf.shape[0]) for path, leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+
+    def check(path: Path, node: Any) -> Any:
+        if not isinstance(node, list | tuple):
+            return node
+        within = [(where, count) for where, count in rows if where[: len(path)] == path]
+        own = [count for where, count in within if len(where) == len(path) + 1]
+        is_of_trees = len({where[len(path)] for where, _ in within if len(where) > len(path) + 1}) > 1
+        counts = [count for _, count in within] if is_of_trees else own
+        others = {count for where, count in rows if where[: len(path)] != path} - {size}
+        if any(count != size for count in counts) or (counts and len(node) in others):
+            raise IscError(
+                f"A {type(node).__name__} in a batch holds tensors that have not all {size} rows, as the "
+                "batch's first tensor has, so they cannot be split into parts",
+                f"--accumulate, at {name_of(path) or 'the batch itself'}",
+                "Leave --accumulate at 1 and lower --batch-size; or stack what has a row for a sample, and "
+                "put what belongs to all samples into a dict.",
+                ExitCode.DATA,
+            )
+        return node
+
+    mapped(batch, check)
 
 
 def _cut(batch: Any, size: int, begin: int, end: int) -> Any:

@@ -63,6 +63,34 @@ def test_plain_values_of_each_sample_are_split_with_it() -> None:
     assert all(part["classes"] == ["cat", "dog"] for part in parts)
 
 
+IMAGES = [torch.zeros(3, 8 + side, 8) for side in range(7)]
+TARGETS = [{"boxes": torch.zeros(count, 4), "labels": torch.zeros(count)} for count in range(7)]
+OF_SAMPLES: dict[str, tuple[Any, str]] = {
+    "images of unequal size, and labels": ((IMAGES, Y), "the batch itself"),
+    "the same by name": ({"images": IMAGES, "labels": Y}, "images"),
+    "labels first": ({"labels": Y, "images": tuple(IMAGES)}, "images"),
+    "texts of unequal length": ([torch.zeros(length) for length in range(1, 8)], "the batch itself"),
+    "descriptions": ({"x": X, "targets": TARGETS}, "targets"),
+    "descriptions in a dataclass": (Views(X, TARGETS), "others"),  # type: ignore[arg-type]
+    "what belongs to all in a tuple": ((X, Y, torch.ones(10)), "the batch itself"),
+}
+
+
+@pytest.mark.parametrize("kind", OF_SAMPLES)
+def test_a_list_that_nobody_knows_how_to_cut_is_refused(kind: str) -> None:
+    """It was cut wrongly, or went whole with each part. In one part it is trained on as it is."""
+    batch, where = OF_SAMPLES[kind]
+    with pytest.raises(IscError, match=f"--accumulate, at {where}. Leave --accumulate at 1") as raised:
+        list(parts_of(batch, 2))
+    assert raised.value.exit_code is ExitCode.DATA
+    assert list(parts_of(batch, 1)) == [(batch, True)]
+
+
+def test_what_belongs_to_all_samples_goes_with_each_part_of_a_dict() -> None:
+    batch = {"x": X, "class_weights": torch.ones(10)}
+    assert all(part["class_weights"] is batch["class_weights"] for part, _ in parts_of(batch, 3))
+
+
 def test_everything_goes_to_the_device() -> None:
     moved = to_device(BATCHES["nested"], torch.device("meta"))
     assert all(leaf.is_meta for _, leaf in leaves(moved) if isinstance(leaf, Tensor))
