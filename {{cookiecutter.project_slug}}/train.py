@@ -144,7 +144,7 @@ class Trainer:
         checkpointer.restore()
         progress, arguments = self.sampler.progress, self.arguments
         if self.is_complete(checkpointer):
-            logger.info("It was complete before, at step %d: to go on, raise what ended it", progress.step)
+            logger.info("It is done at step %d: raise --epochs, --max-steps or --max-seconds", progress.step)
         total = loaders.steps_in_all(self.sampler, arguments.epochs, arguments.max_steps)
         with progress_bar(self.group.is_master, total, progress.step) as show:
             while True:

@@ -58,6 +58,18 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     check_scalars(place, last=whole.newest()["sampler"]["step"])
 
 
+def test_a_finished_run_started_again_says_so_and_what_to_do(tmp_path: Path) -> None:
+    place = Place(tmp_path, script=SCRIPT)
+    first = place.train("--max-steps", "3")
+    assert "It is done" not in first.output
+    again = place.train("--max-steps", "3")
+    assert (again.code, again.steps(": loss")) == (0, [])
+    assert "It is done at step 3: raise --epochs, --max-steps or --max-seconds" in again.output
+    further = place.train("--max-steps", "5")
+    assert "It is done" not in further.output
+    assert place.newest()["sampler"]["step"] == 5
+
+
 def check_scalars(place: Place, last: int) -> None:
     """In TensorBoard no step is missing and none comes twice."""
     events = EventAccumulator(str(place.logs)).Reload()

@@ -37,6 +37,9 @@ class StepGuard:
         self._metrics = metrics
         self._most = most
         self._copies: dict[str, tuple[int, Tensor]] = {}  # by name: the version of the buffer, and its copy
+        self._step: int | None = None  # the last one that was asked about
+        self._is_skipped = False  # by one of its optimizers
+        self._before = 0, math.inf  # skipped in a row and at which scale, before this step
         # The schedule goes on when a step is skipped, be it the first: torch takes that for a mistake.
         warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
         metrics |= {"skipped": 0, "skipped_in_a_row": 0, "skipped_at_scale": math.inf}
@@ -59,6 +62,8 @@ class StepGuard:
     def allows(self, norm: Tensor, step: int, scaler: GradScaler) -> bool:
         """Whether to take the step; if not, the model is as it was at `remember`.
 
+        With several optimizers it is asked for each of them; a step that one of them skips counts once.
+
         Args:
             norm: of the gradient of all ranks: the same on all of them, and so is the answer.
             step: the training's, for the log.
@@ -67,15 +72,28 @@ class StepGuard:
         Raises:
             IscError: too many steps in a row were not finite.
         """
+        if step != self._step:
+            before = self._metrics["skipped_in_a_row"], float(self._metrics["skipped_at_scale"])
+            self._step, self._is_skipped, self._before = step, False, before
         if norm.isfinite():
-            self._metrics |= {"skipped_in_a_row": 0, "skipped_at_scale": math.inf}
+            if not self._is_skipped:
+                self._metrics |= {"skipped_in_a_row": 0, "skipped_at_scale": math.inf}
             return True
         self._take_back()
+        if not self._is_skipped:  # by another optimizer, in the same step
+            self._is_skipped = True
+            self._count(step, scaler)
+        return False
+
+    def _count(self, step: int, scaler: GradScaler) -> None:
+        """Counts a step that is skipped. Raises IscError: it was one too many."""
+        in_a_row, scale = self._before
         self._metrics["skipped"] += 1
-        if scaler.is_enabled() and self._comes_down(scaler.get_scale()):
-            return False
-        self._metrics["skipped_in_a_row"] += 1
-        in_a_row = self._metrics["skipped_in_a_row"]
+        if scaler.is_enabled():
+            self._metrics["skipped_at_scale"] = scaler.get_scale()
+            if 1 < scaler.get_scale() < scale:  # it comes down, and can fall further
+                return
+        self._metrics["skipped_in_a_row"] = in_a_row = in_a_row + 1
         logger.warning(f"step {step} is skipped, loss or gradient are not finite: number {in_a_row} in a row")
         if in_a_row >= self._most:
             raise IscError(
@@ -84,13 +102,6 @@ class StepGuard:
                 "Lower --learning-rate or look at the data; the last checkpoint is from before it.",
                 ExitCode.DIVERGED,
             )
-        return False
-
-    def _comes_down(self, scale: float) -> bool:
-        """Whether the scale is lower than at the last step, if that was skipped too, and can fall further."""
-        before = float(self._metrics["skipped_at_scale"])
-        self._metrics["skipped_at_scale"] = scale
-        return 1 < scale < before
 
     @torch.no_grad()
     def _take_back(self) -> None:

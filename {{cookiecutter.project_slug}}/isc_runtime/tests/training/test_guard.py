@@ -99,3 +99,28 @@ def test_a_scale_that_comes_down_to_where_it_was_before_is_no_failure() -> None:
         assert not guard.allows(NAN, step, scaler)
         assert guard.allows(FINE, step + 1, scaler)
     assert metrics["skipped_in_a_row"] == 0
+
+
+@pytest.mark.parametrize("norms", [(NAN, FINE), (FINE, NAN), (NAN, NAN)], ids=["first", "second", "both"])
+@pytest.mark.parametrize("scaler", [OFF, GradScaler("cpu", init_scale=1.0)], ids=["without", "with a scaler"])
+def test_a_step_that_one_of_two_optimizers_skips_counts_once(
+    norms: tuple[torch.Tensor, ...], scaler: GradScaler
+) -> None:
+    """The good steps of the other one do not hide that it is skipped for ever."""
+    metrics = dict[str, Any]()
+    guard = StepGuard(nn.Linear(1, 1), metrics, most=3)
+    scaler.scale(FINE)
+    for step in range(2):
+        assert [guard.allows(norm, step, scaler) for norm in norms] == [norm is FINE for norm in norms]
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 2)
+    with pytest.raises(IscError, match="3 steps in a row"):
+        [guard.allows(norm, 2, scaler) for norm in norms]
+
+
+def test_a_step_that_neither_of_two_optimizers_skips_ends_the_row() -> None:
+    metrics = dict[str, Any]()
+    guard = StepGuard(nn.Linear(1, 1), metrics, most=2)
+    for step in range(0, 8, 2):
+        assert [guard.allows(norm, step, OFF) for norm in (FINE, NAN)] == [True, False]
+        assert [guard.allows(norm, step + 1, OFF) for norm in (FINE, FINE)] == [True, True]
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (4, 0)
