@@ -148,6 +148,18 @@ def test_state_that_is_not_saved(project: Project) -> None:
     assert "put it into Trainer.state()" in error
 
 
+def test_weights_that_are_changed_between_two_steps(project: Project) -> None:
+    """After the save: it is not in the checkpoint, and a resume does not do it again."""
+    poll = "                checkpointer.save()\n            checkpointer.poll()\n"
+    decay = "            for weight in self.model.parameters():\n                weight.data.mul_(0.999)\n"
+    project.change("train.py", poll, poll + decay)
+    ended = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--epochs", "4")
+    assert ended.code == 1
+    (error,) = ended.errors
+    assert re.search(r"What differs: .*\bmodel\.", error)
+    assert "changes between save() and the next step (through .data, say)" in error
+
+
 AVERAGE = "        self.average = torch.optim.swa_utils.AveragedModel(self.model)\n"
 POSITION = "        self.metrics: dict[str, Any] ="
 STEP = "            take_step(self.optimizer, partial(self.gradients, batch), self.group)\n"
