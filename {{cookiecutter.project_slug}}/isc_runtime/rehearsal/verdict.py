@@ -206,7 +206,7 @@ def _causes(differences: list[str], cycles: list[Cycle]) -> Iterator[str]:
     yield (
         "Something that it goes on from is not in the checkpoint: put it into Trainer.state(). "
         "A counter or a list that is a plain attribute is not saved by itself. Weights that something "
-        "changes between save() and the next step (through .data, say) are not either: change them before save()."
+        "changes between save() and the next step (through .data, say) are not either: do it before save()."
     )
 
 
