@@ -90,12 +90,14 @@ class Resume:
         damaged: those that are newer, newest first, each with what is wrong with it.
         begins: whether the training starts at step 0: there never was a whole checkpoint here.
         obstacle: why it cannot go on, in words, if it neither begins nor has chosen one.
+        is_foreign: whether the obstacle is what another program has written.
     """
 
     chosen: tuple[Entry, Manifest] | None
     damaged: list[tuple[Entry, str]]
     begins: bool = False
     obstacle: str = ""
+    is_foreign: bool = False
 
 
 Examine = Callable[[Entry], Manifest]  # returns an entry's manifest, or raises Damaged

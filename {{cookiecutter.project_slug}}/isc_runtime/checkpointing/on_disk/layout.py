@@ -18,6 +18,7 @@ from pathlib import Path
 
 from isc_runtime.checkpointing.on_disk.durable import Damaged
 from isc_runtime.checkpointing.on_disk.entries import Entry, Examine, Resume, newest_good
+from isc_runtime.checkpointing.on_disk.foreign import is_foreign, other_files
 from isc_runtime.errors import IscError
 
 LOCAL = "local mode"
@@ -102,7 +103,17 @@ class Layout(ABC):
 
     def first_save_was_cut_short(self, entries: Sequence[Entry]) -> bool:
         """Whether all there is is what a kill in the first save leaves: one entry, no manifest, no link."""
-        return len(entries) == 1 and not entries[0].is_complete and not os.path.lexists(self.link)
+        is_alone = len(entries) == 1 and not entries[0].is_complete and not os.path.lexists(self.link)
+        return is_alone and not is_foreign(entries[0].payload)
+
+    def foreign(self) -> list[Path]:
+        """Files that another program has written, and that look like checkpoints. Raises OSError."""
+        aside = self.directory / SET_ASIDE
+        files = [path for path in other_files(self.directory) if path.parent != aside]
+        return [path for path in files if not self._manifest_of(path).exists() and is_foreign(path)]
+
+    def _manifest_of(self, payload: Path) -> Path:
+        return self.entry_of(payload).manifest
 
     def resume(self, entries: Sequence[Entry], examine: Examine = Entry.verify) -> Resume:
         """What a resume makes of these entries: it goes on, begins, or cannot.
@@ -117,6 +128,11 @@ class Layout(ABC):
         found = newest_good(entries, examine)
         if found.chosen is not None:
             return found
+        if strangers := self.foreign():
+            names = ", ".join(str(path.relative_to(self.directory)) for path in strangers[:5])
+            more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+            what = f"another program wrote {names}{more}: no manifest, other keys"
+            return replace(found, obstacle=what, is_foreign=True)
         if self.first_save_was_cut_short(entries):
             return replace(found, begins=True)
         reasons = [f"{entry.name}: {reason}" for entry, reason in found.damaged]

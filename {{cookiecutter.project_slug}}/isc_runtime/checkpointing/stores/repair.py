@@ -26,6 +26,7 @@ from isc_runtime.checkpointing.on_disk.durable import (
     unheard,
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.foreign import is_foreign
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.checkpointing.stores.fence import Fence, remove
@@ -143,7 +144,7 @@ class Repair:
             return
         newest = latest or complete[-1]
         for entry in entries[entries.index(newest) + 1 :]:
-            if not entry.is_complete:
+            if not entry.is_complete and not is_foreign(entry.payload):
                 if latest is None:
                     self.set_aside(entry, "it has no manifest, and there is no link to tell its age")
                 else:
@@ -178,6 +179,13 @@ class Repair:
             return entry, manifest
         if found.begins:
             return None
+        if found.is_foreign:
+            raise IscError(
+                "There are checkpoints that this project did not write",
+                f"{self.layout.directory} ({found.obstacle})",
+                "Go on with the program that wrote them, or move them to another place to start at step 0.",
+                ExitCode.CHECKPOINT,
+            )
         raise IscError(
             "There are checkpoints, and none of them can be used",
             f"{self.layout.directory} ({found.obstacle})",

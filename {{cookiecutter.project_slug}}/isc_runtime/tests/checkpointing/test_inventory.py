@@ -101,7 +101,7 @@ def test_flipped_bits_are_seen_only_when_every_byte_is_read(store: Store) -> Non
 
 
 def test_a_first_save_that_was_cut_short_is_no_obstacle(store: Store) -> None:
-    store.write({"step": 10}, store.prepare(10, False))
+    store.write({"rng": [], "saves": 1}, store.prepare(10, False))
     (series,) = take_inventory(store.directory).series
     assert not series.is_stuck
     assert "starts at step 0" in series.outlook

@@ -70,7 +70,7 @@ def test_two_saves_of_one_step_in_one_second_are_two(store: Store) -> None:
 
 def test_what_is_left_of_a_first_save_does_not_stop_the_next_run(store: Store) -> None:
     payload = store.prepare(10, False)
-    store.write({"step": 10}, payload)
+    store.write({"rng": [], "saves": 1}, payload)
     assert resumed_step(store) is None
     assert save(reopened(store), 10).exists()
 
