@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.ranks.entry import reported
@@ -45,8 +46,15 @@ def _reader_may_leave() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that takes no abbreviations, as those of its commands: preflight gets train.py's options, too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m isc_runtime", description="Tools of an ISC project.")
+    parser = _Parser(prog="python -m isc_runtime", description="Tools of an ISC project.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="is this project fit to submit?")
     check.add_argument("--json", action="store_true", help="findings for machines")

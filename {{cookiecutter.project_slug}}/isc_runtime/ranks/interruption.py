@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 from isc_runtime.ranks.ending import end
@@ -66,7 +67,33 @@ class StopRequest:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """The pipe has the signal already. A process that was forked a moment ago is not ended by it either."""
+    """The pipe has the signal already."""
+
+
+_prepares_workers = False  # whether what is forked now is a worker that `prepare_worker` prepares
+
+
+@contextlib.contextmanager
+def preparing_workers() -> Iterator[None]:
+    """Around the start of workers that `prepare_worker` prepares: until then no signal ends them."""
+    global _prepares_workers
+    _prepares_workers = True
+    try:
+        yield
+    finally:
+        _prepares_workers = False
+
+
+def _after_fork() -> None:
+    """A child is no training: what ends it, `Process.terminate()` for one, asks the training for nothing."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _do_nothing:
+            signal.set_wakeup_fd(-1)
+            if not _prepares_workers:
+                signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def end_with_launcher() -> None:

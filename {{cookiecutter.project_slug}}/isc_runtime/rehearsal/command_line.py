@@ -30,6 +30,7 @@ from isc_runtime.submission.command.train_arguments import options_of_train
 def parse_arguments(command_line: list[str]) -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m isc_runtime rehearse",
         description="Runs experiment.isc on this machine as the ISC would, interruptions and all, and says "
         "whether it is fit to submit. Exit code: 0 fit, 1 not fit, others as in README.md.",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from isc_runtime import preflight
+from isc_runtime.__main__ import _parser
 from isc_runtime.errors import ExitCode
 from isc_runtime.tests.processes import UNSET, Place, copy_of_the_runtime
 
@@ -191,3 +192,11 @@ def test_a_log_without_utf_8_is_no_reason_to_fail(tmp_path: Path, command: Path)
     ended = place.run("preflight")
     assert ended.code == 0, ended.output
     assert "? Directory is writable" in ended.output
+
+
+@pytest.mark.parametrize("own", ["--dataset", "--data", "--data-r"])
+def test_an_option_of_the_user_s_is_not_taken_for_one_of_ours(own: str) -> None:
+    arguments, others = _parser().parse_known_args(["preflight", own, "mine"])
+    assert arguments.dataset_id is None
+    assert arguments.data_root == Path("/data")
+    assert others == [own, "mine"]

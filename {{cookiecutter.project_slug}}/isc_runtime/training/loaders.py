@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.interruption import prepare_worker
 from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful
+from isc_runtime.training.workers import PreparedLoader
 
 
 class Data(NamedTuple):
@@ -81,12 +81,11 @@ def training_loader(
     """
     if isinstance(position, StreamPosition):
         return StreamLoader(Chunks(data.training, data.collate, position), position, workers, device)
-    return DataLoader(
+    return PreparedLoader(
         ReplayableDataset(data.training, data.collate),
         batch_sampler=position,
         collate_fn=as_it_is,
         num_workers=workers,
-        worker_init_fn=prepare_worker,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own: the default one would draw from the training's
         pin_memory=device.type == "cuda",

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
-from isc_runtime.ranks.interruption import prepare_worker
 from isc_runtime.sampler import as_it_is, seed_of
+from isc_runtime.training.workers import PreparedLoader
 
 
 def is_stateful(dataset: Any) -> bool:
@@ -143,12 +143,11 @@ class StreamLoader:
                 ExitCode.USAGE,
             )
         self._position = position
-        self._loader = DataLoader(
+        self._loader = PreparedLoader(
             chunks,
             batch_size=None,
             collate_fn=as_it_is,
             num_workers=workers,  # begun anew at each epoch: that is how they learn where to begin
-            worker_init_fn=prepare_worker,
             generator=torch.Generator(),
             pin_memory=device.type == "cuda",
         )

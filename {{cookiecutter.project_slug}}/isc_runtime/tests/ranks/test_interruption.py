@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from isc_runtime.ranks.interruption import Stopped, StopRequest
+from isc_runtime.ranks.interruption import Stopped, StopRequest, preparing_workers
 from isc_runtime.tests.processes import PROJECT
 
 WITH_WORKERS = """
@@ -49,6 +50,47 @@ for pause, number in ((0.2, signal.SIGUSR1), (0.2, signal.SIGTERM), (2.5, signal
     print(stop.signal_number, flush=True)
 """
 
+WITH_CHILDREN = """
+import multiprocessing, os, signal, sys, time
+from torch.utils.data import DataLoader
+from isc_runtime.ranks.interruption import StopRequest
+
+def wait():
+    time.sleep(600)
+
+def double(number):
+    return 2 * number
+
+class Slow:
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        time.sleep(0.01)
+        return index
+
+if __name__ == "__main__":
+    stop = StopRequest()
+    context = multiprocessing.get_context(sys.argv[1])
+    with context.Pool(2) as pool:  # which terminates its workers
+        assert pool.map(double, [1, 2]) == [2, 4]
+    child = context.Process(target=wait)
+    child.start()
+    time.sleep(0.5)
+    child.terminate()
+    child.join(20)
+    assert child.exitcode == -signal.SIGTERM, child.exitcode
+    iterator = iter(DataLoader(Slow(), num_workers=1, multiprocessing_context=sys.argv[1]))
+    next(iterator)
+    iterator._workers[0].terminate()
+    del iterator
+    time.sleep(0.2)
+    assert stop.signal_number == 0, stop.signal_number
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.2)
+    assert stop.signal_number == signal.SIGUSR1, "it still listens itself"
+    print("all went on")
+"""
+
 
 def test_a_signal_is_noted_and_a_second_one_a_moment_later_ends_the_process() -> None:
     """torchrun passes on what a scheduler has sent to its ranks as well: those two are one wish."""
@@ -57,6 +99,34 @@ def test_a_signal_is_noted_and_a_second_one_a_moment_later_ends_the_process() ->
     )
     assert ended.stdout.split() == [str(int(signal.SIGUSR1))] * 2, ended.stderr
     assert ended.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_what_ends_a_child_asks_the_training_for_nothing(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "children.py"
+    script.write_text(WITH_CHILDREN)
+    ended = subprocess.run(
+        [sys.executable, script, method],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "all went on" in ended.stdout, ended.stderr
+
+
+def test_a_worker_that_is_about_to_be_prepared_is_not_ended() -> None:
+    StopRequest()
+    with preparing_workers():
+        pid = os.fork()
+        if not pid:
+            time.sleep(0.3)
+            os._exit(0)
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_a_stop_is_never_read_as_completed() -> None:
