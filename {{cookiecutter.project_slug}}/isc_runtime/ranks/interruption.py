@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
 import multiprocessing
+import multiprocessing.util  # its exit function must be registered before `_end_workers`, to run after it
 import os
 import signal
 import sys
@@ -107,7 +109,8 @@ def prepare_worker(worker_id: int) -> None:
 
     A signal to the whole process group must not take the data away from a training that still has a step to
     finish; only the training itself may end a worker, even one that waits for a storage that does not answer.
-    And a training that is killed must not leave workers behind (Linux; elsewhere they notice later).
+    And a training that is killed must not leave workers behind (Linux; elsewhere they notice later). Where no
+    signal tells who has sent it (macOS), a worker ignores them all, and `_end_workers` ends it.
     """
     faulthandler.register(SHOW_STACKS, all_threads=True)
     if sys.platform != "linux":
@@ -125,13 +128,28 @@ def _await_end(training: int) -> None:
     os._exit(0)  # as torch's own workers do: another code would be reported as a failure
 
 
+@atexit.register
+def _end_workers() -> None:
+    """Ends the workers that ignore a SIGTERM: multiprocessing would send one and then wait for ever."""
+    if sys.platform == "linux":
+        return
+    if workers := _workers():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report them as failed
+    for worker in workers:
+        worker.kill()
+
+
+def _workers() -> list[multiprocessing.process.BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child.daemon]
+
+
 def show_stacks() -> None:
     """Writes where this process stands, and its data-loading workers: each of their threads, to stderr.
 
     For a process that is about to end: the question ends a worker that `prepare_worker` did not prepare.
     """
     faulthandler.dump_traceback()
-    for worker in filter(lambda child: child.daemon, multiprocessing.active_children()):
+    for worker in _workers():
         sys.stderr.write(f"\nAnd its worker {worker.name} (pid {worker.pid}):\n")
         sys.stderr.flush()
         with contextlib.suppress(OSError):  # it may have ended by now

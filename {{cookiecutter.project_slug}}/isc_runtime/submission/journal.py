@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from isc_runtime.disk import sync
+
 REHEARSALS = "rehearsals.jsonl"  # the image takes it, so that a container knows of a laptop's rehearsals
 SUBMISSIONS = "submissions.jsonl"
 
@@ -24,7 +26,7 @@ def append(file: Path, entry: dict[str, Any]) -> None:
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the last one was cut off
             line = b"\n" + line
         os.write(descriptor, line)
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

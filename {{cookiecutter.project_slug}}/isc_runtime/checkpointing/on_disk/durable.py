@@ -26,6 +26,7 @@ from isc_runtime.checkpointing.on_disk.untrusted import (
     plain_size,
     read_plain,
 )
+from isc_runtime.disk import sync
 from isc_runtime.errors import ExitCode, IscError
 
 FORMAT_VERSION = 1
@@ -232,7 +233,7 @@ def sync_file(file: Path) -> None:
     """Waits until a file's bytes are on the disk. Raises OSError."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -251,7 +252,7 @@ def write_durably(file: Path, content: bytes) -> None:
         with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
         temporary.replace(file)
     except OSError:
         with contextlib.suppress(OSError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -109,3 +111,28 @@ def test_a_probe_leaves_nothing(tmp_path: Path) -> None:
 def test_a_probe_needs_the_directory(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         probe(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("error", [None, errno.ENOTSUP, errno.EIO])
+def test_a_file_leaves_the_cache_of_a_macs_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int | None
+) -> None:
+    asked: list[str] = []
+
+    def full_sync(descriptor: int, command: int) -> int:
+        asked.append(f"F_FULLFSYNC {command}")
+        if error:
+            raise OSError(error, os.strerror(error))
+        return 0
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", full_sync)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append("fsync"))
+    if error == errno.EIO:
+        with pytest.raises(OSError, match="Input/output"):
+            write_durably(tmp_path / "file", b"content")
+        assert not list(tmp_path.iterdir())
+        return
+    write_durably(tmp_path / "file", b"content")
+    each = ["F_FULLFSYNC 51"] + ["fsync"] * (error is not None)
+    assert asked == each * 2  # the file, and its directory

@@ -39,6 +39,29 @@ time.sleep(0.5)
 show_stacks()
 """
 
+ON_A_MAC = """
+import multiprocessing, sys, time
+from torch.utils.data import DataLoader, _utils
+from isc_runtime.ranks.interruption import prepare_worker
+sys.platform = "darwin"  # in the workers too: they import this file, or are forks of its process
+_utils.MP_STATUS_CHECK_INTERVAL = 0.2
+class Storage:
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        time.sleep(600 * (index > 1))
+        return index
+if __name__ == "__main__":
+    loader = DataLoader(
+        Storage(), num_workers=2, worker_init_fn=prepare_worker, multiprocessing_context=sys.argv[1]
+    )
+    iterator = iter(loader)
+    next(iterator), next(iterator)  # both have begun, and are stuck from now on
+    print(*[worker.pid for worker in iterator._workers], flush=True)
+    if sys.argv[2] == "dropped":
+        del iterator
+"""
+
 SIGNALLED = """
 import os, signal, sys, time
 from isc_runtime.ranks.interruption import StopRequest
@@ -170,6 +193,27 @@ def test_a_worker_that_is_stuck_is_shown_and_holds_up_no_end() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "show_stacks" in training
     assert "in __getitem__" in worker, ended.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("iterator", ["kept", "dropped"])
+def test_a_training_ends_its_workers_where_no_signal_tells_who_has_sent_it(
+    tmp_path: Path, method: str, iterator: str
+) -> None:
+    script = tmp_path / "on_a_mac.py"
+    script.write_text(ON_A_MAC)
+    ended = subprocess.run(
+        [sys.executable, str(script), method, iterator],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    workers = [int(pid) for pid in ended.stdout.split()]
+    assert len(workers) == 2
+    assert not any(is_running(worker) for worker in workers)
 
 
 def is_running(pid: int) -> bool:
