@@ -7,7 +7,9 @@
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     ending  torchrun  shards            the end that nothing can stop; torchrun with the exit code of the rank
                                         that failed; tensors in shards: marked, read, distributed
-    shard_metadata                      where in the files the shards are, read as data
+    fork_server  shard_metadata         what is imported once for all ranks of a node; where in the files the
+                                        shards are, read as data
+    rank                                how a rank begins that was forked (a script of torchrun's)
 
-`entry`, `ending`, `rank_error`, `interruption` and `torchrun` import no torch when they are imported.
+`entry`, `ending`, `rank_error`, `interruption`, `rank` and `torchrun` import no torch when they are imported.
 """

@@ -1,15 +1,25 @@
-"""torchrun, but it ends with the exit code of the rank that ended first.
+"""torchrun, but it ends with the exit code of the rank that ended first, and its ranks start sooner.
 
 torchrun itself ends with 1 and a traceback of its own, whatever happened. On the ISC the exit code is what
 says how a training ended, so launch.sh starts the processes of a node with `python -m isc_runtime torchrun`.
+
+On Linux ranks are forks of one process in which torch is imported already (see `fork_server`). torchrun has
+that for functions, and `rank.py` is the function: it runs the script.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from isc_runtime.ranks import fork_server
+
+RANK = Path(__file__).with_name("rank.py")
 
 
 def torchrun(arguments: list[str]) -> int:
@@ -20,14 +30,19 @@ def torchrun(arguments: list[str]) -> int:
         of the signal that ended it, or that this process was asked to stop with. Never 0 for a training that
         was stopped: the ISC reads 0 as completed.
     """
+    if sys.platform == "linux":
+        _start_server(arguments)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    options = parse_args(arguments)  # type: ignore[no-untyped-call]
+    if sys.platform == "linux":
+        _fork_ranks(options)
     try:
-        run(parse_args(arguments))  # type: ignore[no-untyped-call]
+        run(options)  # type: ignore[no-untyped-call]
     except SignalException as stop:  # the ranks got the signal too, and have ended
-        _pass_on(stop.sigval)
+        _pass_on(stop.sigval, os.getpid())
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
@@ -37,8 +52,43 @@ def torchrun(arguments: list[str]) -> int:
     return 0
 
 
-def _pass_on(signal_number: int) -> None:
+def _start_server(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--nproc-per-node", "--nproc_per_node", default="1")
+    if parser.parse_known_args(arguments)[0].nproc_per_node != "1":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, read when libraries are loaded
+    fork_server.start(Path.cwd())
+
+
+def _fork_ranks(options: argparse.Namespace) -> None:
+    """Lets torchrun fork the ranks, if they run a Python script."""
+    if options.no_python or options.module or options.run_path:
+        return
+    from torch.distributed.elastic import multiprocessing as launchers
+
+    class Forks(launchers.MultiprocessContext):
+        """Ranks in forks, which return nothing: they end."""
+
+        def _poll(self) -> Any:
+            for rank, process in enumerate(self._pc.processes if self._pc else ()):
+                if process.exitcode == 0:
+                    self._return_values.setdefault(rank, None)
+            return super()._poll()
+
+    options.training_script_args = [options.training_script, *options.training_script_args]
+    options.training_script, options.run_path, options.start_method = str(RANK), True, "forkserver"
+    launchers.MultiprocessContext = Forks  # type: ignore[misc]
+    logging.getLogger(launchers.api.__name__).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None  # torchrun's own; the rank has said what happened
+    return True
+
+
+def _pass_on(signal_number: int, pid: int) -> None:
     """Signals what is still there: torchrun forgets ranks that it has started a moment ago (Linux)."""
     with contextlib.suppress(OSError):
-        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            os.kill(int(child), signal_number)
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            os.kill(child, signal_number)
+            _pass_on(signal_number, child)

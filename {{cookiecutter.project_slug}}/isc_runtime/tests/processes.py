@@ -210,10 +210,10 @@ def run_forked(directory: Path, work: Callable[[], None], ranks: int = 2) -> lis
 
 
 def _as_rank(output: Path, variables: dict[str, str], work: Callable[[], None]) -> None:
-    stream = output.open("w", buffering=1)
-    for number in (1, 2):
-        os.dup2(stream.fileno(), number)
-    sys.stdout = sys.stderr = stream
+    with output.open("w") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
     signal.set_wakeup_fd(-1)  # this process may listen to signals for a training; a new one does not
     for caught in SIGNALS:
         signal.signal(caught, signal.SIG_DFL)

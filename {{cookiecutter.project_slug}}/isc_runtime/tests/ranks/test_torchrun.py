@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from isc_runtime.tests.processes import Ended, Place, rest_of, wait_for
+from isc_runtime.tests.ranks.test_interruption import is_running
 
 RANK = """
 import os, signal, sys, time
@@ -29,8 +36,8 @@ def ended(directory: Path, ends: str, seconds: int = 60) -> Ended:
 
 @pytest.mark.parametrize(
     ("ends", "code"),
-    [("sys.exit(6)", 6), ("os.kill(os.getpid(), signal.SIGKILL)", 137)],
-    ids=["with a code", "killed"],
+    [("sys.exit(6)", 6), ("os._exit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", 137)],
+    ids=["with a code", "at once", "killed"],
 )
 def test_it_ends_with_the_code_of_the_rank_that_failed(tmp_path: Path, ends: str, code: int) -> None:
     node = ended(tmp_path, ends)
@@ -39,17 +46,96 @@ def test_it_ends_with_the_code_of_the_rank_that_failed(tmp_path: Path, ends: str
     assert "Traceback" not in node.output
 
 
-def test_a_training_that_is_complete_ends_with_0(tmp_path: Path) -> None:
-    assert ended(tmp_path, "pass", seconds=0).code == 0
+@pytest.mark.parametrize("ends", ["pass", "sys.exit()", "sys.exit(0)", "os._exit(0)"])
+def test_a_training_that_is_complete_ends_with_0(tmp_path: Path, ends: str) -> None:
+    assert ended(tmp_path, ends, seconds=0).code == 0
 
 
-def test_a_training_that_is_stopped_never_ends_with_0(tmp_path: Path) -> None:
-    """Not even when the ranks take the signal for a reason to end well."""
+def test_an_error_is_shown_as_python_shows_it(tmp_path: Path) -> None:
+    node = ended(tmp_path, "raise ValueError('mine')")
+    assert node.code == 1
+    (shown,) = re.findall(r"^Traceback .*?^ValueError: mine$", node.output, re.MULTILINE | re.DOTALL)
+    assert re.findall('File "(.*)", line', shown) == [str(tmp_path / "rank.py")]
+
+
+LOOKS = """
+import atexit, multiprocessing, os, sys, threading
+atexit.register(print, "the end of rank", os.environ["RANK"], flush=True)
+print(
+    f"torch: {'torch' in sys.modules}, start method: {multiprocessing.get_start_method()}, "
+    f"own session: {os.getsid(0) == os.getpid()}, name: {__name__}, arguments: {sys.argv[1:]}, "
+    f"path: {sys.path[0] == os.path.dirname(os.path.abspath(__file__))}, threads: {threading.active_count()}",
+    flush=True,
+)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ranks are forked there")
+@pytest.mark.parametrize("variables", [{}, {"COVERAGE_PROCESS_START": "x"}], ids=["forked", "anew"])
+def test_a_rank_that_was_forked_is_like_a_new_process(tmp_path: Path, variables: dict[str, str]) -> None:
+    """But for torch, which is there already; what looks at each process as it starts gets a new one."""
+    script = tmp_path / "looks.py"
+    script.write_text(LOOKS)
+    node = Place(tmp_path, variables=variables).torchrun(script, "--one", "two")
+    usual = multiprocessing.get_all_start_methods()[0]
+    says = f"torch: {not variables}, start method: {usual}, own session: True, name: __main__, "
+    says += "arguments: ['--one', 'two'], path: True, threads: 1"
+    assert node.output.count(says) == 2, node.output
+    for rank in range(2):
+        assert f"the end of rank {rank}" in node.output
+    assert node.code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ranks are forked there")
+def test_a_script_with_a_runtime_of_its_own_gets_that_one(tmp_path: Path) -> None:
+    own = tmp_path / "another" / "isc_runtime"
+    own.mkdir(parents=True)
+    (own / "__init__.py").write_text("")
+    script = own.with_name("imports.py")
+    script.write_text("import isc_runtime\nprint(isc_runtime.__file__)\n")
+    node = Place(tmp_path).torchrun(script)
+    assert node.output.count(str(own / "__init__.py")) == 2, node.output
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Two ranks that are there and sleep, until they are asked to end."""
     script = tmp_path / "rank.py"
     script.write_text(RANK.format(ends="pass", seconds=60))
     process = Place(tmp_path, script=script).start(ranks=2)
     wait_for(process, "is here")
     wait_for(process, "is here")
-    process.send_signal(signal.SIGUSR1)
-    rest_of(process)
-    assert process.returncode == 128 + signal.SIGUSR1
+    yield process
+    process.kill()
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that came from this one."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [one for child in children for one in descendants(child)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how processes are found there")
+def test_nothing_outlives_torchrun(started: subprocess.Popen[str]) -> None:
+    begun = descendants(started.pid)
+    started.kill()
+    rest_of(started)
+    deadline = time.monotonic() + 10
+    while any(is_running(pid) for pid in begun):
+        assert time.monotonic() < deadline, "somebody goes on without torchrun"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how processes are found there")
+def test_a_signal_to_all_processes_stops_it_as_one_to_torchrun_does(started: subprocess.Popen[str]) -> None:
+    for pid in (*descendants(started.pid), started.pid):
+        os.kill(pid, signal.SIGTERM)
+    rest_of(started)
+    assert started.returncode == 128 + signal.SIGTERM
+
+
+def test_a_training_that_is_stopped_never_ends_with_0(started: subprocess.Popen[str]) -> None:
+    """Not even when the ranks take the signal for a reason to end well."""
+    started.send_signal(signal.SIGUSR1)
+    rest_of(started)
+    assert started.returncode == 128 + signal.SIGUSR1

@@ -1,0 +1,61 @@
+"""What people write without this template: DistributedDataParallel and `torch.load`, for `start.py`.
+
+    torchrun --nproc-per-node=2 bare_training.py CHECKPOINT --max-steps N
+
+The project's own model and data come from PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import optim
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+
+from data import load_data
+from model import batch_loss, build_model
+
+
+def main() -> None:
+    """Trains, says each step, saves at the end."""
+    options = argparse.ArgumentParser()
+    options.add_argument("checkpoint", type=Path)
+    options.add_argument("--max-steps", type=int)
+    arguments = options.parse_args()
+    dist.init_process_group("gloo")
+    training_data, _ = load_data(None, Path("/data"))
+    torch.manual_seed(0)
+    model = DistributedDataParallel(build_model())
+    optimizer = optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    sampler: DistributedSampler[object] = DistributedSampler(training_data)
+    loader = DataLoader(training_data, batch_size=32, sampler=sampler)
+    step = 0
+    if arguments.checkpoint.exists():
+        state = torch.load(arguments.checkpoint, weights_only=True)
+        model.module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    while step < arguments.max_steps:
+        for batch in loader:
+            optimizer.zero_grad()
+            loss = batch_loss(model, batch)["loss"]
+            torch.autograd.backward(loss.total / loss.count)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            if dist.get_rank() == 0:
+                print(f"step {step}: {float(loss.total / loss.count)}", flush=True)
+            if step == arguments.max_steps:
+                break
+    if dist.get_rank() == 0:
+        state = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        torch.save(state, arguments.checkpoint)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
