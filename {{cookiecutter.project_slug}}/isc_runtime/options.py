@@ -179,7 +179,10 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--sync-save", action="store_true", help="let the training wait until a checkpoint is written"
     )
     group.add_argument(
-        "--fresh", action="store_true", help="start over; checkpoints that exist are moved aside, not deleted"
+        "--fresh",
+        action="store_true",
+        help="start over; checkpoints that exist are moved aside, not deleted; "
+        "where torchrun restarts the ranks, the first attempt alone does this",
     )
 
 

@@ -138,7 +138,7 @@ class Checkpointer:
         """
         parts = parts_of(self._training)
         warn_of_what_is_left_out(self._training)
-        if self.options.fresh:
+        if self.options.fresh and not self.group.environment.restarts:  # only the first attempt of torchrun's
             self.group.master(self.store.set_all_aside)
         size = self.group.each(lambda: expected_size(parts.values()))  # a state_dict may be a collective
         self.group.master(lambda: self.store.check_room(size))

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGUSR1 set a flag; a second signal ends the process at once."""
+"""Being asked to stop: SIGTERM, SIGUSR1, SIGHUP, Ctrl-C set a flag; a second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from isc_runtime.ranks.ending import end
 
 ONE_WISH = 2.0  # seconds: torchrun passes on a signal that a scheduler has sent to its ranks as well
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 SHOW_STACKS = signal.SIGUSR2  # a worker writes where it stands, even from within a call that never ends
 
 
@@ -52,7 +52,8 @@ class StopRequest:
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, _do_nothing)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
+                signal.signal(number, _do_nothing)
         threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
 
     def _listen(self, reading: int) -> None:

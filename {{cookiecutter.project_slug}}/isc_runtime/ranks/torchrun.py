@@ -5,6 +5,9 @@ says how a training ended, so launch.sh starts the processes of a node with `pyt
 
 On Linux ranks are forks of one process in which torch is imported already (see `fork_server`). torchrun has
 that for functions, and `rank.py` is the function: it runs the script.
+
+When torchrun is asked to stop, it would kill ranks that still save after 30 s; here they have as long as a
+save may take.
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from isc_runtime.options import CheckpointOptions, positive_float
 from isc_runtime.ranks import fork_server
 
 RANK = Path(__file__).with_name("rank.py")
+MARGIN = 15  # seconds in which ranks end beside their last save
+KILLED = 128 + signal.SIGKILL
 
 
 def torchrun(arguments: list[str]) -> int:
@@ -27,8 +35,9 @@ def torchrun(arguments: list[str]) -> int:
 
     Returns:
         0 if all ranks of this node ended with 0; the exit code of the one that failed first; 128 + the number
-        of the signal that ended it, or that this process was asked to stop with. Never 0 for a training that
-        was stopped: the ISC reads 0 as completed.
+        of the signal that ended it, or that this process was asked to stop with; 137 if it was asked to stop
+        and a rank was killed before it had saved. Never 0 for a training that was stopped: the ISC reads 0
+        as completed.
     """
     if sys.platform == "linux":
         _start_server(arguments)
@@ -37,12 +46,22 @@ def torchrun(arguments: list[str]) -> int:
     from torch.distributed.run import parse_args, run
 
     options = parse_args(arguments)  # type: ignore[no-untyped-call]
+    if options.shutdown_timeout is None and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
+        options.shutdown_timeout = MARGIN + int(save_timeout(options.training_script_args))
     if sys.platform == "linux":
         _fork_ranks(options)
     try:
-        run(options)  # type: ignore[no-untyped-call]
+        with _kills_noted() as killed:
+            run(options)  # type: ignore[no-untyped-call]
     except SignalException as stop:  # the ranks got the signal too, and have ended
         _pass_on(stop.sigval, os.getpid())
+        if killed:
+            sys.stderr.write(
+                f"torchrun: asked to stop by signal {int(stop.sigval)}, and ranks were killed before they "
+                "had saved (exit code 137): a start goes on from the last completed save. A save that needs "
+                "longer is waited for with --save-timeout.\n"
+            )
+            return KILLED
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
@@ -50,6 +69,39 @@ def torchrun(arguments: list[str]) -> int:
         sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {code}\n")
         return code
     return 0
+
+
+def save_timeout(words: list[str]) -> float:
+    """Seconds that a save may take, as the arguments of the training say, or by default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    default = CheckpointOptions().save_timeout
+    parser.add_argument("--save-timeout", type=positive_float, default=default)
+    try:
+        return float(parser.parse_known_args(words)[0].save_timeout)
+    except (argparse.ArgumentError, SystemExit):  # the training itself says what is wrong
+        return default
+
+
+@contextlib.contextmanager
+def _kills_noted() -> Iterator[list[int]]:
+    """Notes ranks that were killed while torchrun waited for their end: it forgets how they ended."""
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    killed: list[int] = []
+    close = PContext.close
+
+    def noted(self: Any, *arguments: Any, **options: Any) -> None:
+        handlers = getattr(self, "subprocess_handlers", {}).values()
+        forks = getattr(getattr(self, "_pc", None), "processes", [])
+        close(self, *arguments, **options)
+        codes = [handler.proc.returncode for handler in handlers] + [fork.exitcode for fork in forks]
+        killed.extend(code for code in codes if code == -signal.SIGKILL)
+
+    PContext.close = noted  # type: ignore[method-assign]
+    try:
+        yield killed
+    finally:
+        PContext.close = close  # type: ignore[method-assign]
 
 
 def _start_server(arguments: list[str]) -> None:

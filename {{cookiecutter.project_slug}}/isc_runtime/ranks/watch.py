@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import NoReturn
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.distributed.rendezvous import rendezvous
 
@@ -41,6 +42,9 @@ BUSY = "isc_runtime/busy"  # counts what a rank says that lets the others wait
 def connect(timeout: float) -> Store:
     """The store through which torchrun's processes find each other.
 
+    torchrun's own store outlives an attempt (`--max-restarts`), and with it the reason for which that one
+    fell: each attempt has keys of its own.
+
     Raises:
         IscError: it does not answer within `timeout` seconds.
     """
@@ -53,7 +57,7 @@ def connect(timeout: float) -> Store:
             "Node 0 must be running and must be reachable at this address from every node.",
             ExitCode.PEER,
         ) from error
-    return store
+    return PrefixStore(f"isc_runtime/attempt/{Environment.read().restarts}", store)
 
 
 def announce_early(error: Exception) -> None:

@@ -152,6 +152,24 @@ def test_a_worker_that_is_about_to_be_prepared_is_not_ended() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_ask_too(number: signal.Signals) -> None:
+    program = SIGNALLED.replace("signal.SIGUSR1", f"signal.{number.name}").replace("2.5", "0.1")
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.split() == [str(int(number))] * 3, ended.stderr
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    program += SIGNALLED.replace("signal.SIGUSR1", "signal.SIGHUP").replace("2.5", "0.1")
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.split() == ["0", "15", "15"], ended.stderr
+
+
 def test_a_stop_is_never_read_as_completed() -> None:
     with pytest.raises(SystemExit) as raised:
         raise Stopped(signal.SIGTERM)

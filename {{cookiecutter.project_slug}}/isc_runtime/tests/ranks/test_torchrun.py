@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.tests.processes import Ended, Place, rest_of, wait_for
+from isc_runtime.ranks import torchrun
+from isc_runtime.tests.processes import TRAINING, Ended, Place, rest_of, wait_for
 from isc_runtime.tests.ranks.test_interruption import is_running
 
 RANK = """
@@ -139,3 +140,70 @@ def test_a_training_that_is_stopped_never_ends_with_0(started: subprocess.Popen[
     started.send_signal(signal.SIGUSR1)
     rest_of(started)
     assert started.returncode == 128 + signal.SIGUSR1
+
+
+SAVES = """
+import signal, sys, time
+def save(number, frame):
+    time.sleep({seconds})
+    print("saved", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("is here", flush=True)
+time.sleep(60)
+"""
+
+
+def stopped(directory: Path, *arguments: str, seconds: float) -> Ended:
+    """A rank that saves for so long when it is asked to stop."""
+    script = directory / "rank.py"
+    script.write_text(SAVES.format(seconds=seconds))
+    process = Place(directory, script=script).start(*arguments, by_torchrun=True)
+    wait_for(process, "is here")
+    process.send_signal(signal.SIGTERM)
+    return Ended(process.wait(60), rest_of(process))
+
+
+def test_the_last_save_is_waited_for(tmp_path: Path) -> None:
+    """As long as a save may take, and not for torchrun's 30 s."""
+    assert torchrun.save_timeout(["--epochs", "3", "--save-timeout", "7200"]) == 7200
+    assert torchrun.save_timeout(["--save-timeout=45.5", "--other"]) == 45.5
+    assert torchrun.save_timeout(["--save-timeout", "soon"]) == torchrun.save_timeout([]) == 1800
+    node = stopped(tmp_path, "--save-timeout", "3", seconds=1.0)
+    assert (node.code, "saved" in node.output) == (143, True)
+    assert "killed" not in node.output
+
+
+def test_ranks_that_were_killed_before_they_had_saved_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    node = stopped(tmp_path, seconds=30.0)
+    assert node.code == 137
+    assert "asked to stop by signal 15, and ranks were killed before they had saved" in node.output
+    assert "--save-timeout" in node.output
+
+
+def test_restarts_of_torchrun_go_on_and_only_the_first_attempt_is_fresh(tmp_path: Path) -> None:
+    """The reason of the first attempt, which the store keeps, is none for the second."""
+    place = Place(tmp_path, variables={"PET_MAX_RESTARTS": "1"}, script=tmp_path / "fails_once.py")
+    place.script.write_text(FAILS_ONCE)
+    node = place.torchrun(place.script, "--fresh", "--save-steps", "2", "--epochs", "1")
+    assert node.code == 0, node.output
+    assert node.steps("Resumed from")[0] >= 2
+    assert node.output.count("No checkpoint in") == 1
+
+
+FAILS_ONCE = f"""
+import os, runpy, sys
+from isc_runtime.ranks.group import Group
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1":
+    pulse, calls = Group.pulse, []
+    def failing(self, *words):
+        calls.append(1)
+        if len(calls) == 5:
+            raise ValueError("once")
+        return pulse(self, *words)
+    Group.pulse = failing
+runpy.run_path({str(TRAINING)!r}, run_name="__main__")
+"""
