@@ -19,7 +19,7 @@ def test_a_collective_called_by_the_master_alone(project: Project) -> None:
     ended = project.rehearse(*TWO_RANKS, "--hang-seconds", "8")
     assert ended.code == 1
     (error,) = ended.errors
-    assert error.startswith("cycle 1: It hangs, no step was done in time: ")
+    assert re.match(r"cycle \d: It hangs, no step was done in time: ", error)  # an interruption may come first
     lines = (project.path / "train.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if SAVE_AT_THE_END_OF_AN_EPOCH in text)
     assert f"rank 0 is in train.py:{line}, evaluate(), in " in error
@@ -105,7 +105,7 @@ def test_a_wrong_path_in_the_command(project: Project) -> None:
 
 def test_a_newline_meant_as_a_separator(project: Project) -> None:
     project.change("experiment.isc", 'command = "', 'command = """cd /root/isc-experiment\n')
-    project.change("experiment.isc", '250513"\n', '250513"""\n')
+    project.change("experiment.isc", 'seconds 90"\n', 'seconds 90"""\n')
     found_without_training(project, r"experiment.isc:\d+: The line break before 'bash' becomes a blank")
 
 
