@@ -19,7 +19,7 @@ def test_a_collective_called_by_the_master_alone(project: Project) -> None:
     ended = project.rehearse(*TWO_RANKS, "--hang-seconds", "8")
     assert ended.code == 1
     (error,) = ended.errors
-    assert re.match(r"cycle \d: It hangs, no step was done in time: ", error)  # an interruption may come first
+    assert re.match(r"cycle \d: It hangs, no step was done in time: ", error)  # perhaps after an interruption
     lines = (project.path / "train.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if SAVE_AT_THE_END_OF_AN_EPOCH in text)
     assert f"rank 0 is in train.py:{line}, evaluate(), in " in error

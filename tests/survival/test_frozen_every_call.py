@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from trainee import Child, Trainee, fork, writer_thread
 
 __all__ = ["left_behind"]  # a fixture
 EVERY = {1: 3, 2: 9} if SOAK == 1 else {1: 1, 2: 1}  # by ranks: so-manieth call; all: 15 min
-OPTIONS = {"keep_checkpoints": 1}
+OPTIONS: dict[str, Any] = {"keep_checkpoints": 1}
 
 
 def no_locks(descriptor: int, operation: int) -> None:
