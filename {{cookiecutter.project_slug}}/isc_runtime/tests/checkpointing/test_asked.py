@@ -102,6 +102,37 @@ def test_what_is_asked_for_explicitly_wins_once(
     assert "[RESUME]" not in caplog.text
 
 
+@pytest.mark.parametrize(("before", "now"), [("0.0", "0.2"), ("0.2", "0.0")])
+def test_a_rate_of_nothing_has_no_ratio(tmp_path: Path, group: Group, before: str, now: str) -> None:
+    first = Asking(tmp_path, group, "--learning-rate", before)
+    with first.checkpointer as checkpointer:
+        first.step()
+        checkpointer.save()
+    second = Asking(tmp_path, group, "--learning-rate", now)
+    assert second.checkpointer.restore()
+    second.step()
+    assert second.setting[0] == pytest.approx(float(now) * 0.5**2)
+
+
+def test_a_schedule_goes_on_from_the_optimizer_s_own_rate(tmp_path: Path, group: Group) -> None:
+    """Which need not be as many times another as the option is."""
+
+    def begin(rate: str) -> Asking:
+        training = Asking(tmp_path, group, "--learning-rate", rate)
+        own = 1.0 + training.arguments.learning_rate
+        training.optimizer.param_groups[0] |= {"lr": own, "initial_lr": own}
+        training.scheduler = torch.optim.lr_scheduler.LambdaLR(training.optimizer, lambda step: 0.5**step)
+        return training
+
+    first = begin("1.0")
+    with first.checkpointer as checkpointer:
+        first.step()
+        checkpointer.save()
+    second = begin("3.0")
+    assert second.checkpointer.restore()
+    assert second.setting[0] == pytest.approx(4.0 / 2)
+
+
 def test_another_kind_of_optimizer_is_named(
     tmp_path: Path, group: Group, caplog: pytest.LogCaptureFixture
 ) -> None:

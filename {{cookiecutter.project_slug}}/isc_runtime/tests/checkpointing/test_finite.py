@@ -11,7 +11,13 @@ NAN, INF = float("nan"), float("inf")
 
 
 def test_what_is_not_finite_is_named() -> None:
-    state = {"good": torch.ones(2), "count": torch.tensor(1), "bad": [torch.tensor([1.0, NAN])]}
+    state = {
+        "good": torch.ones(2),
+        "count": torch.tensor(1),
+        "plain": NAN,
+        "text": "nan",
+        "bad": [torch.tensor([1.0, NAN])],
+    }
     assert list(names_of_not_finite(state, "model")) == ["model.bad.0"]
     del state["bad"]
     assert list(names_of_not_finite(state)) == []

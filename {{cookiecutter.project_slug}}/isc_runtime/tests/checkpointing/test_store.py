@@ -50,6 +50,26 @@ def link(store: Store) -> Path:
     return store.directory / store.link_name
 
 
+def test_there_must_be_room_for_two_and_for_one_when_the_first_is_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(store.directory)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=15))
+    with pytest.raises(IscError, match=r"no room for two checkpoints: 20 bytes are needed, 15 are free"):
+        store.check_room(10)
+    save(store, 1)
+    store.check_room(10)
+    with pytest.raises(IscError, match=r"no room for another checkpoint: 20 bytes are needed, 15 are free"):
+        store.check_room(20)
+
+
+def test_a_wish_to_keep_is_part_of_the_directory_s_name(tmp_path: Path, group: Group) -> None:
+    store = ArtifactStore(tmp_path, group)
+    assert store.prepare_checkpoint_directory(force_save=True).endswith("_checkpoint_0_force")
+    store = ArtifactStore(tmp_path, group)
+    assert store.prepare_checkpoint_directory().endswith("_checkpoint_0")
+
+
 def test_nothing_is_nothing(store: Store) -> None:
     assert resumed_step(store) is None
 

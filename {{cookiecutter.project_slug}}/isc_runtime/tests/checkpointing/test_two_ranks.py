@@ -42,6 +42,22 @@ def test_any_rank_s_wish_keeps_a_checkpoint(tmp_path: Path) -> None:
     assert came_to_their_end(ended), ended
 
 
+def all_shards_are_named(training: Training) -> None:
+    training.step()
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    if training.group.is_master:
+        (entry,) = training.store.entries()
+        there = {path.name for path in entry.path.iterdir()}
+        assert len([name for name in there if name.endswith(".distcp")]) == 2
+        assert there == {*entry.read_manifest().files, entry.manifest.name}
+
+
+def test_the_manifest_names_the_shards_of_all_ranks(tmp_path: Path) -> None:
+    ended = on_two_ranks(tmp_path, all_shards_are_named, "fsdp")
+    assert came_to_their_end(ended), ended
+
+
 def fail_on_rank_1(training: Training) -> None:
     """A state_dict of the user's raises, on one rank alone."""
     training.step()
