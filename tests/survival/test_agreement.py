@@ -19,7 +19,7 @@ import ranks
 import train
 from isc_runtime import preflight
 from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.stores import artifact_store, local_store, store
+from isc_runtime.checkpointing.stores import artifact_store, local_store, repair, store
 from isc_runtime.errors import ExitCode
 
 HOST = socket.gethostname()
@@ -66,7 +66,7 @@ MASTER_CASES = {
     "prepare": (local_store.LocalStore, "next_payload"),
     "write": (local_store.LocalStore, "write"),
     "sync": (store, "sync_file"),
-    "commit": (local_store, "link_durably"),
+    "commit": (repair, "link_durably"),
 }
 
 

@@ -210,7 +210,7 @@ class Watch:
             self._heard = heard
             self.wait_on()
         if os.getppid() != self._launcher:
-            return self._failure("torchrun is gone", "", "Without it nobody would end this process.")
+            return self._launcher_is_gone()
         if time.monotonic() > self._deadline:
             absent = self._absent(self._store)
             with contextlib.suppress(OSError, ValueError):
@@ -229,11 +229,16 @@ class Watch:
 
     def _lost_contact(self, absent: str) -> RankError:
         """A collective failed. Either a rank is gone, or it fell, and its reason counts when it arrives."""
+        if os.getppid() != self._launcher:  # the other one has seen that first, and ended
+            return self._launcher_is_gone()
         return self._failure(
             f"Lost contact with another rank{absent}",
             "",
             "It was killed or its machine is gone: its log and torchrun's tell which.",
         )
+
+    def _launcher_is_gone(self) -> RankError:
+        return self._failure("torchrun is gone", "", "Without it nobody would end this process.")
 
     def _absent(self, store: Store) -> str:
         """Calls the roll and names the ranks that do not answer."""

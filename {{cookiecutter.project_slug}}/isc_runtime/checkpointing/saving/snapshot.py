@@ -69,6 +69,8 @@ class Snapshot:
         if any(tensor.is_cuda for _, tensor in pairs):
             self._start_gpu(at_once)
         _copy([pair for pair in at_once if not pair[1].is_cuda])
+        if not self._put_off:  # a step need not wait for the background, which may be stuck in another save
+            self._copied.set()
         return copy
 
     def _start_gpu(self, at_once: Pairs) -> None:
