@@ -1,4 +1,4 @@
-"""What goes wrong in a way that a person must mend, and the exit code that says which kind it was."""
+"""What goes wrong in a way that a person must fix, and the exit code that says which kind it was."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def _check_writable(directory: Path, name: str) -> None:
 
 
 def _unfit(what: str, directory: Path, error: OSError) -> IscError:
-    cure = CURES.get(error.errno or 0, "Mend it, or use another directory.")
+    cure = CURES.get(error.errno or 0, "Fix it, or use another directory.")
     return IscError(f"{what} ({error.strerror})", directory, cure)
 
 

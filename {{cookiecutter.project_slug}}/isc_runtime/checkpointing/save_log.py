@@ -15,6 +15,12 @@ from isc_runtime.logs import Scalars
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.rank_error import RankError
 
+AGAIN = {  # a new experiment begins with an empty artifact
+    "local": "Fix it and start again: it goes on from the last good checkpoint.",
+    "ISC": "Fix it. A new experiment goes on from the last good checkpoint if input_artifact_id_list in "
+    "experiment.isc has the id of this one's checkpoint artifact.",
+}
+
 logger = logging.getLogger("checkpoint")
 
 
@@ -89,7 +95,7 @@ class SaveLog:
             raise RankError(
                 f"{self.failures} saves in a row failed, the last one because: {error.what}",
                 error.where or self._store.directory,
-                f"{error.hint} Mend it and start again: it goes on from the last good checkpoint.".lstrip(),
+                f"{error.hint} {AGAIN[self._mode]}".lstrip(),
                 ExitCode.SAVE,
                 error.rank,
                 error.hostname,

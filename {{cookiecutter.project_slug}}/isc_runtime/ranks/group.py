@@ -166,7 +166,7 @@ def _before_fork() -> None:
 
     Whichever thread lets go of a collective last, gloo's own or the training's, destroys its Python objects.
     When that is gloo's, the thread enters Python, and a child that is forked at this instant never starts:
-    https://github.com/python/cpython/issues/112275, mended in Python 3.12 and late in 3.11. A moment after a
+    https://github.com/python/cpython/issues/112275, fixed in Python 3.12 and late in 3.11. A moment after a
     collective gloo's threads have let go; those still under way, the pulses, are held here until they have.
     """
     if _current is not None and _current.world_size > 1:

@@ -222,7 +222,7 @@ class Interruption:
         self._plan = plan
         self._planned = planned
         self._checkpoints = checkpoints
-        self._link_before: str | None = None  # at the first step: restoring may mend the link
+        self._link_before: str | None = None  # at the first step: restoring may fix the link
         self._has_begun = False
         self._step: int | None = None
         self.deleted: tuple[str, ...] = ()

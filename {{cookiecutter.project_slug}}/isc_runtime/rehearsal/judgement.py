@@ -31,7 +31,7 @@ def judge_start(cycle: Cycle, expected_code: int) -> Iterator[Finding]:
             if cycle.end == HUNG
             else f"The command ended with {_codes(cycle)} before"
         )
-        yield _finding(cycle, f"{ended} train.py: {cycle.reason()}", "Mend what it says.")
+        yield _finding(cycle, f"{ended} train.py: {cycle.reason()}", "Fix what it says.")
 
 
 def judge_cycle(cycle: Cycle, before: Cycle | None, plan: Plan) -> Iterator[Finding]:
@@ -49,7 +49,7 @@ def judge_end(cycle: Cycle) -> Iterator[Finding]:
         last = cycle.trace.last_step
         when = "before its first step" if last is None else f"after step {last}"
         what = f"It ended by itself with {_codes(cycle)}, {when}: {cycle.reason()}"
-        yield _finding(cycle, what, "Mend what it says.")
+        yield _finding(cycle, what, "Fix what it says.")
     elif cycle.end == TERMINATED:
         yield from _judge_stop(cycle)
 

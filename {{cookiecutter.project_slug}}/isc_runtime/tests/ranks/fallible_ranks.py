@@ -15,7 +15,7 @@ from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.interruption import StopRequest
 
-ERROR = IscError("The thing is broken", "/some/path", "Mend it.", ExitCode.DATA)
+ERROR = IscError("The thing is broken", "/some/path", "Fix it.", ExitCode.DATA)
 
 
 def fall() -> None:

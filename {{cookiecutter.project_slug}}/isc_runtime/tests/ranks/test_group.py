@@ -31,9 +31,9 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "rank", "code", "expected"),
     [
-        ("in an agreement", 1, ExitCode.DATA, "The thing is broken: /some/path. Mend it."),
-        ("on the master", 0, ExitCode.DATA, "The thing is broken: /some/path. Mend it."),
-        ("alone", 1, ExitCode.DATA, "The thing is broken: /some/path. Mend it."),
+        ("in an agreement", 1, ExitCode.DATA, "The thing is broken: /some/path. Fix it."),
+        ("on the master", 0, ExitCode.DATA, "The thing is broken: /some/path. Fix it."),
+        ("alone", 1, ExitCode.DATA, "The thing is broken: /some/path. Fix it."),
         ("unforeseen", 1, ExitCode.FAILED, "ZeroDivisionError: nobody saw it coming"),
         ("killed", 0, ExitCode.PEER, f"no answer from rank 1 on {socket.gethostname()}"),
     ],
@@ -61,7 +61,7 @@ def test_a_rank_that_falls_before_there_is_a_group_takes_the_others_down(tmp_pat
     """An import that fails, say. torchrun alone would kill the others half a minute later, and only here."""
     ended = Place(tmp_path).torchrun(SCRIPT, "before the group")
     assert ended.code == ExitCode.DATA
-    assert "ERROR: The thing is broken: /some/path. Mend it." in ended.output
+    assert "ERROR: The thing is broken: /some/path. Fix it." in ended.output
     assert "SIGKILL" not in ended.output
 
 

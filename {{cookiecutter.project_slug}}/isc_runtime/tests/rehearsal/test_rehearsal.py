@@ -317,7 +317,7 @@ BAD_CYCLES = {
     "failed": (
         {"end": FAILED, "codes": (5,), "log": "ERROR: no\n"},
         "exit code 5, after step 19: ERROR: no",
-        "Mend",
+        "Fix",
     ),
     "term, 0": ({"end": TERMINATED, "codes": (0,)}, "the command ended with 0", "ISC takes 0 for completed"),
     "term, late": ({"end": TERMINATED, "codes": (None,)}, "did not end in time", "--grace-seconds"),
