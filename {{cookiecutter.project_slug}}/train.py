@@ -188,7 +188,7 @@ class Trainer:
     def gradients(self, batch: Any, totals: Totals) -> Tensor:
         """Puts the gradient of the batch's mean loss over all ranks into the parameters; returns its norm."""
         self.optimizer.zero_grad()
-        samples, count = self.arguments.batch_size, torch.zeros((), device=self.group.device)
+        samples, count = self.sampler.own_samples, torch.zeros((), device=self.group.device)
         for part, is_last in parts_of(batch, self.arguments.accumulate):
             with part_of_batch(self.replica, is_last), self.autocast():
                 means = batch_loss(self.replica, part)

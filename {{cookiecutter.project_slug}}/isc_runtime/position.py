@@ -46,6 +46,11 @@ class Position(ABC):
     def is_epoch_done(self) -> bool:
         """Whether nothing is left of the epoch."""
 
+    @property
+    @abstractmethod
+    def own_samples(self) -> int:
+        """Samples of the batch that is trained on now, on each rank: on all of them as many."""
+
     @abstractmethod
     def check_epoch_is_done(self) -> None:
         """To be called when the loader has no more batches. Raises IscError: there should be more."""

@@ -163,6 +163,11 @@ class ElasticSampler(Position, Sampler[list[int]]):
         return self.progress.samples >= self.length
 
     @property
+    def own_samples(self) -> int:
+        """Samples of the batch that is trained on now, on each rank: on all of them as many."""
+        return len(self.share(self.samples_in_batch(self.progress.samples)))
+
+    @property
     def epochs_done(self) -> float:
         """Epochs trained so far, with the part of the present one."""
         return self.progress.epoch + self.progress.samples / self.length

@@ -35,6 +35,11 @@ class StreamPosition(Position):
         """Whether the stream has ended; known only after its last batch."""
         return self._is_done
 
+    @property
+    def own_samples(self) -> int:
+        """Samples of the batch that is trained on now, on each rank: on all of them as many."""
+        return len(self.share(self.coming))
+
     def batches_left(self, epochs: int) -> float:
         """Nobody knows."""
         return math.inf

@@ -41,12 +41,15 @@ def test_the_size_of_a_state_is_known_before_the_first_step(
 def test_the_size_is_that_of_all_groups_of_all_optimizers() -> None:
     models = [nn.Linear(30, 20), nn.Linear(5, 4)]
     groups = [{"params": [parameter]} for parameter in models[0].parameters()]
-    optimizers = [torch.optim.AdamW(groups), torch.optim.SGD(models[1].parameters(), lr=0.1, momentum=0.9)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups),
+        torch.optim.SGD(models[1].parameters(), lr=0.1, momentum=0.9),
+    ]
     expected = expected_size([*models, *optimizers])
     for model, optimizer in zip(models, optimizers, strict=True):
         torch.autograd.backward(model(torch.ones(1, model.in_features)).sum())
         optimizer.step()
-    made = size_of([one.state_dict() for one in (*models, *optimizers)])
+    made = size_of([[one.state_dict() for one in models], [one.state_dict() for one in optimizers]])
     assert expected == made == expected_size([*models, *optimizers]), "after a step it is what is there"
 
 
