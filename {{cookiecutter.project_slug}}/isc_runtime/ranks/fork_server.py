@@ -42,7 +42,11 @@ def start(project: Path) -> None:
     if os.environ.get("OMP_NUM_THREADS") == "1":  # else libraries start threads when they are imported
         _import(imports_of(project))
         has_threads = len([*Path("/proc/self/task").iterdir()]) > 1
+    mask = signal.pthread_sigmask(
+        signal.SIG_BLOCK, SIGNALS
+    )  # inherited by what multiprocessing tidies up with
     resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     spawn = util.spawnv_passfds
     util.spawnv_passfds = _fork  # type: ignore[assignment]  # for this one process
     try:

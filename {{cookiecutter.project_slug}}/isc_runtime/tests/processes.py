@@ -259,7 +259,7 @@ def rest_of(process: subprocess.Popen[str]) -> str:
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two states are not equal bit for bit; how often was saved is none, for a save is due by time, too."""
+    """Where two states are not equal bit for bit; not the count of saves, which are due by time, too."""
     if isinstance(one, torch.Tensor):
         return [] if isinstance(other, torch.Tensor) and torch.equal(one, other) else [path]
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():

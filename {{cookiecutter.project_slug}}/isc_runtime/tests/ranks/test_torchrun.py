@@ -128,11 +128,15 @@ def test_nothing_outlives_torchrun(started: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how processes are found there")
-def test_a_signal_to_all_processes_stops_it_as_one_to_torchrun_does(started: subprocess.Popen[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_stops_it_as_one_to_torchrun_does(
+    started: subprocess.Popen[str], number: signal.Signals
+) -> None:
     for pid in (*descendants(started.pid), started.pid):
-        os.kill(pid, signal.SIGTERM)
-    rest_of(started)
-    assert started.returncode == 128 + signal.SIGTERM
+        os.kill(pid, number)
+    said = rest_of(started)
+    assert started.returncode == 128 + number
+    assert "resource_tracker" not in said  # multiprocessing's own process lives on, too
 
 
 def test_a_training_that_is_stopped_never_ends_with_0(started: subprocess.Popen[str]) -> None:
