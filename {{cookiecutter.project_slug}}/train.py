@@ -54,7 +54,7 @@ if __name__ == "__main__":
     # Stage 1, before torch is imported: what is wrong here is said at once, and not after seconds.
     arguments = parse_arguments()
     with reported():
-        environment = Environment.read()
+        environment = Environment.read(is_local=arguments.local)
         check_place(environment)
         check_data(arguments.dataset_id, arguments.data_root)
 

@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
+    preflight.add_argument("--local", action="store_true", help="as for train.py")
     submit = commands.add_parser(
         "submit", help="check, write down what it is, and run: isc train experiment.isc"
     )
@@ -128,7 +129,7 @@ def _preflight(arguments: argparse.Namespace) -> int:
     sys.path.insert(0, str(PROJECT))
     from data import check_data
 
-    check_place(Environment.read())
+    check_place(Environment.read(is_local=arguments.local))
     check_data(arguments.dataset_id, arguments.data_root)
     return 0
 

@@ -36,8 +36,12 @@ class Environment:
     hostname: str = field(default_factory=socket.gethostname)
 
     @classmethod
-    def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
+    def read(cls, variables: Mapping[str, str] | None = None, is_local: bool = False) -> Environment:
         """Reads `variables`, by default this process's own.
+
+        Args:
+            variables: by name.
+            is_local: whether this is a laptop, whatever variables of the ISC are set.
 
         Raises:
             IscError: a variable of torchrun is not a number.
@@ -45,10 +49,11 @@ class Environment:
         variables = os.environ if variables is None else variables
         # Only torchrun sets LOCAL_RANK. Without it RANK, if set at all, is the node's rank on an old ISC.
         by_torchrun = "LOCAL_RANK" in variables
+        artifacts: Mapping[str, str] = {} if is_local else variables
         return cls(
-            lossy_artifact_path=variables.get("LOSSY_ARTIFACT_PATH"),
-            checkpoint_artifact_path=variables.get("CHECKPOINT_ARTIFACT_PATH"),
-            output_path=variables.get("OUTPUT_PATH"),
+            lossy_artifact_path=artifacts.get("LOSSY_ARTIFACT_PATH"),
+            checkpoint_artifact_path=artifacts.get("CHECKPOINT_ARTIFACT_PATH"),
+            output_path=artifacts.get("OUTPUT_PATH"),
             rank=_number(variables, "RANK") if by_torchrun else 0,
             local_rank=_number(variables, "LOCAL_RANK") if by_torchrun else 0,
             world_size=_number(variables, "WORLD_SIZE") if by_torchrun else 1,
@@ -70,6 +75,26 @@ class Environment:
     def log_directory(self) -> Path:
         """Where TensorBoard's files go."""
         return Path(self.lossy_artifact_path) if self.lossy_artifact_path else LOCAL_LOG_DIRECTORY
+
+    def check_mode(self) -> None:
+        """Makes sure that local mode is meant, and is not the ISC with a variable missing.
+
+        Raises:
+            IscError: an artifact for checkpoints is named, and checkpoints would not go there.
+        """
+        named = {
+            "CHECKPOINT_ARTIFACT_PATH": self.checkpoint_artifact_path,
+            "OUTPUT_PATH": self.output_path,
+        }
+        given = [name for name, value in named.items() if value is not None]
+        if given and not self.isc_mode:
+            raise IscError(
+                f"{' and '.join(given)} {'are' if given[1:] else 'is'} set, and LOSSY_ARTIFACT_PATH is not: "
+                "checkpoints would go to a folder that the ISC throws away",
+                "LOSSY_ARTIFACT_PATH",
+                "The ISC sets it, so set it too; or say --local, as on a laptop: checkpoints go to "
+                f"./{LOCAL_CHECKPOINT_DIRECTORY} then.",
+            )
 
     def checkpoint_variable(self) -> tuple[str, Path]:
         """The variable that names the checkpoint artifact, and its directory.

@@ -14,6 +14,7 @@ AUTO = 0  # the value of `save_steps` that stands for "auto"
 SAVES_BETWEEN_INTERRUPTIONS = 3  # at least, if nothing else is said
 
 
+LOCAL = "train as on a laptop, in ./checkpoints, though variables of the ISC's artifacts are set"
 GIVEN = "given"  # the attribute that names the options that were given
 _ABSENT = object()
 
@@ -109,6 +110,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     add_parallel_options(parser)
     add_checkpoint_options(parser)
     add_distributed_options(parser)
+    parser.add_argument("--local", action="store_true", help=LOCAL)
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:

@@ -60,7 +60,9 @@ def validate_and_setup_checkpoint_directory(
     """
     environment = Environment.read()
     if not isc_mode:
-        environment = replace(environment, lossy_artifact_path=None)
+        environment = replace(
+            environment, lossy_artifact_path=None, checkpoint_artifact_path=None, output_path=None
+        )
     if defer_atomic_directory:
         return check_place(environment, is_master), None
     from isc_runtime.ranks.group import current_group
@@ -163,6 +165,7 @@ def _validate(environment: Environment, report: Report) -> Path:
         lossy = Path(environment.lossy_artifact_path or "")
         _check_directory(lossy, "LOSSY_ARTIFACT_PATH")
     else:
+        environment.check_mode()
         report("✅ Local mode detected")
         name, directory = "local mode", LOCAL_CHECKPOINT_DIRECTORY.absolute()
         _make_directory(directory)

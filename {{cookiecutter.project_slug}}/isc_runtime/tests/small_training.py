@@ -26,13 +26,14 @@ def parse_arguments() -> argparse.Namespace:
     options.add_parallel_options(parser)
     options.add_checkpoint_options(parser)
     options.add_distributed_options(parser)
+    parser.add_argument("--local", action="store_true")
     return options.parse(parser)
 
 
 if __name__ == "__main__":
     arguments = parse_arguments()
     with reported():
-        environment = Environment.read()
+        environment = Environment.read(is_local=arguments.local)
         check_place(environment)
 
 with reported():

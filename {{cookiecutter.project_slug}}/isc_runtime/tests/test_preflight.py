@@ -79,6 +79,16 @@ CASES = {
     "a file": (file_in_place_of("checkpoints"), ["is not a directory", "/checkpoints"]),
     "a link to nowhere": (dangling("checkpoints"), ["is not a directory", "/checkpoints"]),
     "no log directory": (remove("logs"), ["LOSSY_ARTIFACT_PATH does not exist", "/logs"]),
+    "not the mode of the ISC": (
+        without("LOSSY_ARTIFACT_PATH"),
+        ["CHECKPOINT_ARTIFACT_PATH is set, and LOSSY_ARTIFACT_PATH is not", "throws away", "say --local"],
+    ),
+    "OUTPUT_PATH alone": (
+        lambda place: place.variables.update(
+            LOSSY_ARTIFACT_PATH=UNSET, CHECKPOINT_ARTIFACT_PATH=UNSET, OUTPUT_PATH=str(place.checkpoints)
+        ),
+        ["OUTPUT_PATH is set, and LOSSY_ARTIFACT_PATH is not", "say --local"],
+    ),
     "no cycling_utils": (hide_cycling_utils, ["cycling_utils is not installed", "-m pip install -r"]),
     "a rank that is no number": (set_to(LOCAL_RANK="x", RANK="0"), ["not a number", "torchrun"]),
 }
@@ -158,6 +168,22 @@ def test_a_fit_place_passes_and_says_what_was_checked(tmp_path: Path, command: P
     assert f"ISC Mode: {isc_mode}" in ended.output
     assert f"✅ Directory is writable: {place.checkpoints}" in ended.output
     assert list(place.checkpoints.iterdir()) == []
+
+
+@pytest.mark.parametrize("lossy", [UNSET, "/nowhere"])
+def test_a_laptop_with_variables_of_the_isc_says_so(tmp_path: Path, command: Path, lossy: str) -> None:
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    variables = {"CHECKPOINT_ARTIFACT_PATH": str(artifact), "LOSSY_ARTIFACT_PATH": lossy}
+    place = Place(tmp_path, variables=variables, script=command)
+    assert place.run("preflight").code == ExitCode.UNFIT
+    ended = place.run("preflight", "--local")
+    assert ended.code == 0, ended.output
+    assert f"Directory is writable: {place.checkpoints}" in ended.output
+    trained = Place(tmp_path, variables=variables).train("--epochs", "1", "--local")
+    assert trained.code == 0, trained.output
+    assert (place.checkpoints / "resume.pth").exists()
+    assert not list(artifact.iterdir())
 
 
 @pytest.mark.parametrize("node", ["0", "1"])

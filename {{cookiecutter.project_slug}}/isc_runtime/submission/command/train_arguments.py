@@ -76,6 +76,9 @@ def check_arguments(
     if "--fresh" in options and values.get("fresh", "False") != "False":
         what = "--fresh would start over whenever the experiment comes back from an interruption"
         yield Finding(where, what, "Delete it: a new experiment begins with nothing anyway.")
+    if "--local" in options and values.get("local", "False") != "False":
+        what = "--local would save checkpoints in the container, which is thrown away"
+        yield Finding(where, what, "Delete it: it is for laptops.")
     if "--dataset-id" in options:
         yield from _check_dataset(values.get("dataset_id"), datasets, where)
     if "--model" in options:

@@ -74,6 +74,7 @@ ERRORS = {
     "stray": (f"{START} stray", "unrecognized arguments: stray", "--help"),
     "no choice": (f"{START} --parallelism none", "invalid choice: 'none'", "--help"),
     "help": (f"{START} --help", "print something and end", "Delete --help"),
+    "local": (f"{START} --local", "--local would save checkpoints in the container", "Delete it"),
     "fresh": (f"{START} --fresh", "--fresh would start over", "Delete it"),
     "dataset": (
         f"bash {HOME}/launch.sh --dataset-id uds-two",
