@@ -32,6 +32,7 @@ class Environment:
     local_rank: int = 0
     world_size: int = 1
     node_rank: int = 0
+    nodes: int = 1
     restarts: int = 0  # how often torchrun itself has started the ranks again
     hostname: str = field(default_factory=socket.gethostname)
 
@@ -57,6 +58,7 @@ class Environment:
             rank=_number(variables, "RANK") if by_torchrun else 0,
             local_rank=_number(variables, "LOCAL_RANK") if by_torchrun else 0,
             world_size=_number(variables, "WORLD_SIZE") if by_torchrun else 1,
+            nodes=max(1, _number(variables, "GROUP_WORLD_SIZE", is_required=False)) if by_torchrun else 1,
             restarts=_number(variables, "TORCHELASTIC_RESTART_COUNT", is_required=False),
             node_rank=_number(variables, "GROUP_RANK" if by_torchrun else "NODE_RANK", by_torchrun),
         )

@@ -5,11 +5,14 @@
     entry                               how a program ends: a message, an exit code, all ranks
     watch                               threads that notice when another rank fell or none makes progress
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
+    interfaces                          which network interface the nodes reach each other through
+    collective_error                    what a collective says when it fails though no rank is gone
     ending  torchrun  shards            the end that nothing can stop; torchrun with the exit code of the rank
                                         that failed; tensors in shards: marked, read, distributed
     fork_server  shard_metadata         what is imported once for all ranks of a node; where in the files the
                                         shards are, read as data
     rank                                how a rank begins that was forked (a script of torchrun's)
 
-`entry`, `ending`, `rank_error`, `interruption`, `rank` and `torchrun` import no torch when they are imported.
+`entry`, `ending`, `interfaces`, `rank_error`, `interruption`, `rank` and `torchrun` import no torch when they
+are imported.
 """

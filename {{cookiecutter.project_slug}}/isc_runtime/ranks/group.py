@@ -22,6 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.ending import end
+from isc_runtime.ranks.interfaces import choose_interface
 from isc_runtime.ranks.interruption import Stopped, end_with_launcher
 from isc_runtime.ranks.mailbox import Mailbox
 from isc_runtime.ranks.rank_error import RankError
@@ -29,6 +30,12 @@ from isc_runtime.ranks.watch import Watch, connect
 
 T = TypeVar("T")
 SETTLING = 0.02  # seconds; gloo's threads need some microseconds, and a turn on a busy core
+# NCCL's own watchdog would abort the process (134) before the reason is known and said. Read, and not seen.
+NCCL_LEAVES_THE_END_TO_US = (
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "TORCH_NCCL_ENABLE_MONITORING",
+    "TORCH_NCCL_RETHROW_CUDA_ERRORS",
+)
 
 
 @dataclass
@@ -219,6 +226,9 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
     watch = Watch(store, environment, first_timeout, timeout)
     try:
         device = choose_device(environment)
+        choose_interface(environment.nodes)
+        for name in NCCL_LEAVES_THE_END_TO_US:  # read when the group is made
+            os.environ.setdefault(name, "0")
         limit = timedelta(seconds=first_timeout)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",

@@ -25,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.collective_error import is_of_collective, true_reason, words_of
 from isc_runtime.ranks.ending import end, say
 from isc_runtime.ranks.interruption import show_stacks
 from isc_runtime.ranks.mailbox import Store
@@ -131,9 +132,8 @@ class Watch:
     def fall(self, error: BaseException) -> NoReturn:
         """Ends this process because of `error`, which the training raised, and all other ranks with it."""
         failure = RankError.of(error, self._environment)
-        is_felt = _is_communication(error)  # a collective that failed: that is how another rank's end is felt
-        if is_felt:
-            failure = self._lost_contact("; node 0 does not answer")
+        if is_felt := is_of_collective(error):
+            failure = self._lost_contact("; node 0 does not answer", error)
         end(failure.exit_code, lambda: self._fall(error, failure, is_felt))
 
     def _fall(self, error: BaseException, failure: RankError, is_felt: bool) -> int:
@@ -142,8 +142,7 @@ class Watch:
 
         def announce() -> None:
             with contextlib.suppress(RuntimeError):  # the store may be gone already, and node 0 with it
-                own = self._lost_contact(self._absent(self._announcing)) if is_felt else failure
-                reasons.append(_leave(self._announcing, own))
+                reasons.append(_leave(self._announcing, self._who_is_gone(error) if is_felt else failure))
 
         announcing = threading.Thread(target=announce, daemon=True)  # a frozen store never answers
         announcing.start()
@@ -227,14 +226,21 @@ class Watch:
             "if a batch really takes that long, raise --timeout.",
         )
 
-    def _lost_contact(self, absent: str) -> RankError:
-        """A collective failed. Either a rank is gone, or it fell, and its reason counts when it arrives."""
+    def _who_is_gone(self, error: BaseException) -> RankError:
+        """A collective failed: because a rank is gone, or else the collective itself knows why."""
+        absent = self._absent(self._announcing)
+        if absent:
+            return self._lost_contact(absent, error)
+        return RankError.of(true_reason(error), self._environment)
+
+    def _lost_contact(self, absent: str, error: BaseException) -> RankError:
+        """A rank is gone, or it fell, and its reason counts when it arrives."""
         if os.getppid() != self._launcher:  # the other one has seen that first, and ended
             return self._launcher_is_gone()
         return self._failure(
             f"Lost contact with another rank{absent}",
             "",
-            "It was killed or its machine is gone: its log and torchrun's tell which.",
+            f"It was killed or its machine is gone: its log and torchrun's tell which ({words_of(error)}).",
         )
 
     def _launcher_is_gone(self) -> RankError:
@@ -262,10 +268,3 @@ def _is_debugged() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _is_communication(error: BaseException) -> bool:
-    """Whether a collective failed, which is how another rank's end is felt."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and ("gloo" in str(error).lower() or "NCCL" in str(error))
-    )

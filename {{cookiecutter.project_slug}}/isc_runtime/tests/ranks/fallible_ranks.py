@@ -18,6 +18,9 @@ from isc_runtime.ranks.interruption import StopRequest
 ERROR = IscError("The thing is broken", "/some/path", "Fix it.", ExitCode.DATA)
 
 
+DUPLICATE = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1b000"
+
+
 def fall() -> None:
     """Raises an error that a person can understand."""
     raise ERROR
@@ -46,6 +49,10 @@ def fail(group: Group, how: str) -> None:
         raise ZeroDivisionError("nobody saw it coming")
     elif how == "killed" and group.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "in its own place" and group.rank == 1:
+        raise RuntimeError("cannot read /data/igloo")
+    elif how == "by a collective":  # as NCCL says it; no rank is gone
+        raise RuntimeError("NCCL error in: x.cpp:3, invalid usage") from RuntimeError(DUPLICATE)
     elif how == "stopped" and group.rank == 1:
         group.pulse(0)
         os.kill(os.getpid(), signal.SIGSTOP)

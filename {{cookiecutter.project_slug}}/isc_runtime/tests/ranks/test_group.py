@@ -36,6 +36,8 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
         ("alone", 1, ExitCode.DATA, "The thing is broken: /some/path. Fix it."),
         ("unforeseen", 1, ExitCode.FAILED, "ZeroDivisionError: nobody saw it coming"),
         ("killed", 0, ExitCode.PEER, f"no answer from rank 1 on {socket.gethostname()}"),
+        ("killed", 0, ExitCode.PEER, " by peer"),
+        ("in its own place", 1, ExitCode.FAILED, "RuntimeError: cannot read /data/igloo"),
     ],
 )
 def test_one_falls_all_fall_with_the_reason(
@@ -49,6 +51,14 @@ def test_one_falls_all_fall_with_the_reason(
     assert error.startswith(f"ERROR: rank {rank} on {socket.gethostname()}: ")
     assert expected in error
     assert "a collective ended" not in said
+
+
+def test_a_collective_that_fails_though_no_rank_is_gone_says_why(tmp_path: Path) -> None:
+    ended = run_forked(tmp_path, partial(fallible_ranks.main, "by a collective"))
+    assert [one.code for one in ended] == [ExitCode.UNFIT] * 2, ended
+    (error,) = re.findall(r"ERROR: rank .*", "".join(one.output for one in ended))
+    assert "Two ranks use the same GPU (NCCL error in: x.cpp:3, invalid usage <- Duplicate GPU" in error
+    assert "N_PROC" in error
 
 
 def test_torchrun_ends_with_the_code_of_the_reason(tmp_path: Path) -> None:
