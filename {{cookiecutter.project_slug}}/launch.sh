@@ -37,7 +37,8 @@ fi
 
 export PYTHONUNBUFFERED=1 # the ISC syncs the log every few seconds: what is said shall be in it
 
-python -m isc_runtime preflight "$@"
+# Is this node fit to train, and are all the others there?
+ISC_RUNTIME_MEET=1 python -m isc_runtime preflight "$@"
 export ISC_RUNTIME_STAGE_1=said # each rank checks this again, and need not say it again
 
 # torchrun, but with the exit code of the rank that failed.

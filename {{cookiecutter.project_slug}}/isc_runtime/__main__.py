@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
+from isc_runtime.errors import ExitCode
+from isc_runtime.node import Node
+from isc_runtime.options import positive_float
 from isc_runtime.ranks.entry import reported
+from isc_runtime.roll_call import all_nodes
 
 PROJECT = Path(__file__).resolve().parent.parent
+MEET = "ISC_RUNTIME_MEET"  # launch.sh sets it: this is one of the nodes that are about to train
 
 
 def main(command_line: list[str] | None = None) -> int:
@@ -80,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
     preflight.add_argument("--local", action="store_true", help="as for train.py")
+    preflight.add_argument("--first-timeout", type=positive_float, default=600.0, help="as for train.py")
     submit = commands.add_parser(
         "submit", help="check, write down what it is, and run: isc train experiment.isc"
     )
@@ -129,8 +135,11 @@ def _preflight(arguments: argparse.Namespace) -> int:
     sys.path.insert(0, str(PROJECT))
     from data import check_data
 
-    check_place(Environment.read(is_local=arguments.local))
-    check_data(arguments.dataset_id, arguments.data_root)
+    with contextlib.ExitStack() as stack:
+        if MEET in os.environ:
+            stack.enter_context(all_nodes(Node.read(os.environ), arguments.first_timeout))
+        check_place(Environment.read(is_local=arguments.local))
+        check_data(arguments.dataset_id, arguments.data_root)
     return 0
 
 
@@ -147,9 +156,11 @@ def _rehearse(command_line: list[str]) -> int:
 
 
 def _torchrun(arguments: list[str]) -> int:
-    from isc_runtime.ranks.torchrun import torchrun
+    from isc_runtime.ranks.launch import launch
 
-    return torchrun(arguments)
+    with reported():
+        return launch(arguments)
+    return ExitCode.FAILED
 
 
 RUN = {

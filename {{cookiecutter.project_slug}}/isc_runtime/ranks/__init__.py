@@ -7,12 +7,13 @@
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     interfaces                          which network interface the nodes reach each other through
     collective_error                    what a collective says when it fails though no rank is gone
+    launch                              torchrun within the limit of a start, without tracebacks of its own
     ending  torchrun  shards            the end that nothing can stop; torchrun with the exit code of the rank
                                         that failed; tensors in shards: marked, read, distributed
     fork_server  shard_metadata         what is imported once for all ranks of a node; where in the files the
                                         shards are, read as data
     rank                                how a rank begins that was forked (a script of torchrun's)
 
-`entry`, `ending`, `interfaces`, `rank_error`, `interruption`, `rank` and `torchrun` import no torch when they
-are imported.
+`entry`, `ending`, `interfaces`, `launch`, `rank_error`, `interruption`, `rank` and `torchrun` import no torch
+when they are imported.
 """

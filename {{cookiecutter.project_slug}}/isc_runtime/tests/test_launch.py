@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,9 +171,56 @@ def test_an_environment_without_python_is_an_error(node: Node, variable: str) ->
     assert "set VENV" in line
 
 
-def test_the_real_preflight_refuses_a_dataset_that_is_not_there(node: Node) -> None:
+def really(node: Node, **variables: str) -> Path:
+    """Gives a node the real python and a copy of the runtime; returns its launch.sh."""
     node.install(text=f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    project = copy_of_the_runtime(node.path / "project")
+    node.variables |= {"NNODES": "1", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", **variables}
+    return copy_of_the_runtime(node.path / "project") / "launch.sh"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"NODE_RANK": "5", "NNODES": "2"},
+        {"NNODES": "0"},
+        {"N_PROC": "x"},
+        {"MASTER_PORT": "http"},
+        {"MASTER_ADDR": "node-0.invalid"},
+    ],
+)
+def test_a_variable_that_cannot_be_true_ends_it_before_torch(node: Node, variables: dict[str, str]) -> None:
+    script = really(node, **variables)
+    begun = time.monotonic()
+    ended = node.launch("--first-timeout", "20", script=script)
+    assert ended.returncode == ExitCode.UNFIT, ended
+    (line,) = ended.stderr.splitlines()
+    name, value = next(iter(variables.items()))
+    assert f"{name}={value}" in line
+    assert re.search(rf"node {node.variables['NODE_RANK']} (of \d+ )?on {socket.gethostname()}", line)
+    assert time.monotonic() - begun < 40
+
+
+def test_a_port_that_is_taken_ends_it_before_torch(node: Node) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = node.launch(script=really(node, MASTER_PORT=port))
+    assert ended.returncode == ExitCode.UNFIT, ended
+    (line,) = ended.stderr.splitlines()
+    assert f"MASTER_PORT={port}" in line
+    assert f"node 0 of 1 on {socket.gethostname()}" in line
+
+
+def test_a_node_that_does_not_come_is_named_within_the_first_timeout(node: Node) -> None:
+    with socket.create_server(("", 0)) as free:
+        port = str(free.getsockname()[1])
+    ended = node.launch("--first-timeout", "2", script=really(node, NNODES="2", MASTER_PORT=port))
+    assert ended.returncode == ExitCode.PEER, ended
+    assert "Node 1 of 2 did not come within 2 s" in ended.stderr.splitlines()[-1]
+    assert "torchrun" not in ended.stdout
+
+
+def test_the_real_preflight_refuses_a_dataset_that_is_not_there(node: Node) -> None:
+    project = really(node).parent
     ended = node.launch("--dataset-id", "none", "--data-root", str(node.path), script=project / "launch.sh")
     assert ended.returncode == ExitCode.DATA, ended.stderr
     assert f"There is no such dataset: {node.path / 'none'}" in ended.stderr
