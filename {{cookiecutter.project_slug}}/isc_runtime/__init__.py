@@ -8,7 +8,7 @@ It is the template's, and moves on with it: update it, do not edit it. Six wings
     training  explanation         what the loop of train.py is made of; from a failed experiment to its cause
     ranks                         one falls, all fall: the process group, signals, replicas and shards
     sampler position permutation logs rng environment node roll_call options errors sizes tree disk
-                                  the ground floor
+    python_files text_files       the ground floor
     tests                         of all this, in the same wings
 
 A module imports only from floors below its own, and a wing's own floors are in its `__init__.py`, which

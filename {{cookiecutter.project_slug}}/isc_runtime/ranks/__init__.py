@@ -3,15 +3,15 @@
     parallel                            replicas or shards of a model on all ranks
     group                               the process group, the device, agreement between ranks
     entry                               how a program ends: a message, an exit code, all ranks
-    watch                               threads that notice when another rank fell or none makes progress
+    watch  torchrun                     threads that notice when another rank fell or none makes progress;
+                                        torchrun with the exit code of the rank that failed
+    fork_server                         what is imported once for all ranks of a node
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     interfaces                          which network interface the nodes reach each other through
     collective_error                    what a collective says when it fails though no rank is gone
     launch                              torchrun within the limit of a start, without tracebacks of its own
-    ending  torchrun  shards            the end that nothing can stop; torchrun with the exit code of the rank
-                                        that failed; tensors in shards: marked, read, distributed
-    fork_server  shard_metadata         what is imported once for all ranks of a node; where in the files the
-                                        shards are, read as data
+    ending  shards                      the end that nothing can stop; tensors in shards
+    shard_metadata                      where in the files the shards are, read as data
     rank                                how a rank begins that was forked (a script of torchrun's)
 
 `entry`, `ending`, `interfaces`, `launch`, `rank_error`, `interruption`, `rank` and `torchrun` import no torch

@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from isc_runtime.ranks.ending import end
 
 ONE_WISH = 2.0  # seconds: torchrun passes on a signal that a scheduler has sent to its ranks as well
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
+LAUNCHER = "ISC_RUNTIME_LAUNCHER"  # a variable: the number of the process that started this rank
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 SHOW_STACKS = signal.SIGUSR2  # a worker writes where it stands, even from within a call that never ends
 
@@ -99,10 +101,22 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def end_with_parent(number: signal.Signals) -> None:
+    """Has this process signalled when its parent ends, whatever ended that (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
 def end_with_launcher() -> None:
-    """Asks this process to stop when torchrun is gone, which could not do so any more (Linux)."""
+    """Asks this process to stop when torchrun is gone, which could not do so any more (Linux).
+
+    Raises:
+        SystemExit: it is gone already.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent(signal.SIGTERM)
+        launcher = os.environ.get(LAUNCHER)
+        if launcher and not Path("/proc", launcher).exists():
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 def prepare_worker(worker_id: int) -> None:
@@ -118,7 +132,7 @@ def prepare_worker(worker_id: int) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_await_end, args=(os.getppid(),), name="signals", daemon=True).start()
 

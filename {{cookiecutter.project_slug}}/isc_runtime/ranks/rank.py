@@ -2,88 +2,107 @@
 
     rank.py SCRIPT ARGUMENTS            torchrun runs this file in the fork
 
-What is other in a fork than in a new process is put right. Where that is not possible, the fork becomes a new
-process under the same number: slower, and never wrong.
+What is other in a fork than in a new process is put right here; whether that is possible at all, and a script
+is to be run so, `fork_server` has decided.
 """
 
 from __future__ import annotations
 
-import atexit
+import ctypes
+import io
 import multiprocessing
 import os
-import runpy
 import signal
 import sys
+import types
+from importlib.machinery import SourceFileLoader
+from multiprocessing import forkserver, process, resource_tracker
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from isc_runtime.ranks import fork_server
-from isc_runtime.ranks.interruption import end_with_launcher
-
-RUNTIME = Path(__file__).resolve().parent.parent
-HOOKS = ("ISC_REHEARSAL_TRACE", "COVERAGE_PROCESS_START")  # these look at each process as Python starts it
+from isc_runtime.ranks.interruption import LAUNCHER, end_with_launcher
 
 
-def run(script: str) -> NoReturn:
-    """Runs a script, whose arguments are in `sys.argv`, and ends this process with its exit code.
+def become_a_new_process(script: str) -> None:
+    """Puts right what is other in this fork than in a new process."""
+    os.environ[LAUNCHER] = str(fork_server.server)
+    end_with_launcher()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.SIGNALS)
+    os.setsid()  # as torchrun does: Ctrl-C goes to torchrun alone, which passes it on
+    _forget_the_server()
+    for number, name in enumerate(("stdout", "stderr"), start=1):  # what was said is there at once
+        usual = getattr(sys, name)
+        raw = open(number, "wb", buffering=0, closefd=False)  # noqa: SIM115  # as long as the process lives
+        stream = io.TextIOWrapper(raw, usual.encoding, usual.errors, write_through=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    # They were imported once, and all ranks would draw the same.
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.seed()
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = str(Path(script).resolve().parent)
+    del sys.argv[0]
 
-    Raises:
-        SystemExit: always. Whoever returned would wait in torchrun's code until all other ranks have ended.
-    """
+
+def _forget_the_server() -> None:
+    """What this process starts by multiprocessing begins as in a process that nothing started so."""
+    server: Any = forkserver._forkserver
+    tracker: Any = resource_tracker._resource_tracker
+    for descriptor in (server._forkserver_alive_fd, tracker._fd):
+        os.close(descriptor)
+    for begun in (server, tracker, fork_server.main_process):
+        type(begun).__init__(begun)
+    multiprocessing.set_start_method(None, force=True)
+    vars(process).update(_current_process=fork_server.main_process, _parent_process=None)
+
+
+def run(script: str) -> int:
+    """Runs a script, whose arguments are in `sys.argv`, as Python does. Returns the exit code."""
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=script, __loader__=SourceFileLoader("__main__", script), __cached__=None)
+    sys.modules["__main__"] = main
     try:
-        runpy.run_path(script, run_name="__main__")
+        with io.open_code(script) as file:
+            code = compile(file.read(), script, "exec")
+        exec(code, main.__dict__)
     except SystemExit as wish:
-        raise SystemExit(wish.code or None) from None  # torchrun's code takes a 0 for a return
+        if wish.code is None or isinstance(wish.code, int):
+            return wish.code or 0
+        print(wish.code, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
+        return 128 + signal.SIGINT
     except BaseException as error:
         shown = error.with_traceback(_within(script, error.__traceback__))
         sys.excepthook(type(shown), shown, shown.__traceback__)
-        raise SystemExit(1) from None
-    finally:
-        atexit._run_exitfuncs()  # a process of multiprocessing ends without
-    raise SystemExit
+        return 1
+    return 0
 
 
 def _within(script: str, trace: TracebackType | None) -> TracebackType | None:
-    """A traceback without what is above the script."""
-    below = trace
-    while below is not None and below.tb_frame.f_code.co_filename != script:
-        below = below.tb_next
-    return below or trace
+    """A traceback without what is above the script; nothing of it if the script has not begun."""
+    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+        trace = trace.tb_next
+    return trace
 
 
-def is_like_new(script: Path) -> bool:
-    """Whether this fork can be what a new process would be.
-
-    It cannot if an import woke up CUDA, or started a thread, which a fork has not; if something wants to be
-    there when Python starts; or if the script brings another isc_runtime.
-    """
-    files = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
-    brings = script.parent / RUNTIME.name
-    return (
-        not fork_server.has_threads
-        and not any(file.startswith("/dev/nvidia") for file in files)
-        and not any(hook in os.environ for hook in HOOKS)
-        and (not brings.exists() or brings.samefile(RUNTIME))
-    )
-
-
-def main() -> None:
-    """Runs the script, in this process or in a new one."""
-    script = Path(sys.argv[1])
-    end_with_launcher()
-    if os.getppid() != fork_server.server:  # it ended before this was asked for
-        raise SystemExit(128 + signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.SIGNALS)
-    os.setsid()  # as torchrun does: Ctrl-C goes to torchrun alone, which passes it on
-    if not is_like_new(script):
-        os.execv(sys.executable, [sys.executable, "-u", *sys.argv[1:]])
-    multiprocessing.set_start_method(None, force=True)  # the workers of a rank start as they always do
-    sys.path[0] = str(script.resolve().parent)
-    del sys.argv[0]
-    run(str(script))
+def main() -> NoReturn:
+    """Runs the script that `sys.argv` names after this one, and ends the process as Python does."""
+    code = 1
+    try:
+        become_a_new_process(sys.argv[1])
+        code = run(sys.argv[0])
+    except SystemExit as end:
+        code = int(str(end.code))
+    except Exception as error:  # torchrun would keep it for itself
+        sys.excepthook(type(error), error, error.__traceback__)
+    # multiprocessing ends a process without its threads, its exit functions and what its files still hold.
+    ctypes.pythonapi.Py_Exit(code)
+    raise AssertionError("a process that has ended goes on")
 
 
 if __name__ == "__main__":

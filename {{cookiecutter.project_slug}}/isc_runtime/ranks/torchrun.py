@@ -24,6 +24,7 @@ from typing import Any
 
 from isc_runtime.options import CheckpointOptions, positive_float
 from isc_runtime.ranks import fork_server
+from isc_runtime.ranks.interruption import LAUNCHER
 
 RANK = Path(__file__).with_name("rank.py")
 MARGIN = 15  # seconds in which ranks end beside their last save
@@ -39,8 +40,8 @@ def torchrun(arguments: list[str]) -> int:
         and a rank was killed before it had saved. Never 0 for a training that was stopped: the ISC reads 0
         as completed.
     """
-    if sys.platform == "linux":
-        _start_server(arguments)
+    os.environ[LAUNCHER] = str(os.getpid())
+    _set_threads(arguments)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -48,7 +49,9 @@ def torchrun(arguments: list[str]) -> int:
     options = parse_args(arguments)  # type: ignore[no-untyped-call]
     if options.shutdown_timeout is None and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
         options.shutdown_timeout = MARGIN + int(save_timeout(options.training_script_args))
-    if sys.platform == "linux":
+    is_script = not (options.no_python or options.module or options.run_path)
+    # A number that torchrun finds out itself decides about OMP_NUM_THREADS when all is imported.
+    if sys.platform == "linux" and is_script and str(options.nproc_per_node).isdecimal():
         _fork_ranks(options)
     try:
         with _kills_noted() as killed:
@@ -104,17 +107,20 @@ def _kills_noted() -> Iterator[list[int]]:
         PContext.close = close  # type: ignore[method-assign]
 
 
-def _start_server(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--nproc-per-node", "--nproc_per_node", default="1")
-    if parser.parse_known_args(arguments)[0].nproc_per_node != "1":
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, read when libraries are loaded
-    fork_server.start(Path.cwd())
+def _set_threads(arguments: list[str]) -> None:
+    """Sets what torchrun sets for more than one rank; libraries read it when they are imported."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    default = os.environ.get("PET_NPROC_PER_NODE", "1")
+    parser.add_argument("--nproc-per-node", "--nproc_per_node", default=default)
+    with contextlib.suppress(argparse.ArgumentError):  # torchrun says what is wrong
+        number = parser.parse_known_args(arguments)[0].nproc_per_node
+        if number.isdecimal() and number != "1":
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _fork_ranks(options: argparse.Namespace) -> None:
-    """Lets torchrun fork the ranks, if they run a Python script."""
-    if options.no_python or options.module or options.run_path:
+    """Lets torchrun fork the ranks, if forks of this process do as well as new ones."""
+    if not fork_server.start(Path(options.training_script)):
         return
     from torch.distributed.elastic import multiprocessing as launchers
 

@@ -4,6 +4,6 @@ submit                                  hands it over, and writes down what it i
 project  launch_schema                  all parts; what editors are told of launch files
 facts  launch_file  imports  update     what is submitted; its parts; what an update left for a person
 contents  command                       what gets into git and the image; what the launch file runs
-lock  launch_keys  python_source        requirements; what the ISC knows; Python that is not run
-lines  finding  journal                 text; one thing that is wrong; lines that are only added
+lock  launch_keys                       requirements; what the ISC knows
+lines  finding  journal                 files of lines; one thing that is wrong; lines that are only added
 """

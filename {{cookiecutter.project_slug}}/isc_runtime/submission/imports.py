@@ -8,43 +8,16 @@ requirements are not installed, names alone are compared, and what that cannot t
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from isc_runtime.python_files import Import, files_of, imports_of_others
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.lock import COMMIT, LOCK, NEEDED, normalized, required_names, unconditional_names
-from isc_runtime.submission.python_source import name_of, parse_python
 
-ROOTS = ("train", "model", "data")
-RUNTIME = "isc_runtime"  # the template's: its requirements are the template's, too
-_KNOWN = sys.stdlib_module_names | {RUNTIME}
-# An `if` that asks for one of these: what it imports is needed only somewhere.
-_CONDITIONS = frozenset({"TYPE_CHECKING", "version_info", "platform", "find_spec"})
-_FORGIVEN = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
-_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
-
-
-@dataclass(frozen=True)
-class Import:
-    """An import that must succeed.
-
-    Attributes:
-        module: the dotted name.
-        where: file and line.
-    """
-
-    module: str
-    where: str
-
-    @property
-    def top(self) -> str:
-        """The first part of the name."""
-        return self.module.partition(".")[0]
+ROOTS = ("train.py", "model.py", "data.py")
 
 
 def check_imports(root: Path) -> Iterator[Finding]:
@@ -57,7 +30,7 @@ def check_imports(root: Path) -> Iterator[Finding]:
         return  # it is missing, and that is said already
     brought = required_names(root, NEEDED, LOCK, COMMIT)
     missing: dict[str, Import] = {}
-    for imported in needed_imports(root):
+    for imported in imports_of_others(root, files_of(root, ROOTS)):
         if imported.top not in missing and not _is_brought(imported, brought):
             missing[imported.top] = imported
     if not missing:
@@ -92,79 +65,6 @@ def _missing(imported: Import, owner: str) -> Finding:
         f"If the training can do without it, import it in a try with except ImportError."
     )
     return Finding(imported.where, what, hint)
-
-
-def needed_imports(root: Path) -> Iterator[Import]:
-    """What train.py, model.py and data.py, and the project's modules that they import, import of others."""
-    waiting = [Path(f"{name}.py") for name in ROOTS]
-    seen: set[Path] = set()
-    while waiting:
-        file = waiting.pop(0)
-        if file in seen or not (root / file).is_file():
-            continue
-        seen.add(file)
-        try:
-            tree = parse_python(root / file)
-        except (OSError, SyntaxError, ValueError):
-            continue  # of the three it is said elsewhere
-        for node in sorted(_required(tree.body), key=lambda node: node.lineno):
-            for module in _modules(node, file):
-                top = module.partition(".")[0]
-                if top != RUNTIME and _is_local(root, top):
-                    waiting += _files(module)
-                elif top not in _KNOWN:
-                    yield Import(module, f"{file.as_posix()}:{node.lineno}")
-
-
-def _is_local(root: Path, top: str) -> bool:
-    return (root / f"{top}.py").is_file() or any((root / top).glob("*.py"))
-
-
-def _modules(node: ast.Import | ast.ImportFrom, file: Path) -> list[str]:
-    """All that could be modules in an import: of `from a import b` both a and a.b."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    package = list(file.parts[:-1])
-    base = package[: len(package) - node.level + 1] if node.level else []
-    parts = [*base, *([node.module] if node.module else [])]
-    return [".".join([*parts, alias.name]) for alias in node.names if parts]
-
-
-def _files(module: str) -> list[Path]:
-    parts = module.split(".")
-    paths = [Path(*parts[:length]) for length in range(1, len(parts) + 1)]
-    return [file for path in paths for file in (path.with_suffix(".py"), path / "__init__.py")]
-
-
-def _required(statements: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports in statements, without those that are allowed to fail or are for type checkers."""
-    waiting: list[ast.AST] = [*statements]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.Try) and any(_forgives(handler.type) for handler in node.handlers):
-            waiting += node.finalbody
-        elif isinstance(node, ast.If) and (asked := _asks(node.test)):
-            waiting += node.orelse if asked == "TYPE_CHECKING" else []
-        elif not (isinstance(node, ast.With) and any(_suppresses(item.context_expr) for item in node.items)):
-            for _, value in ast.iter_fields(node):
-                parts = value if isinstance(value, list) else []
-                waiting += [part for part in parts if isinstance(part, _STATEMENTS)]
-
-
-def _suppresses(manager: ast.expr) -> bool:
-    return isinstance(manager, ast.Call) and name_of(manager.func) == "suppress"
-
-
-def _forgives(caught: ast.expr | None) -> bool:
-    kinds = caught.elts if isinstance(caught, ast.Tuple) else [caught]
-    return any(kind is None or name_of(kind) in _FORGIVEN for kind in kinds)
-
-
-def _asks(test: ast.expr) -> str:
-    names = (name_of(node) for node in ast.walk(test) if isinstance(node, ast.expr))
-    return next((name for name in names if name in _CONDITIONS), "")
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from isc_runtime.submission.launch_keys import (
     SEEN_GPUS_UNLESS_BURST,
     Key,
 )
-from isc_runtime.submission.lines import read_text
+from isc_runtime.text_files import read_text
 
 TYPE_NAMES = {str: "a string in quotes", int: "a whole number without quotes", list: "a list of strings"}
 PROJECT_ID = re.compile(r"prj(-[a-z0-9]+)+-[0-9]{6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

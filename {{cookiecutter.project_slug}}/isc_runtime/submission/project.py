@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from isc_runtime.python_files import parse_python
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission.contents import credentials
 from isc_runtime.submission.contents.image import Content, check_image, image_content
@@ -21,10 +22,9 @@ from isc_runtime.submission.contents.version_control import check_committed
 from isc_runtime.submission.finding import Finding as Finding
 from isc_runtime.submission.imports import check_imports
 from isc_runtime.submission.launch_file import check_launch_file, load_toml
-from isc_runtime.submission.lines import read_bytes, read_text
 from isc_runtime.submission.lock import check_cycling_utils, check_lock
-from isc_runtime.submission.python_source import parse_python
 from isc_runtime.submission.update import check_update, conflict
+from isc_runtime.text_files import read_bytes, read_text
 
 EXPECTED = {
     "experiment.isc": "what `isc train` submits",

@@ -14,10 +14,10 @@ import symtable
 from collections.abc import Iterator
 from pathlib import Path
 
+from isc_runtime.python_files import parse_python
 from isc_runtime.submission.contents.dockerfile import DockerIgnore
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.lines import read_bytes, read_text
-from isc_runtime.submission.python_source import parse_python
+from isc_runtime.text_files import read_bytes, read_text
 
 # What each module that has moved is called now. An old name stays here for good: projects skip versions.
 MOVED = {

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from isc_runtime.python_files import name_of, parse_python
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import VARIABLES
-from isc_runtime.submission.python_source import name_of, parse_python
 
 PROBE = Path(__file__).with_name("parser_probe.py")
 LIMIT = 5  # seconds; our own parser takes a twentieth of one

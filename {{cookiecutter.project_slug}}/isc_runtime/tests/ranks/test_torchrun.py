@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import ast
 import os
 import re
 import signal
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.ranks import torchrun
-from isc_runtime.tests.processes import TRAINING, Ended, Place, rest_of, wait_for
+from isc_runtime.ranks import fork_server, torchrun
+from isc_runtime.tests.processes import PROJECT, TRAINING, UNSET, Ended, Place, rest_of, wait_for
 from isc_runtime.tests.ranks.test_interruption import is_running
 
 RANK = """
@@ -62,31 +62,152 @@ def test_an_error_is_shown_as_python_shows_it(tmp_path: Path) -> None:
 
 
 LOOKS = """
-import atexit, multiprocessing, os, sys, threading
-atexit.register(print, "the end of rank", os.environ["RANK"], flush=True)
-print(
-    f"torch: {'torch' in sys.modules}, start method: {multiprocessing.get_start_method()}, "
-    f"own session: {os.getsid(0) == os.getpid()}, name: {__name__}, arguments: {sys.argv[1:]}, "
-    f"path: {sys.path[0] == os.path.dirname(os.path.abspath(__file__))}, threads: {threading.active_count()}",
-    flush=True,
-)
+import atexit, multiprocessing, os, signal, sys, threading, time, numpy, torch
+file = open("said-" + os.environ["RANK"], "w")  # and never closed
+atexit.register(print, "the end", file=file)
+threading.Thread(target=lambda: (time.sleep(0.3), print("a thread's end", file=file))).start()
+process = multiprocessing.current_process()
+print(numpy.random.rand(), file=file)
+print(torch.rand(1), file=file)
+for value in (
+    __name__, __file__, __spec__, sys.modules["__main__"].__dict__ is globals(), sys.argv, sys.path,
+    multiprocessing.get_start_method(True), multiprocessing.parent_process(), process.name,
+    multiprocessing.active_children(), process.daemon, process._identity,
+    os.getsid(0) == os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, []), sys.stdout.write_through,
+    [signal.getsignal(number) for number in (2, 15, 17)], torch.get_num_threads(),
+):
+    print(value, file=file)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks are forked there")
-@pytest.mark.parametrize("variables", [{}, {"COVERAGE_PROCESS_START": "x"}], ids=["forked", "anew"])
-def test_a_rank_that_was_forked_is_like_a_new_process(tmp_path: Path, variables: dict[str, str]) -> None:
-    """But for torch, which is there already; what looks at each process as it starts gets a new one."""
+def test_a_rank_that_was_forked_is_like_a_new_process(tmp_path: Path) -> None:
+    """What looks at each process as it starts gets new ones; they are what the forks are compared with."""
     script = tmp_path / "looks.py"
     script.write_text(LOOKS)
-    node = Place(tmp_path, variables=variables).torchrun(script, "--one", "two")
-    usual = multiprocessing.get_all_start_methods()[0]
-    says = f"torch: {not variables}, start method: {usual}, own session: True, name: __main__, "
-    says += "arguments: ['--one', 'two'], path: True, threads: 1"
-    assert node.output.count(says) == 2, node.output
-    for rank in range(2):
-        assert f"the end of rank {rank}" in node.output
-    assert node.code == 0
+    said = []
+    for variables in ({}, {"COVERAGE_PROCESS_START": "x"}):
+        node = Place(tmp_path, variables=variables, script=script).run("--one", "two", ranks=2)
+        assert node.code == 0, node.output
+        said += [(tmp_path / f"said-{rank}").read_text().splitlines() for rank in range(2)]
+    for drawn in range(2):
+        assert len({words[drawn] for words in said}) == 4  # each of them its own
+    assert len(said[0]) == 21
+    for words in said[1:]:
+        assert words[2:] == said[0][2:]
+
+
+STARTS = """
+import multiprocessing, sys
+def work(queue):
+    queue.put(multiprocessing.parent_process().name)
+if __name__ == "__main__":
+    for method in ("fork", "spawn", "forkserver"):
+        context = multiprocessing.get_context(method)
+        queue = context.Queue()
+        child = context.Process(target=work, args=(queue,))
+        child.start()
+        print(method, queue.get(timeout=50), flush=True)
+        child.join()
+        with context.Pool(2) as pool:
+            print(method, pool.map(abs, [-1, -2]), flush=True)
+"""
+
+
+def test_a_rank_starts_processes_in_all_ways(tmp_path: Path) -> None:
+    script = tmp_path / "starts.py"
+    script.write_text(STARTS)
+    node = Place(tmp_path, script=script).run(ranks=2)
+    assert node.code == 0, node.output
+    for method in ("fork", "spawn", "forkserver"):
+        assert node.output.count(f"{method} MainProcess") == 2, node.output
+        assert node.output.count(f"{method} [1, 2]") == 2
+    assert "leaked" not in node.output
+
+
+@pytest.mark.parametrize(
+    ("beside", "code", "says"),
+    [
+        ("sys.exit('not on this machine')", 1, "not on this machine"),
+        ("raise ValueError('half of it')", 1, "ValueError: half of it"),
+        ("import module_that_is_missing", 1, "No module named 'module_that_is_missing'"),
+        ("import torch; torch.ones(2000, 2000) @ torch.ones(2000, 2000)", 0, "done with it"),
+        ("threading.Thread(target=time.sleep, args=(5,), daemon=True).start()", 0, "done with it"),
+        ("file = open(__file__)", 0, "threading"),
+    ],
+    ids=["exits", "fails", "lacks one", "computes", "starts a thread", "holds a file"],
+)
+def test_a_package_may_do_what_it_likes_when_it_is_imported(
+    tmp_path: Path, beside: str, code: int, says: str
+) -> None:
+    """It is imported before ranks are forked, and they must be as if it was not."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "package_of_others.py").write_text(f"import sys, threading, time\n{beside}\n")
+    script = tmp_path / "imports.py"
+    script.write_text("import package_of_others as it\nprint('done with it', *getattr(it, 'file', ''))\n")
+    path = os.pathsep.join([str(PROJECT), str(packages)])
+    node = Place(tmp_path, variables={"PYTHONPATH": path}, script=script).run(ranks=2)
+    assert node.code == code, node.output
+    assert says in node.output
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["os.environ['MINE'] = 'set'", "os.environ.update(MINE='set')", "from neighbour import nothing"],
+    ids=["one", "more", "in another file"],
+)
+def test_a_variable_that_a_script_sets_is_there_when_a_package_is_imported(tmp_path: Path, how: str) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "package_of_others.py").write_text("import os\nmine = os.environ.get('MINE')\n")
+    (tmp_path / "neighbour.py").write_text("import os\nos.environ.setdefault('MINE', 'set')\nnothing = 0\n")
+    script = tmp_path / "sets.py"
+    script.write_text(f"import os\n{how}\nimport package_of_others\nprint('it is', package_of_others.mine)\n")
+    path = os.pathsep.join([str(PROJECT), str(packages)])
+    node = Place(tmp_path, variables={"PYTHONPATH": path}, script=script).run(ranks=2)
+    assert node.output.count("it is set") == 2, node.output
+
+
+@pytest.mark.parametrize(
+    ("source", "sets"),
+    [
+        ("import os\nhome = os.environ['HOME']\n", False),
+        ("from os import environ\nhome = environ.get('HOME'), 'HOME' in environ, environ.copy()\n", False),
+        ("import os\nos.getenv('HOME')\n", False),
+        ("import os as system\nsystem.environ['HOME'] = ''\n", True),
+        ("import os\ndel os.environ['HOME']\n", True),
+        ("import os\nvariables = os.environ\n", True),
+        ("from os import environ as e\ne['HOME'] = ''\n", True),
+        ("from os import putenv as p\n", True),
+        ("from dotenv import load_dotenv\n", True),
+    ],
+)
+def test_what_sets_variables(source: str, sets: bool) -> None:
+    assert fork_server.sets_environment(ast.parse(source)) is sets
+
+
+@pytest.mark.parametrize("asked", ["2", "cpu"])
+def test_the_number_of_ranks_may_be_in_a_variable(tmp_path: Path, asked: str) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text("import torch\nprint('threads', torch.get_num_threads())\n")
+    place = Place(tmp_path, variables={"PET_NPROC_PER_NODE": asked, "OMP_NUM_THREADS": UNSET})
+    command = [sys.executable, "-m", "isc_runtime", "torchrun", "--standalone", str(script)]
+    result = subprocess.run(command, cwd=tmp_path, env=place.environment(), capture_output=True, text=True)
+    ranks = 2 if asked == "2" else os.cpu_count() or 1
+    threads = 1 if ranks > 1 else os.cpu_count()
+    assert result.stdout.count(f"threads {threads}\n") == ranks, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [("missing.py", "No such file"), ("broken.py", "SyntaxError"), (".", "can't find '__main__'")],
+)
+def test_what_is_no_script_is_said(tmp_path: Path, script: str, says: str) -> None:
+    (tmp_path / "broken.py").write_text("def broken(:\n")
+    node = Place(tmp_path, script=tmp_path / script).run(ranks=2)
+    assert node.code != 0
+    assert says in node.output
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks are forked there")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission.lines import MOST_BYTES
 from isc_runtime.submission.project import check
 from isc_runtime.submission.update import MOVED, check_update
+from isc_runtime.text_files import MOST_BYTES
 
 RUNTIME = Path(__file__).resolve().parents[2]
 CONFLICT = "\n".join(["one", "<" * 7 + " ours", "mine", "=" * 7, "theirs", ">" * 7 + " theirs", ""])
