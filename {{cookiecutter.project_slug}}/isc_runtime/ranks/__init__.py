@@ -3,13 +3,13 @@
     parallel                            replicas or shards of a model on all ranks
     group                               the process group, the device, agreement between ranks
     entry                               how a program ends: a message, an exit code, all ranks
-    watch  torchrun                     threads that notice when another rank fell or none makes progress;
-                                        torchrun with the exit code of the rank that failed
+    watch  launch                       threads that notice when another rank fell or none makes progress; torchrun
+                                        within the limit of a start, without tracebacks of its own
+    torchrun                            the same with the exit code of the rank that failed
     fork_server                         what is imported once for all ranks of a node
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     interfaces                          which network interface the nodes reach each other through
     collective_error                    what a collective says when it fails though no rank is gone
-    launch                              torchrun within the limit of a start, without tracebacks of its own
     ending  shards                      the end that nothing can stop; tensors in shards
     shard_metadata                      where in the files the shards are, read as data
     rank                                how a rank begins that was forked (a script of torchrun's)
