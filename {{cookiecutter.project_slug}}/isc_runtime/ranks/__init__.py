@@ -3,7 +3,7 @@
     parallel                            replicas or shards of a model on all ranks
     group                               the process group, the device, agreement between ranks
     entry                               how a program ends: a message, an exit code, all ranks
-    watch  launch                       threads that notice when another rank fell or none makes progress; torchrun
+    watch  launch                       threads that notice when a rank fell or none makes progress; torchrun
                                         within the limit of a start, without tracebacks of its own
     torchrun                            the same with the exit code of the rank that failed
     fork_server                         what is imported once for all ranks of a node
