@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime.checkpointing.on_disk import durable
 from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest, link_durably, probe, write_durably
 from isc_runtime.errors import IscError
 
@@ -105,6 +106,23 @@ def test_a_link_is_replaced_whatever_stands_in_its_way(tmp_path: Path) -> None:
 
 def test_a_probe_leaves_nothing(tmp_path: Path) -> None:
     probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probe_that_another_training_tidied_away_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = durable.write_durably, []
+
+    def tidied_away(path: Path, content: bytes) -> None:
+        write(path, content)
+        written.append(path)
+        if len(written) == 1:
+            path.unlink()
+
+    monkeypatch.setattr(durable, "write_durably", tidied_away)
+    probe(tmp_path)
+    assert len(written) == 2
     assert list(tmp_path.iterdir()) == []
 
 
