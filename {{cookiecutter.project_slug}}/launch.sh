@@ -6,6 +6,8 @@
 # The ISC runs it on every node, with the variables named below; it can be called from any directory.
 # VENV names the virtual environment, if it is not the one that is active and not /opt/venv.
 set -euo pipefail
+ISC_RUNTIME_STARTED=$(date +%s) # a training says how much of its time the start took
+export ISC_RUNTIME_STARTED
 
 fail() {
     printf 'ERROR: %s\n' "$1" >&2

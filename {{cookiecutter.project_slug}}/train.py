@@ -238,9 +238,9 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
     with process_group(environment, *limits) as group, Scalars(curves) as scalars:
         stop = StopRequest()  # from here on there is something to save
         # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.
-        store = open_store(environment, group, arguments.keep_checkpoints)
-        trainer = Trainer(arguments, group)
         how = options.CheckpointOptions.of(arguments)
+        store = open_store(environment, group, options=how)
+        trainer = Trainer(arguments, group)
         with Checkpointer(Run(store, group, stop, scalars), trainer, how) as checkpointer:
             trainer.run(checkpointer, scalars)
 

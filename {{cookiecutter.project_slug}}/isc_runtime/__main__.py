@@ -26,6 +26,31 @@ MEET = "ISC_RUNTIME_MEET"  # launch.sh sets it: this is one of the nodes that ar
 def main(command_line: list[str] | None = None) -> int:
     """Runs one command and returns its exit code (see isc_runtime.errors.ExitCode)."""
     command_line = sys.argv[1:] if command_line is None else command_line
+    code: object = ExitCode.FAILED
+    try:
+        code = result = _run(command_line)
+        return result
+    except SystemExit as end:
+        code = end.code
+        raise
+    finally:
+        is_refused = command_line[:1] == ["preflight"] and MEET in os.environ and code != 0
+        if command_line[:1] == ["torchrun"] or is_refused:
+            _say_how_to_go_on(code, "--local" in command_line)
+
+
+def _say_how_to_go_on(code: object, is_local: bool) -> None:
+    """On the ISC, when all is over, and not interrupted: what was saved is in the artifact alone."""
+    if "LOSSY_ARTIFACT_PATH" in os.environ and not is_local and isinstance(code, int) and code < 128:
+        ended = "is complete" if code == 0 else f"has failed (exit code {code:d}), and is not started again"
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(
+                f"isc_runtime: this experiment {ended}. A new one goes on from its last checkpoint if "
+                "input_artifact_id_list in experiment.isc has the id of its checkpoint artifact.\n"
+            )
+
+
+def _run(command_line: list[str]) -> int:
     if command_line[:1] == ["torchrun"]:  # all the rest is torchrun's, and train.py's
         return _torchrun(command_line[1:])
     if command_line[:1] == ["rehearse"]:  # it has a parser of its own, made only when it is asked for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from isc_runtime.errors import IscError
 
 LOCAL_CHECKPOINT_DIRECTORY = Path("checkpoints")
 LOCAL_LOG_DIRECTORY = Path("runs")
+
+STARTED = "ISC_RUNTIME_STARTED"  # launch.sh sets it: when it began, seconds since the epoch
+IMPORTED_AT = time.time()
 
 ON_THE_ISC = (
     "The ISC sets it; elsewhere set it yourself, or unset LOSSY_ARTIFACT_PATH to train in local mode."
@@ -34,6 +38,7 @@ class Environment:
     node_rank: int = 0
     nodes: int = 1
     restarts: int = 0  # how often torchrun itself has started the ranks again
+    started_at: float = IMPORTED_AT  # when the command was, as far as it is known; seconds since the epoch
     hostname: str = field(default_factory=socket.gethostname)
 
     @classmethod
@@ -60,6 +65,7 @@ class Environment:
             world_size=_number(variables, "WORLD_SIZE") if by_torchrun else 1,
             nodes=max(1, _number(variables, "GROUP_WORLD_SIZE", is_required=False)) if by_torchrun else 1,
             restarts=_number(variables, "TORCHELASTIC_RESTART_COUNT", is_required=False),
+            started_at=_started(variables),
             node_rank=_number(variables, "GROUP_RANK" if by_torchrun else "NODE_RANK", by_torchrun),
         )
 
@@ -136,3 +142,10 @@ def _number(variables: Mapping[str, str], name: str, is_required: bool = True) -
             "or unset LOCAL_RANK to run alone.",
         )
     return int(value)
+
+
+def _started(variables: Mapping[str, str]) -> float:
+    said = variables.get(STARTED, "")
+    is_possible = said.isdecimal() and len(said) < 12 and int(said) <= IMPORTED_AT
+    is_restart = variables.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # which began later
+    return float(said) if is_possible and not is_restart else IMPORTED_AT

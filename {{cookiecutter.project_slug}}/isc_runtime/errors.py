@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     DIVERGED = 7  # the loss was not finite, several times in a row
     PEER = 8  # another rank is gone or makes no progress
     TAKEN = 9  # another run has the checkpoint directory, or has taken it over
+    FRUITLESS = 10  # several starts in a row have saved nothing
 
 
 class IscError(Exception):

@@ -70,6 +70,7 @@ class CheckpointOptions(Options):
         fresh: existing checkpoints are moved aside.
         max_seconds: of training, over all resumes, after which it is to end.
         keep_best: how many of those are kept that were the best when they were saved.
+        max_fruitless_starts: so many starts in a row that save nothing are an error; 0 is never.
     """
 
     save_steps: int = AUTO
@@ -83,6 +84,7 @@ class CheckpointOptions(Options):
     fresh: bool = False
     max_seconds: float = math.inf
     keep_best: int = 1
+    max_fruitless_starts: int = 5
 
     @property
     def most_seconds(self) -> float:
@@ -169,6 +171,14 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         default=default.max_failed_saves,
         metavar="N",
         help="stop after so many failed saves in a row (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-fruitless-starts",
+        type=not_negative,
+        default=default.max_fruitless_starts,
+        metavar="N",
+        help="the Nth start in a row from one position is an error (exit code 10); 0 is never "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--save-timeout",

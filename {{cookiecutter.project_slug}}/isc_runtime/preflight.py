@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from isc_runtime.checkpointing.on_disk.durable import PROBE_PREFIX, probe, write_durably
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import IscError
+from isc_runtime.options import CheckpointOptions
 
 if TYPE_CHECKING:
     from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
@@ -93,7 +94,13 @@ def check_place(environment: Environment, speaks: bool | None = None) -> Path:
     return directory
 
 
-def open_store(environment: Environment, group: Group, keep: int = 0, speaks: bool | None = None) -> Store:
+def open_store(
+    environment: Environment,
+    group: Group,
+    keep: int = 0,
+    speaks: bool | None = None,
+    options: CheckpointOptions | None = None,
+) -> Store:
     """Stage 2: the ranks know each other, and what one of them finds wrong ends them all. A collective.
 
     Args:
@@ -101,12 +108,13 @@ def open_store(environment: Environment, group: Group, keep: int = 0, speaks: bo
         group: the ranks.
         keep: how many checkpoints to keep, besides the best and the anchors; 0 is all.
         speaks: whether this process writes the log block; by default one of each node does.
+        options: how the training saves; `keep` counts where they are not given.
 
     Returns:
         Where checkpoints live: the ISC's artifact, with its AtomicDirectory, or a folder.
 
     Raises:
-        RankError: the place is not ready on some rank.
+        RankError: the place is not ready on some rank, or too many starts there have saved nothing.
     """
     from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
     from isc_runtime.checkpointing.stores.local_store import LocalStore
@@ -122,7 +130,10 @@ def open_store(environment: Environment, group: Group, keep: int = 0, speaks: bo
 
     directory = group.each(validate)
     # The store first: a second training that starts here clears away what the look below leaves for a moment.
-    store: Store = (ArtifactStore if environment.isc_mode else LocalStore)(directory, group, keep)
+    options = options or CheckpointOptions(keep_checkpoints=keep)
+    kind: type[Store] = ArtifactStore if environment.isc_mode else LocalStore
+    store = kind(directory, group, options.keep_checkpoints)
+    group.master(lambda: store.begin_start(options))
     _check_shared(directory, group)
     if environment.isc_mode:
         report("✅ AtomicDirectory initialized successfully")

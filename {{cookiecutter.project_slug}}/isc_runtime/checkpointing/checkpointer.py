@@ -100,6 +100,7 @@ class Checkpointer:
         is_well = error is None or isinstance(error, Stopped)
         if is_well:
             self.settle()
+            self.store.starts.over()
         elif self.group.world_size == 1:
             with contextlib.suppress(IscError):  # logged; what counts is the error that is on its way
                 self.finish()
@@ -333,6 +334,7 @@ class Checkpointer:
         )
         self.is_time_up |= bool(is_time_up)
         self._clock.heard(*said)
+        self.store.starts.saw(progress.step, self.failed_saves, self.is_saving, self._clock.is_evaluation)
         if save is not None and written == self._saves:
             self.finish()
         if signal_number:

@@ -21,6 +21,9 @@ class Clock:
     Args:
         policy: is told.
         group: the ranks.
+
+    Attributes:
+        is_evaluation: whether what it was asked about last was an evaluation.
     """
 
     def __init__(self, policy: SavePolicy, group: Group) -> None:
@@ -29,12 +32,12 @@ class Clock:
         self._polls = self._polls_at_save = 0
         self._polled = time.monotonic()
         self._unknown, self._milliseconds = LATENCY, 0
-        self._was_evaluation = False
+        self.is_evaluation = False
 
     def look(self, is_evaluation: bool, is_writing: bool) -> None:
         """Called where a save would be possible. A collective, if batches are slow."""
-        if is_evaluation != self._was_evaluation:  # other batches
-            self._was_evaluation, self._unknown = is_evaluation, LATENCY
+        if is_evaluation != self.is_evaluation:  # other batches
+            self.is_evaluation, self._unknown = is_evaluation, LATENCY
         is_slow = self._unknown > 0 or self._milliseconds > SLOW
         if is_slow and self._group.master(lambda: self._is_late(is_writing)):
             self._policy.ask()

@@ -136,6 +136,12 @@ EXITS = (
         "Nothing, if it was an old one that woke up. Otherwise look for the second process or experiment.",
     ),
     Cause(
+        "exit-fruitless",
+        r"^exit code 10$",
+        "Several starts in a row have saved nothing, so that each began where the one before had begun.",
+        "The message says what the last one was at. docs: What the ISC does to your run, and what you see.",
+    ),
+    Cause(
         "killed",
         r"^exit code 137$",
         "The rank was killed with SIGKILL, from outside, while its torchrun lived on.",

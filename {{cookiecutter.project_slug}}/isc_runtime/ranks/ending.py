@@ -13,6 +13,12 @@ from typing import NoReturn
 PATIENCE = 5.0  # seconds for the last words: a log that nobody reads and a store that is gone get no more
 
 _ending = threading.Lock()
+_at_end: list[Callable[[int], object]] = []
+
+
+def at_end(function: Callable[[int], object]) -> None:
+    """Has `end` call this with the exit code, after the last words."""
+    _at_end.append(function)
 
 
 def end(code: int, *last_words: Callable[[], int | None]) -> NoReturn:
@@ -40,6 +46,9 @@ def end(code: int, *last_words: Callable[[], int | None]) -> NoReturn:
         with contextlib.suppress(BaseException):  # a full disk, a closed pipe, a signal: the end comes first
             better = words()
             final[0] = final[0] if better is None else better
+    for function in _at_end:
+        with contextlib.suppress(BaseException):
+            function(final[0])
     os._exit(final[0])
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from isc_runtime.checkpointing.on_disk.durable import Damaged
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout
+from isc_runtime.checkpointing.on_disk.start_notes import FOLDER as STARTS
 
 LINK_SUFFIX = ".latest_checkpoint"
 ASIDE = ".deleted-"
@@ -44,7 +45,7 @@ def foresee(artifact: Path) -> Synced:
     deleted: list[str] = []
     for path in sorted(artifact.iterdir()):
         match = _CHECKPOINT.fullmatch(path.name)
-        if match is None or path.is_symlink() or not path.is_dir():
+        if match is None or path.is_symlink() or not path.is_dir() or path.name == STARTS:
             continue
         (shipped if path.name in linked or match["force"] else deleted).append(path.name)
     return Synced(tuple(shipped), tuple(deleted), newest_step(artifact))
@@ -74,7 +75,7 @@ def leave_only_what_was_shipped(artifact: Path, synced: Synced) -> None:
     """Makes of the artifact what the next cycle finds: shipped directories, and the links."""
     for path in artifact.iterdir():
         is_link = path.is_symlink() and path.name.endswith(LINK_SUFFIX)
-        if is_link or path.name in synced.shipped:
+        if is_link or path.name in (*synced.shipped, STARTS):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -164,11 +164,11 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
     limits = (arguments.first_timeout, arguments.timeout)
     with process_group(environment, *limits) as group, ExitStack() as stack:
         stop = StopRequest()
-        store = open_store(environment, group, arguments.keep_checkpoints)
+        how = options.CheckpointOptions.of(arguments)
+        store = open_store(environment, group, options=how)
         scalars = Scalars(environment.log_directory if group.is_master else None)
         stack.callback(scalars.close)
         training = SmallTraining(arguments, group, scalars)
-        how = options.CheckpointOptions.of(arguments)
         run = Run(store, group, stop, scalars)
         training.run(stack.enter_context(Checkpointer(run, training, how)))
 

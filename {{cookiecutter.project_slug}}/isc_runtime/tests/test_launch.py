@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime.__main__ import main
 from isc_runtime.errors import ExitCode
 from isc_runtime.tests.processes import PROJECT, copy_of_the_runtime
 
@@ -225,3 +226,46 @@ def test_the_real_preflight_refuses_a_dataset_that_is_not_there(node: Node) -> N
     assert ended.returncode == ExitCode.DATA, ended.stderr
     assert f"There is no such dataset: {node.path / 'none'}" in ended.stderr
     assert "torchrun" not in ended.stdout
+
+
+HOW = "input_artifact_id_list in experiment.isc has the id of its checkpoint artifact"
+
+
+@pytest.mark.parametrize(
+    ("code", "ended"),
+    [
+        (0, "this experiment is complete."),
+        (1, "this experiment has failed (exit code 1), and is not started again."),
+        (10, "this experiment has failed (exit code 10), and is not started again."),
+        (137, None),
+        (143, None),
+    ],
+)
+@pytest.mark.parametrize("isc_mode", [False, True])
+def test_on_the_isc_whatever_ends_for_good_says_last_how_to_go_on(
+    code: int,
+    ended: str | None,
+    isc_mode: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("isc_runtime.ranks.launch.launch", lambda arguments: code)
+    monkeypatch.delenv("LOSSY_ARTIFACT_PATH", raising=False)
+    if isc_mode:
+        monkeypatch.setenv("LOSSY_ARTIFACT_PATH", "/somewhere")
+    assert main(["torchrun", "train.py"]) == code
+    said = capsys.readouterr().err
+    if isc_mode and ended is not None:
+        assert ended in said
+        assert HOW in said
+    else:
+        assert said == ""  # it is started again, or is there to be started again
+
+
+def test_an_experiment_that_comes_back_to_a_place_that_is_not_fit_says_how_to_go_on(node: Node) -> None:
+    node.install(text=f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    project = copy_of_the_runtime(node.path / "project")
+    node.variables["LOSSY_ARTIFACT_PATH"] = str(node.path / "none")
+    ended = node.launch(script=project / "launch.sh")
+    assert ended.returncode == ExitCode.UNFIT
+    assert HOW in ended.stderr

@@ -6,6 +6,6 @@ verification                  every byte of a checkpoint is read, and whoever wa
 layout                        where checkpoints are, what names say, which one is the newest
 entries                       a checkpoint, by name and manifest
 durable                       bytes that are on the disk, and are the ones that were written
-foreign                       checkpoints that another program has written
+foreign  start_notes          checkpoints that another program has written; what starts have noted
 untrusted                     files of strangers: only plain ones, only so far, only as data
 """

@@ -19,6 +19,7 @@ from pathlib import Path
 from isc_runtime.checkpointing.on_disk.durable import Damaged
 from isc_runtime.checkpointing.on_disk.entries import Entry, Examine, Resume, newest_good
 from isc_runtime.checkpointing.on_disk.foreign import is_foreign, other_files
+from isc_runtime.checkpointing.on_disk.start_notes import SAVER as STARTS
 from isc_runtime.errors import IscError
 
 LOCAL = "local mode"
@@ -231,5 +232,5 @@ def layouts(directory: Path) -> list[Layout]:
     """
     savers = {saver for path in directory.iterdir() if (saver := ArtifactLayout.saver_of(path.name))}
     every: list[Layout] = [LocalLayout(directory)]
-    every += [ArtifactLayout(directory, saver) for saver in sorted(savers)]
+    every += [ArtifactLayout(directory, saver) for saver in sorted(savers - {STARTS})]
     return [layout for layout in every if layout.entries() or os.path.lexists(layout.link)]

@@ -2,6 +2,6 @@
 
 artifact_store  local_store   the ISC's artifact (cycling_utils), a folder of a laptop
 store                         what holds for both: write, publish, choose
-repair                        what a kill, a copy or a failing disk has left, put in order
+repair  starts                what a kill, a copy or a failing disk has left; starts that lead nowhere
 fence  lock                   who may write: the run that started last; one training in a folder
 """

@@ -32,10 +32,12 @@ from isc_runtime.checkpointing.on_disk.durable import (
     unheard,
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry
-from isc_runtime.checkpointing.on_disk.layout import Layout
+from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout, Layout
 from isc_runtime.checkpointing.stores.fence import Fence, remove
 from isc_runtime.checkpointing.stores.repair import Repair
+from isc_runtime.checkpointing.stores.starts import Starts
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.group import Group
 
 logger = logging.getLogger("checkpoint")
@@ -61,6 +63,7 @@ class Store(ABC):
         self.layout = self.kind(self.directory)
         self.fence = Fence(self.layout)
         self.repair = Repair(self.layout, self.fence)
+        self.starts = Starts(self.directory, self.fence, self.kind is ArtifactLayout)
         self._newest: Entry | None = None  # what this run has published last, or resumed from
         self.fence.folder = group.master(self._take_over)
 
@@ -69,6 +72,17 @@ class Store(ABC):
         folder = self.fence.enter()
         self.heal()
         return folder
+
+    def begin_start(self, options: CheckpointOptions) -> None:
+        """Notes that a training starts here. The master's.
+
+        Raises:
+            IscError: too many starts in a row have saved nothing.
+        """
+        environment = self.group.environment
+        complete = [entry for entry in self.entries() if entry.is_complete]
+        is_fresh = options.fresh and not environment.restarts
+        self.starts.begin(complete[-1] if complete else None, options, is_fresh, environment.started_at)
 
     @property
     def link_name(self) -> str:
@@ -150,6 +164,7 @@ class Store(ABC):
                 self.fence.throw_away(self.layout.link)
             self._gone(entry)
         self._newest = entry
+        self.starts.progressed()
 
     def _gone(self, entry: Entry) -> NoReturn:
         raise IscError(

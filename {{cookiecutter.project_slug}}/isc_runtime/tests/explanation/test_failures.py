@@ -130,7 +130,7 @@ ELSEWHERE = {
     *("missing-module", "launcher-gone", "lost-contact", "torchrun-summary", "torchrun-waited"),
     *("save-failed", "damaged-checkpoint", "repaired", "not-finite", "stopped", "completed"),
     *("no-such-command", "no-such-script", "permission", "ctrl-c", "gloo", "rendezvous", "torchrun-stopped"),
-    *("exit-unforeseen", "exit-other", "exit-peer", "exit-stopped", "exit-taken"),
+    *("exit-unforeseen", "exit-other", "exit-peer", "exit-stopped", "exit-taken", "exit-fruitless"),
 }
 
 
@@ -303,6 +303,17 @@ def test_failing_saves(nodes: int, tmp_path: Path) -> None:
     assert found.master.failed_saves == 2
     assert "no completed checkpoint" in as_text(found)
     assert "[FAILED]" in as_text(found)
+
+
+def test_starts_that_lead_nowhere(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    options = ("--save-steps", "100", "--max-fruitless-starts", "2")
+    killed = experiment.start(*options, arrange=lambda rank: at_step(2, lambda: os.kill(os.getpid(), 9)))
+    assert killed[0].code == 137
+    experiment.start(*options)
+    found = explained(experiment)
+    assert (found.cause.name, found.code) == ("exit-fruitless", 10)
+    assert "1 start in a row from step 0" in as_text(found)
 
 
 def test_a_run_that_was_replaced(tmp_path: Path) -> None:
