@@ -40,6 +40,7 @@ class Environment:
     restarts: int = 0  # how often torchrun itself has started the ranks again
     started_at: float = IMPORTED_AT  # when the command was, as far as it is known; seconds since the epoch
     hostname: str = field(default_factory=socket.gethostname)
+    launcher: int = field(default_factory=os.getppid, compare=False)  # torchrun's process, or a shell's
 
     @classmethod
     def read(cls, variables: Mapping[str, str] | None = None, is_local: bool = False) -> Environment:

@@ -29,6 +29,7 @@ from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.watch import Watch, connect
 
 T = TypeVar("T")
+MARGIN = 10  # seconds for the watch to say better than torch who has not come
 SETTLING = 0.02  # seconds; gloo's threads need some microseconds, and a turn on a busy core
 # NCCL's own watchdog would abort the process (134) before the reason is known and said. Read, and not seen.
 NCCL_LEAVES_THE_END_TO_US = (
@@ -211,9 +212,8 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         timeout: seconds from one batch to the next before the training is taken for hung.
     """
     global _current
+    _check_launcher(environment)
     if environment.world_size == 1:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            end_with_launcher()
         watch = Watch(None, environment, first_timeout, timeout)
         _current = Group(environment, choose_device(environment), watch=watch)
         try:
@@ -229,7 +229,7 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         choose_interface(environment.nodes)
         for name in NCCL_LEAVES_THE_END_TO_US:  # read when the group is made
             os.environ.setdefault(name, "0")
-        limit = timedelta(seconds=first_timeout)
+        limit = timedelta(seconds=first_timeout + MARGIN)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -262,6 +262,17 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
     dist.destroy_process_group()
     # A thread of gloo's that is still in Python when Python ends would abort the process.
     time.sleep(SETTLING)
+
+
+def _check_launcher(environment: Environment) -> None:
+    """A rank must not train on when torchrun is gone, which may have ended while this one imported torch."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    if environment.world_size == 1:  # several have a watch for that
+        end_with_launcher()
+    if os.getppid() != environment.launcher:
+        hint = "Without it nobody would end this process."
+        raise IscError("torchrun is gone", "it ended while its ranks started", hint, ExitCode.PEER)
 
 
 def _said_by_exit(error: SystemExit) -> IscError:

@@ -37,6 +37,7 @@ FAILURE = "isc_runtime/failure"  # the first reason to fall
 ROLL_CALL = "isc_runtime/roll-call"  # who sets it wants to know who is still there
 PRESENT = "isc_runtime/present/"  # + rank: that rank's answer
 HOST = "isc_runtime/host/"  # + rank
+NEVER = "never came"  # what is said of such a rank
 BUSY = "isc_runtime/busy"  # counts what a rank says that lets the others wait
 
 
@@ -53,9 +54,10 @@ def connect(timeout: float) -> Store:
         store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise IscError(
-            f"The rendezvous of the ranks failed ({type(error).__name__})",
+            f"The ranks did not find each other within {timeout:g} s ({words_of(error)})",
             f"MASTER_ADDR={os.environ.get('MASTER_ADDR')}, MASTER_PORT={os.environ.get('MASTER_PORT')}",
-            "Node 0 must be running and must be reachable at this address from every node.",
+            "Node 0 must be running and must be reachable at this address from every node; the logs of the "
+            "others tell why they did not come. If they need longer to start, raise --first-timeout.",
             ExitCode.PEER,
         ) from error
     return PrefixStore(f"isc_runtime/attempt/{Environment.read().restarts}", store)
@@ -94,9 +96,9 @@ class Watch:
         self._environment = environment
         self._timeout = timeout
         self._deadline = time.monotonic() + first_timeout
-        self._limit = first_timeout
+        self._limit, self._is_first = first_timeout, True
         self._busy_again, self._heard = 0.0, 0  # of this rank's own, of any rank's
-        self._launcher = os.getppid()
+        self._launcher = environment.launcher
         is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._hosts_store = environment.rank == 0 and store is not None and not is_agents
         self._closed = threading.Event()
@@ -106,7 +108,7 @@ class Watch:
 
     def progress(self) -> None:
         """The training goes on: called at every batch."""
-        self._limit = self._timeout
+        self._limit, self._is_first = self._timeout, False
         self._deadline = time.monotonic() + self._timeout
 
     def wait_on(self) -> None:
@@ -219,12 +221,16 @@ class Watch:
 
     def _stalled(self, absent: str) -> RankError:
         """No batch was finished in time."""
-        return self._failure(
-            f"No batch was finished within {self._limit:g} s{absent}",
-            "",
-            "Above is where this rank stands. A collective that only some ranks call looks like this; "
-            "if a batch really takes that long, raise --timeout.",
-        )
+        what = f"No batch was finished within {self._limit:g} s{absent}"
+        option = "--first-timeout" if self._is_first else "--timeout"
+        if absent.endswith(NEVER):
+            hint = f"Its log tells why; if it needs longer to start, raise {option}."
+        else:
+            hint = (
+                "Above is where this rank stands. A collective that only some ranks call looks like this; "
+                f"if {'the first' if self._is_first else 'a'} batch really takes that long, raise {option}."
+            )
+        return self._failure(what, "", hint)
 
     def _who_is_gone(self, error: BaseException) -> RankError:
         """A collective failed: because a rank is gone, or else the collective itself knows why."""
@@ -253,6 +259,9 @@ class Watch:
         time.sleep(3 * INTERVAL)
         ranks = range(self._environment.world_size)
         absent = [rank for rank in ranks if not store.check([f"{PRESENT}{rank}"])]
+        never = [rank for rank in absent if not store.check([f"{HOST}{rank}"])]
+        if never:
+            return f"; rank{'s' * (len(never) > 1)} {', '.join(map(str, never))} {NEVER}"
         names = [f"rank {rank} on {store.get(f'{HOST}{rank}').decode()}" for rank in absent]
         return f"; no answer from {', '.join(names)}" if names else ""
 

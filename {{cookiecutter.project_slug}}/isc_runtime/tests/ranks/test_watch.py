@@ -44,6 +44,57 @@ def test_a_rank_that_falls_by_itself_takes_down_those_that_wait_for_others(tmp_p
     assert time.monotonic() - begun < watched_ranks.LIMIT
 
 
+@pytest.mark.parametrize("by_agent", ["True", "False"])
+def test_a_rank_that_never_came_is_named_with_the_limit_that_it_missed(tmp_path: Path, by_agent: str) -> None:
+    """The variable says in a word whose store it is; only with torchrun's own the ranks do not wait in it."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+
+    def work() -> None:
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = by_agent
+        if by_agent == "True":
+            os.environ["MASTER_PORT"] = str(store.port)
+        watched_ranks.come_late(2.0)
+
+    ended = run_forked(tmp_path, work, ranks=3)
+    assert [one.code for one in ended] == [ExitCode.PEER, ExitCode.PEER, 0], ended
+    said = errors(*ended)
+    if by_agent == "True":
+        expected = f"on {HOST}: No batch was finished within 2 s; rank 2 never came. Its log tells why; "
+        assert expected in said[0]
+    else:
+        assert "The ranks did not find each other within 2 s" in said[0]
+    assert all("raise --first-timeout" in error for error in said)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how a process without a parent is found there")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_rank_whose_launcher_ended_while_it_started_does_not_train(tmp_path: Path, ranks: int) -> None:
+    told = tmp_path / "pid"
+
+    def launch() -> None:
+        os.environ["TORCHELASTIC_RUN_ID"] = "1"
+        if ranks > 1:
+            os.environ |= {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+        run_forked(tmp_path, partial(watched_ranks.lose_the_launcher, told), ranks=1)
+
+    launcher = multiprocessing.get_context("fork").Process(target=launch)
+    launcher.start()
+    deadline = time.monotonic() + 20
+    while not (told.exists() and told.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert launcher.pid is not None
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.join()
+    while is_running(int(told.read_text())):
+        assert time.monotonic() < deadline + 20, "it goes on without a launcher"
+        time.sleep(0.05)
+    said = (tmp_path / "rank0.txt").read_text()
+    assert "ERROR: torchrun is gone: it ended while its ranks started." in said
+    assert "trains on" not in said
+
+
 def test_a_batch_that_does_not_end_in_time_ends_all_and_shows_where_they_are(tmp_path: Path) -> None:
     ended = run_forked(tmp_path, partial(watched_ranks.work, watched_ranks.nothing))
     assert [one.code for one in ended] == [ExitCode.PEER] * 2, ended

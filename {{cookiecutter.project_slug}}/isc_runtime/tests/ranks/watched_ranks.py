@@ -38,6 +38,27 @@ def work(trouble: Callable[[Group], None], timeout: float = TIMEOUT) -> None:
         wait_where_nothing_ends(group)
 
 
+def come_late(first_timeout: float) -> None:
+    """The last rank does not come: it stands still before the others know of it."""
+    signal.alarm(LIMIT)
+    environment = Environment.read()
+    if environment.rank == environment.world_size - 1:
+        time.sleep(3 * first_timeout)
+        return
+    with reported(), process_group(environment, first_timeout, 600):
+        raise AssertionError("a group came about without all its ranks")
+
+
+def lose_the_launcher(told: Path) -> None:
+    """Reads the environment, as the first stage does, and finds torchrun gone when torch is imported."""
+    environment = Environment.read()
+    told.write_text(str(os.getpid()))
+    while os.getppid() == environment.launcher:
+        time.sleep(0.01)
+    with reported(), process_group(environment, 60, 600):
+        print("it trains on")
+
+
 def wait_where_nothing_ends(group: Group) -> None:
     """Rank 0 waits for the last rank in a collective that learns of no other one; the last one computes."""
     if group.rank == 0:
