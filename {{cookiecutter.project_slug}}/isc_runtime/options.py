@@ -100,11 +100,13 @@ class ParallelOptions(Options):
         parallelism: "ddp", every rank holds all of the model, or "fsdp", every rank holds a shard of it.
         checkpoint_activations: blocks are computed again in the backward pass, to save memory.
         compile: blocks are compiled by torch.compile.
+        find_unused_parameters: with "ddp", some get no gradient in some batches.
     """
 
     parallelism: str = "ddp"
     checkpoint_activations: bool = False
     compile: bool = False
+    find_unused_parameters: bool = False
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +216,12 @@ def add_parallel_options(parser: argparse.ArgumentParser) -> None:
         help="keep less memory for the backward pass, and compute it again: slower",
     )
     group.add_argument("--compile", action="store_true", help="compile the model; needs a C++ compiler")
+    group.add_argument(
+        "--find-unused-parameters",
+        action="store_true",
+        help="with ddp, look in each batch which parameters get no gradient: needed where that changes from "
+        "batch to batch",
+    )
 
 
 def add_distributed_options(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,7 @@ from isc_runtime.errors import IscError
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.position import Position
 from isc_runtime.ranks.interruption import Stopped
+from isc_runtime.ranks.parallel import equalize_buffers
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts
 
@@ -181,6 +182,13 @@ class Checkpointer:
         """
         self._clock.look(batch is None, self._is_writing())
         return self.policy.due(self._sampler.progress.step, batch)
+
+    def equalize(self) -> None:
+        """Gives the buffers of all modules in the state the values that they have on the first rank, whose
+        are saved. All ranks call it.
+        """
+        parts = parts_of(self._training).values()
+        equalize_buffers((part for part in parts if isinstance(part, torch.nn.Module)), self.group)
 
     def save(self, force: bool = False) -> None:
         """Saves the training as it is now. All ranks call it.

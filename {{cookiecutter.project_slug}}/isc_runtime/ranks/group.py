@@ -134,6 +134,12 @@ class Group:
             dist.all_reduce(values)
         return values
 
+    def broadcast(self, values: torch.Tensor) -> torch.Tensor:
+        """The first rank's values on all ranks, in place, of a tensor on this rank's device. A collective."""
+        if self.world_size > 1:
+            dist.broadcast(values, src=0)
+        return values
+
     def pulse(self, *words: int) -> list[int]:
         """What the ranks said at the last pulse: for each word the largest. Call it once a batch.
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -57,7 +57,7 @@ def parallelize(
             block.compile()
     if sharded:
         return _shard(model, group)
-    return _replicate(model, group, first_loss)
+    return _replicate(model, group, first_loss, options.find_unused_parameters)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -75,6 +75,9 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
     Args:
         replica: what `parallelize` returned; its forward pass is inside this block.
         is_last: whether this is the last part.
+
+    Raises:
+        IscError: in the batch before some parameters have got no gradient, as they had at the start.
     """
     set_sync = getattr(replica, "set_requires_gradient_sync", None)  # an FSDPModule's
     if set_sync is not None:
@@ -82,7 +85,17 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if isinstance(replica, DistributedDataParallel) and not is_last:
             stack.enter_context(replica.no_sync())
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise IscError(
+                "In the last batch some parameters got no gradient",
+                "the forward pass of the model",
+                "If that may be, start with --find-unused-parameters.",
+                ExitCode.USAGE,
+            ) from None
 
 
 def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor | float = 1.0) -> torch.Tensor:
@@ -141,23 +154,58 @@ def _shard(model: nn.Module, group: Group) -> nn.Module:
     for block in blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+    def before(module: nn.Module, _: object) -> None:  # as DistributedDataParallel does, and FSDP2 does not
+        if module.training:
+            equalize_buffers([module], group)
+
+    model.register_forward_pre_hook(before)
     return model
 
 
-def _replicate(model: nn.Module, group: Group, first_loss: Callable[[nn.Module], torch.Tensor]) -> nn.Module:
+@torch.no_grad()
+def equalize_buffers(modules: Iterable[nn.Module], group: Group) -> None:
+    """Gives the buffers of modules the values that they have on the first rank: running statistics, say.
+
+    A collective. A checkpoint holds the first rank's, so a resume does the same.
+    """
+    if group.world_size == 1:
+        return
+    alike: dict[torch.dtype, dict[int, torch.Tensor]] = {}  # what two modules share goes once
+    for buffer in (buffer for module in modules for buffer in module.buffers()):
+        alike.setdefault(buffer.dtype, {})[id(buffer)] = buffer
+    for found in alike.values():
+        buffers = [*found.values()]
+        values = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        group.broadcast(values)
+        begin = 0
+        for buffer in buffers:
+            buffer.copy_(values[begin : begin + buffer.numel()].view_as(buffer))
+            begin += buffer.numel()
+
+
+def _replicate(
+    model: nn.Module, group: Group, first_loss: Callable[[nn.Module], torch.Tensor], find_unused: bool
+) -> nn.Module:
     """DistributedDataParallel, with its buckets already in the order that they will keep.
 
     DDP rearranges its buckets after the first backward pass. With more than two ranks that changes the order
     in which gradients are added, and so their last bits: the first step after a resume would not be the step
-    that the uninterrupted run took. So the first backward pass is one that does not count.
+    that the uninterrupted run took. So the first backward pass is one that does not count. It also shows
+    whether there are parameters that get no gradient, for which DDP would wait for ever.
     """
     if group.world_size == 1:
         return model
     generators = rng.capture(group.device)
     buffers = [buffer.clone() for buffer in model.buffers()]
-    replica = DistributedDataParallel(model)
+    replica = DistributedDataParallel(model, find_unused_parameters=find_unused)
     torch.autograd.backward(first_loss(replica))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    is_unused = any(parameter.grad is None for parameter in trained)
     replica.zero_grad()
+    if any(group.gather(is_unused)) and not find_unused:
+        del replica  # with its hooks
+        replica = DistributedDataParallel(model, find_unused_parameters=True)  # these keep their buckets
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)

@@ -31,12 +31,12 @@ def test_without_options_the_defaults_hold() -> None:
 def test_what_is_given_arrives() -> None:
     given = "--save-steps 7 --save-seconds 8 --mtbf-seconds 60 --anchor-saves 2 --keep-checkpoints 0"
     more = "--max-failed-saves 1 --save-timeout 9.5 --sync-save --fresh --parallelism fsdp "
-    more += "--checkpoint-activations --compile --max-fruitless-starts 2"
+    more += "--checkpoint-activations --compile --find-unused-parameters --max-fruitless-starts 2"
     arguments = parser().parse_args([*given.split(), *more.split()])
     assert options.CheckpointOptions.of(arguments) == options.CheckpointOptions(
         7, 8.0, 60.0, 2, 0, 1, 9.5, sync_save=True, fresh=True, max_fruitless_starts=2
     )
-    assert options.ParallelOptions.of(arguments) == options.ParallelOptions("fsdp", True, True)
+    assert options.ParallelOptions.of(arguments) == options.ParallelOptions("fsdp", True, True, True)
     assert (
         options.CheckpointOptions.of(parser().parse_args(["--save-every", "auto"])).save_steps == options.AUTO
     )

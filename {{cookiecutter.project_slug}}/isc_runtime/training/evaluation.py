@@ -13,6 +13,8 @@ from isc_runtime.training.means import Means, Totals
 class Saves(Protocol):
     """What an evaluation needs of a Checkpointer."""
 
+    def equalize(self) -> None: ...
+
     def is_due(self) -> bool: ...
 
     def save(self) -> None: ...
@@ -49,12 +51,15 @@ class Evaluation:
     def batches(self, saves: Saves) -> Iterator[tuple[Any, bool]]:
         """This rank's part of what is left of the held-out data; saves between two batches when that is due.
 
+        All ranks evaluate what a checkpoint would hold: their buffers are made those of the first one.
+
         Args:
             saves: a Checkpointer.
 
         Yields:
             A batch, and whether it counts: False if another rank has its samples, too.
         """
+        saves.equalize()
         length = len(self._data.held_out)  # type: ignore[arg-type]
         # After the last batch only its end is left, which needs to know what a batch gives.
         begin = self._samples if self._samples < length else length - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,11 +81,14 @@ class Totals:
         """Adds what a batch gave.
 
         Args:
-            means: by name; all ranks have the same names.
+            means: by name; what a batch has nothing of, a rare class, it may leave out, on some ranks too.
             counts: False for a batch that another rank counts: nothing is added.
+
+        Raises:
+            IscError: a total or a count is not one number.
         """
         for name, mean in means.items():
-            pair = torch.stack([_exact(mean.total, mean.total), _exact(mean.count, mean.total)])
+            pair = torch.stack([self._exact(mean.total, name), self._exact(mean.count, name)])
             before = self._sums.get(name, torch.zeros_like(pair))
             self._sums[name] = before + pair if counts else before
             self._then[name] = mean.then
@@ -95,22 +99,49 @@ class Totals:
 
     def go_on_from(self, sums: dict[str, list[float]]) -> None:
         """Adds what `sums` gave, here or on another rank."""
-        like = torch.zeros((), device=self._group.device)
         for name, values in sums.items():
-            pair = torch.stack([_exact(value, like) for value in values])
+            pair = torch.stack([self._exact(value, name) for value in values])
             self._sums[name] = self._sums.get(name, torch.zeros_like(pair)) + pair
 
     def over_ranks(self) -> dict[str, float]:
         """The means over all that was added on all ranks, in order; NaN of nothing. A collective."""
-        if not self._sums:
+        known = self._group.gather(tuple(self._sums))
+        names = list(dict.fromkeys(name for own in known for name in own))
+        if not names:
             return {}
-        summed = self._group.sum(torch.stack(list(self._sums.values()))).tolist()
-        return {
-            name: self._then[name](total / count) if count else float("nan")
-            for name, (total, count) in zip(self._sums, summed, strict=True)
+        nothing = self._exact(0.0, "").expand(2)
+        sums = torch.stack([self._sums.get(name, nothing) for name in names])
+        means = {
+            name: _told(self._then[name], total, count)
+            for name, (total, count) in zip(names, self._group.sum(sums).tolist(), strict=True)
+            if name in self._then
         }
+        if any(len(own) < len(names) for own in known):  # these do not know what is made of the mean
+            said = self._group.gather(means)
+            means = {name: next(own[name] for own in said if name in own) for name in names}
+        return means
+
+    def _exact(self, value: float | Tensor, name: str) -> Tensor:
+        """A number as a scalar on the device of this rank."""
+        dtype = torch.float32 if self._group.device.type == "mps" else torch.float64  # a Mac's has no float64
+        exact = torch.as_tensor(value, dtype=dtype, device=self._group.device).detach()
+        if exact.numel() != 1:
+            raise IscError(
+                f"Total and count of a Mean must be one number each, not of shape {list(exact.shape)}",
+                f"{name!r} in model.py",
+                'Sum over the batch: cross_entropy(..., reduction="sum"), or .sum().',
+                ExitCode.USAGE,
+            )
+        return exact.reshape(())
 
 
-def _exact(value: float | Tensor, like: Tensor) -> Tensor:
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64  # a Mac's GPU has no float64
-    return torch.as_tensor(value, dtype=dtype, device=like.device).detach()
+def _told(then: Callable[[float], float], total: float, count: float) -> float:
+    """What is made of a mean; a perplexity may be too large for a number."""
+    if not count:
+        return math.nan
+    try:
+        return then(total / count)
+    except OverflowError:
+        return math.inf
+    except ValueError:  # of math.log and math.sqrt
+        return math.nan

@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import Group, process_group
-from isc_runtime.ranks.parallel import blocks, clip_gradients, parallelize, part_of_batch
+from isc_runtime.ranks.parallel import blocks, clip_gradients, equalize_buffers, parallelize, part_of_batch
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts, distribute, separate
 from isc_runtime.tests.processes import run_forked
@@ -97,6 +98,77 @@ def shard_and_compare() -> None:
 
 def test_two_ranks_share_one_model(tmp_path: Path) -> None:
     for ended in run_forked(tmp_path, shard_and_compare):
+        assert ended.code == 0, ended.output
+
+
+class Varying(nn.Module):
+    """A layer that only some batches use, and running statistics; and, if it is asked for, a layer that none
+    of them uses."""
+
+    def __init__(self, has_unused: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(FEATURES, CLASSES), nn.Linear(CLASSES, CLASSES)
+        self.unused = nn.Linear(1, 1) if has_unused else None
+        self.norm = nn.BatchNorm1d(CLASSES)
+        self.uses_last = True
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.norm(self.first(inputs))
+        return hidden + self.last(hidden) if self.uses_last else hidden
+
+
+def train_varying(has_unused: bool, find_unused: bool) -> None:
+    """On each of two ranks: a batch whose layers all get gradients, one that leaves one out, one more."""
+    with reported(), process_group(Environment.read(), 60, 60) as group:
+        torch.manual_seed(3)
+        model = Varying(has_unused)
+        replica = parallelize(model, group, first_loss, ParallelOptions(find_unused_parameters=find_unused))
+        for step in range(3):
+            model.uses_last = step != 1
+            with part_of_batch(replica, is_last=True):
+                loss = replica(torch.randn(4, FEATURES) + group.rank).square().mean()
+            torch.autograd.backward(loss)
+            assert (model.last.weight.grad is None) == (step == 1)
+            gradients = group.gather([value.grad for value in model.parameters() if value.grad is not None])
+            if has_unused or find_unused:  # else DDP has not even exchanged those that there are
+                assert all(map(torch.equal, *gradients))
+            replica.zero_grad()
+        print("trained")
+
+
+@pytest.mark.parametrize("options", [(True, False), (False, True)], ids=["seen at the start", "said"])
+def test_parameters_without_a_gradient_are_no_failure(tmp_path: Path, options: tuple[bool, bool]) -> None:
+    for ended in run_forked(tmp_path, lambda: train_varying(*options)):
+        assert (ended.code, ended.output.splitlines()[-1]) == (0, "trained"), ended.output
+
+
+def test_that_the_parameters_without_a_gradient_vary_has_to_be_said(tmp_path: Path) -> None:
+    ended = run_forked(tmp_path, lambda: train_varying(False, False))
+    assert {end.code for end in ended} == {ExitCode.USAGE}, ended
+    assert any("got no gradient" in end.output for end in ended)
+    assert any("start with --find-unused-parameters" in end.output for end in ended)
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_buffers_are_the_first_rank_s(tmp_path: Path, parallelism: str) -> None:
+    """At each forward pass in training, whatever is trained how; and when all ranks ask for it."""
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            model = Varying()
+            replica = parallelize(model, group, first_loss, ParallelOptions(parallelism))
+            for _ in range(2):
+                replica(torch.randn(4, FEATURES) + group.rank)  # each rank has statistics of its own now
+            seen = group.gather([buffer.clone() for buffer in model.buffers()])
+            model.norm.register_forward_pre_hook(lambda *_: seen.append([*map(torch.clone, model.buffers())]))
+            replica(torch.randn(4, FEATURES))
+            assert not all(map(torch.equal, *seen[:2]))
+            assert all(map(torch.equal, seen[0], seen[2]))
+            mine = group.gather([buffer.clone() for buffer in model.buffers()])
+            equalize_buffers([model, model], group)
+            assert all(map(torch.equal, mine[0], model.buffers()))
+
+    for ended in run_forked(tmp_path, work):
         assert ended.code == 0, ended.output
 
 

@@ -32,6 +32,9 @@ class Saves:
         self.left = last_poll
         self.saved = 0
 
+    def equalize(self) -> None:
+        """There are no buffers."""
+
     def is_due(self) -> bool:
         return True
 

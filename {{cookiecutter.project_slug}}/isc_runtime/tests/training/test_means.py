@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,48 @@ def test_over_ranks(tmp_path: Path) -> None:
 
     ended = run_forked(tmp_path, work)
     assert [(end.code, end.output.strip()) for end in ended] == [(0, "2.75")] * 2
+
+
+def test_what_some_ranks_have_nothing_of(tmp_path: Path) -> None:
+    """A rare class: in the batches of one rank it is not, and the sums must not get mixed up."""
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            totals = Totals(group)
+            if group.rank:
+                totals.add({"rare": Mean(torch.tensor(6.0), 3, then=lambda mean: 10 * mean)})
+                totals.add({"other": Mean(torch.tensor(5.0), 1)})
+            totals.add({"loss": Mean(torch.tensor(1.0), 2)})
+            print(totals.over_ranks(), Totals(group).over_ranks())
+
+    ended = run_forked(tmp_path, work)
+    expected = "{'loss': 0.5, 'rare': 20.0, 'other': 5.0} {}"
+    assert [(end.code, end.output.strip()) for end in ended] == [(0, expected)] * 2
+
+
+def test_numbers_are_as_good_as_tensors(group: Group) -> None:
+    totals = Totals(group)
+    hits = Mean(3, torch.tensor(4))  # type: ignore[arg-type]  # as `.item()` gives them
+    totals.add({"hits": hits, "loss": Mean(torch.ones(1, 1), 2)})
+    assert totals.over_ranks() == {"hits": 0.75, "loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("then", "total", "expected"), [(math.exp, 1e6, math.inf), (math.log, 0.0, math.nan)], ids=["exp", "log"]
+)
+def test_what_no_number_can_hold_ends_no_training(
+    group: Group, then: Callable[[float], float], total: float, expected: float
+) -> None:
+    """The perplexity of a model that has just begun."""
+    totals = Totals(group)
+    totals.add({"score": Mean(torch.tensor(total), 1, then=then)})
+    assert totals.over_ranks() == pytest.approx({"score": expected}, nan_ok=True)
+
+
+def test_a_loss_for_each_sample_is_refused(group: Group) -> None:
+    with pytest.raises(IscError, match=r"one number each.* \[3\]: 'loss' in .*Sum over") as raised:
+        Totals(group).add({"loss": Mean(torch.ones(3), 3)})
+    assert raised.value.exit_code is ExitCode.USAGE
 
 
 @pytest.mark.parametrize(("more", "expected"), [(True, [0.5, 0.5, 0.9]), (False, [0.5, 0.2, 0.2])])
