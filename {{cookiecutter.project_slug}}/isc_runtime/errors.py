@@ -21,6 +21,11 @@ class ExitCode(IntEnum):
     FRUITLESS = 10  # several starts in a row have saved nothing
 
 
+START_OVER = (
+    "start over with --fresh, which moves the checkpoints to set-aside/ (the ISC is not sure to keep that)"
+)
+
+
 class IscError(Exception):
     """An error with its cure.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from isc_runtime import rng
-from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.permutation import Draws, permute
 from isc_runtime.position import Position
 
@@ -215,6 +215,6 @@ class ElasticSampler(Position, Sampler[list[int]]):
         if length != self.length and self.progress.samples:
             raise IscError(
                 f"The checkpoint is within an epoch of {length} samples, and the data have {self.length}",
-                hint="Train on the same data, or start over with --fresh (the checkpoints are kept aside).",
+                hint=f"Train on the same data, or {START_OVER}.",
                 exit_code=ExitCode.CHECKPOINT,
             )

@@ -14,7 +14,7 @@ from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
 from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.payload import read_state
-from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import Counterparts, distribute
@@ -71,7 +71,7 @@ def load(
             raise IscError(
                 f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
                 entry.path,
-                "Go back to the code that wrote it, or start over with --fresh (it is kept aside).",
+                f"Go back to the code that wrote it, or {START_OVER}.",
                 ExitCode.CHECKPOINT,
             ) from None
     if "asked" in loaded:  # 0.1.0 did not note it

@@ -7,5 +7,5 @@ layout                        where checkpoints are, what names say, which one i
 entries                       a checkpoint, by name and manifest
 durable                       bytes that are on the disk, and are the ones that were written
 foreign  start_notes          checkpoints that another program has written; what starts have noted
-untrusted                     files of strangers: only plain ones, only so far, only as data
+untrusted  outline            files of strangers: plain ones, only so far, as data; what a pickle holds
 """

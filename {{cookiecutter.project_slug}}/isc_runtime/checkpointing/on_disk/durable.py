@@ -27,7 +27,7 @@ from isc_runtime.checkpointing.on_disk.untrusted import (
     read_plain,
 )
 from isc_runtime.disk import sync
-from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.errors import START_OVER, ExitCode, IscError
 
 FORMAT_VERSION = 1
 PROBE_PREFIX = ".isc-probe-"
@@ -95,7 +95,7 @@ class Manifest:
                 raise IscError(
                     f"A checkpoint has format {version}, and this project reads up to {FORMAT_VERSION}",
                     path,
-                    "Update isc_runtime, or start over with --fresh (the checkpoints are kept aside).",
+                    f"Update isc_runtime, or {START_OVER}.",
                     ExitCode.CHECKPOINT,
                 )
             manifest = cls(**content)

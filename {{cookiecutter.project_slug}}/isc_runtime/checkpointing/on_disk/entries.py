@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest, Progress, unheard
@@ -90,14 +90,14 @@ class Resume:
         damaged: those that are newer, newest first, each with what is wrong with it.
         begins: whether the training starts at step 0: there never was a whole checkpoint here.
         obstacle: why it cannot go on, in words, if it neither begins nor has chosen one.
-        is_foreign: whether the obstacle is what another program has written.
+        foreign: what another program has written, if that is the obstacle.
     """
 
     chosen: tuple[Entry, Manifest] | None
     damaged: list[tuple[Entry, str]]
     begins: bool = False
     obstacle: str = ""
-    is_foreign: bool = False
+    foreign: list[Path] = field(default_factory=list)
 
 
 Examine = Callable[[Entry], Manifest]  # returns an entry's manifest, or raises Damaged

@@ -16,12 +16,13 @@ from typing import Literal
 
 from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
-from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout, layouts
+from isc_runtime.checkpointing.on_disk.foreign import Foreign, described, is_foreign
+from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout, foreign_in, layouts
 from isc_runtime.checkpointing.on_disk.untrusted import plain_size
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import IscError
 
-State = Literal["verified", "whole", "damaged"]
+State = Literal["verified", "whole", "damaged", "foreign"]
 Result = Manifest | Damaged | IscError  # of looking at a checkpoint
 Say = Callable[[str, int, int], None]  # of this checkpoint so many bytes of so many have been compared
 
@@ -39,8 +40,8 @@ class Checkpoint:
         saver: who saves there: LOCAL, or the name of a saver of cycling_utils.
         state: "verified": every byte of its files was compared with the checksums in its manifest, and is as
             it was saved. "whole": all files are there with their sizes, their content was not read.
-            "damaged": a resume does not take it.
-        reason: why it is damaged.
+            "damaged": a resume does not take it, nor "foreign": another program wrote it.
+        reason: why it is damaged, or what a foreign one is.
         bytes: what its files take on the disk now.
         step: optimizer steps taken; None, like the next four, if its manifest cannot be read.
         epoch: whole epochs trained.
@@ -92,11 +93,18 @@ class Inventory:
         directory: which one.
         series: of each saver, local mode first.
         set_aside: what runs have moved out of the way, oldest first.
+        foreign: what another program has written, besides what has the place of a checkpoint in a series.
     """
 
     directory: str
     series: list[Series]
     set_aside: list[Checkpoint]
+    foreign: list[Foreign]
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a training that starts here would stop with an error."""
+        return any(series.is_stuck for series in self.series) or bool(self.foreign and not self.series)
 
 
 def take_inventory(directory: Path, verify: bool = False, progress: Say = unsaid) -> Inventory:
@@ -120,6 +128,7 @@ def take_inventory(directory: Path, verify: bool = False, progress: Say = unsaid
 
     try:
         found = layouts(directory)
+        strangers = foreign_in(directory)
         aside = [layout for folder in _folders(directory / SET_ASIDE) for layout in layouts(folder)]
     except NotADirectoryError:
         raise IscError(
@@ -138,7 +147,9 @@ def take_inventory(directory: Path, verify: bool = False, progress: Say = unsaid
         for layout in aside
         for entry in layout.entries()
     ]
-    return Inventory(str(directory), series, moved)
+    listed = {entry.payload for layout in found for entry in layout.entries()}
+    others = [described(path) for path in strangers if path not in listed]
+    return Inventory(str(directory), series, moved, others)
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -190,6 +201,9 @@ def _described(
     is_good = isinstance(result, Manifest)
     manifest = result if isinstance(result, Manifest) else _manifest_if_any(entry)
     details = manifest.details if manifest is not None else {}
+    if manifest is None and is_foreign(entry.payload):
+        stranger = described(entry.payload)
+        return Checkpoint(str(entry.path), saver, "foreign", str(stranger), stranger.bytes)
     return Checkpoint(
         path=str(entry.path),
         saver=saver,

@@ -11,14 +11,14 @@ import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged
-from isc_runtime.checkpointing.on_disk.entries import Entry, Examine, Resume, newest_good
-from isc_runtime.checkpointing.on_disk.foreign import is_foreign, other_files
+from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
+from isc_runtime.checkpointing.on_disk.entries import MANIFEST, PAYLOAD, Entry, Examine, Resume, newest_good
+from isc_runtime.checkpointing.on_disk.foreign import described, is_foreign, nature, other_checkpoints
 from isc_runtime.checkpointing.on_disk.start_notes import SAVER as STARTS
 from isc_runtime.errors import IscError
 
@@ -26,6 +26,7 @@ LOCAL = "local mode"
 SAVER = "AtomicDirectory"  # the name of the saver that a training of this project uses on the ISC
 # A folder, not a name: AtomicDirectory takes what begins like a checkpoint for its own.
 SET_ASIDE = "set-aside"
+NAMED = 3  # checkpoints of another program, in a message
 
 
 class Layout(ABC):
@@ -108,13 +109,20 @@ class Layout(ABC):
         return is_alone and not is_foreign(entries[0].payload)
 
     def foreign(self) -> list[Path]:
-        """Files that another program has written, and that look like checkpoints. Raises OSError."""
-        aside = self.directory / SET_ASIDE
-        files = [path for path in other_files(self.directory) if path.parent != aside]
-        return [path for path in files if not self._manifest_of(path).exists() and is_foreign(path)]
+        """What looks like a checkpoint, and another program has written. Raises OSError."""
+        own = {entry.payload for entry in self.named()} | set(self.strays())
+        found = other_checkpoints(self.directory, self.directory / SET_ASIDE)
+        return [path for path in found if self._is_foreign(path, own)]
 
-    def _manifest_of(self, payload: Path) -> Path:
-        return self.entry_of(payload).manifest
+    def _is_foreign(self, path: Path, own: Collection[Path]) -> bool:
+        payload = path / PAYLOAD if path.is_dir() else path
+        if _has_manifest(payload):
+            return False
+        found = nature(payload)
+        if path.is_dir():  # shards, which tell nothing without the rest
+            return payload not in own or found == "foreign"
+        # What is cut short, or has lost its manifest, may be an own save, but only where own saves go.
+        return found == "foreign" or (found != "empty" and path not in own)
 
     def resume(self, entries: Sequence[Entry], examine: Examine = Entry.verify) -> Resume:
         """What a resume makes of these entries: it goes on, begins, or cannot.
@@ -130,10 +138,7 @@ class Layout(ABC):
         if found.chosen is not None:
             return found
         if strangers := self.foreign():
-            names = ", ".join(str(path.relative_to(self.directory)) for path in strangers[:5])
-            more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
-            what = f"another program wrote {names}{more}: no manifest, other keys"
-            return replace(found, obstacle=what, is_foreign=True)
+            return replace(found, obstacle=self._words_for(strangers), foreign=strangers)
         if self.first_save_was_cut_short(entries):
             return replace(found, begins=True)
         reasons = [f"{entry.name}: {reason}" for entry, reason in found.damaged]
@@ -141,6 +146,16 @@ class Layout(ABC):
             is_link = self.link.is_symlink()
             reasons = [f"{self.link_name} {'points to nothing' if is_link else 'is no link, but a copy'}"]
         return replace(found, begins=not reasons, obstacle="; ".join(reasons))
+
+    def _words_for(self, strangers: Sequence[Path]) -> str:
+        """Names them, with who saved them and what they hold."""
+        said = []
+        for path in strangers[:NAMED]:
+            name = str(path.relative_to(self.directory))
+            saver = ArtifactLayout.saver_of(name.partition("/")[0])
+            said.append(f"{name}: {f'saver {saver}, ' if saver else ''}{described(path)}")
+        more = [f"and {len(strangers) - NAMED} more"] if len(strangers) > NAMED else []
+        return "; ".join(["without a manifest", *said, *more])
 
 
 class LocalLayout(Layout):
@@ -224,6 +239,19 @@ class ArtifactLayout(Layout):
         return Entry.in_folder(self.directory / f"{self.saver}_checkpoint_{number}{force}", (number,))
 
 
+def _has_manifest(payload: Path) -> bool:
+    """Whether this project has written it, in whatever kind of directory."""
+    for manifest in (payload.with_suffix(".manifest.json"), payload.with_name(MANIFEST)):
+        try:
+            if payload.name in Manifest.read(manifest).files:
+                return True
+        except IscError:  # of a newer version of this project
+            return True
+        except Damaged:
+            pass
+    return False
+
+
 def layouts(directory: Path) -> list[Layout]:
     """Those that have anything in a directory, an entry or something with the link's name; local mode first.
 
@@ -234,3 +262,10 @@ def layouts(directory: Path) -> list[Layout]:
     every: list[Layout] = [LocalLayout(directory)]
     every += [ArtifactLayout(directory, saver) for saver in sorted(savers - {STARTS})]
     return [layout for layout in every if layout.entries() or os.path.lexists(layout.link)]
+
+
+def foreign_in(directory: Path) -> list[Path]:
+    """What another program has written in a directory, and looks like a checkpoint. Raises OSError."""
+    every = [LocalLayout(directory), *layouts(directory)]
+    found = [set(layout.foreign()) for layout in every]
+    return sorted(set.intersection(*found))

@@ -18,7 +18,12 @@ MEANINGS: dict[State, str] = {
     "verified": "every byte of its files was compared with the checksums in its manifest",
     "whole": "its files are there with their sizes; their content was not read",
     "damaged": "it is not as it was saved; no resume takes it",
+    "foreign": "another program wrote it; python -m isc_runtime import makes one of this project's of it",
 }
+MEANING_OF_FOREIGN = (
+    "No resume takes these: python -m isc_runtime import makes a checkpoint of this project's of one."
+)
+STUCK = f"A resume stops with an error. {MEANING_OF_FOREIGN}"
 SECONDS = 5.0  # between two words of the progress
 
 
@@ -42,12 +47,11 @@ def report(inventory: Inventory, as_json: bool) -> int:
         print(json.dumps(asdict(inventory), indent=2))
     else:
         print("\n".join(map(_shown, _lines(inventory))))
-    stuck = any(series.is_stuck for series in inventory.series)
-    return ExitCode.CHECKPOINT if stuck else ExitCode.COMPLETED
+    return ExitCode.CHECKPOINT if inventory.is_stuck else ExitCode.COMPLETED
 
 
 def _lines(inventory: Inventory) -> Iterator[str]:
-    if not inventory.series and not inventory.set_aside:
+    if not inventory.series and not inventory.set_aside and not inventory.foreign:
         yield f"No checkpoints in {inventory.directory}."
     for series in inventory.series:
         yield f"{inventory.directory}, {series.saver}:"
@@ -56,6 +60,12 @@ def _lines(inventory: Inventory) -> Iterator[str]:
     if inventory.set_aside:
         yield f"Set aside by earlier runs, in {SET_ASIDE}/; no resume takes these:"
         yield from _table(inventory.set_aside)
+    if inventory.foreign:
+        yield f"{inventory.directory}, written by other programs:"
+        for one in inventory.foreign:
+            name = Path(one.path).relative_to(inventory.directory)
+            yield f"  {name}  {readable_size(one.bytes)}  {one}"
+        yield MEANING_OF_FOREIGN if inventory.series else STUCK
     every = [*inventory.set_aside, *(one for series in inventory.series for one in series.checkpoints)]
     for state, meaning in MEANINGS.items():
         if any(checkpoint.state == state for checkpoint in every):

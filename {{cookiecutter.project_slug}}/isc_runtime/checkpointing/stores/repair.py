@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -26,11 +27,11 @@ from isc_runtime.checkpointing.on_disk.durable import (
     unheard,
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry
-from isc_runtime.checkpointing.on_disk.foreign import is_foreign
+from isc_runtime.checkpointing.on_disk.foreign import METADATA, is_foreign
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.checkpointing.stores.fence import Fence, remove
-from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.errors import START_OVER, ExitCode, IscError
 
 logger = logging.getLogger("checkpoint")
 
@@ -87,7 +88,19 @@ class Repair:
             self._fence.throw_away(self.layout.link)
         for entry in self.layout.entries():
             self._clear(entry.path, entry.parts(), "--fresh")
+        for path in sorted(self._foreign_items()):
+            self._clear(path, [path], "--fresh")
         sync_directory(self.layout.directory)
+
+    def _foreign_items(self) -> set[Path]:
+        """What lies in the directory itself, and is or holds a checkpoint of another program."""
+        directory, items = self.layout.directory, set()
+        for path in self.layout.foreign():
+            if path == directory:  # of torch.distributed.checkpoint, between all else
+                items |= {directory / METADATA, *directory.glob("*.distcp")}
+            else:
+                items.add(directory / path.relative_to(directory).parts[0])
+        return items
 
     def _clear(self, path: Path, parts: list[Path], reason: str) -> None:
         """Moves what must not stay. Raises IscError."""
@@ -179,17 +192,19 @@ class Repair:
             return entry, manifest
         if found.begins:
             return None
-        if found.is_foreign:
+        if found.foreign:
+            newest = max(found.foreign, key=lambda path: path.lstat().st_mtime_ns)
             raise IscError(
-                "There are checkpoints that this project did not write",
+                "There are checkpoints that this project did not write, or that have lost their manifest",
                 f"{self.layout.directory} ({found.obstacle})",
-                "Go on with the program that wrote them, or move them to another place to start at step 0.",
+                f"Go on from one of them: python -m isc_runtime import {shlex.quote(str(newest))} "
+                f"does that. Or begin at step 0: move them to another place, or {START_OVER}.",
                 ExitCode.CHECKPOINT,
             )
         raise IscError(
             "There are checkpoints, and none of them can be used",
             f"{self.layout.directory} ({found.obstacle})",
-            "Bring a good one back, or start over with --fresh (the checkpoints are kept aside).",
+            f"Bring a good one back, or {START_OVER}.",
             ExitCode.CHECKPOINT,
         )
 

@@ -19,13 +19,15 @@ from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 
+EVERY_HAS = {"rng": [], "saves": 1}  # by these keys a checkpoint of this project is known
+
 
 def save(store: Store, step: int, force: bool = False, anchor: bool | None = None) -> Path:
     """Saves a small checkpoint, all the way, as the run that has started last."""
     store.fence.enter()
     payload = store.prepare(step, force)
     details = {"force": force} if anchor is None else {"force": force, "anchor": anchor}
-    store.save({"step": step, "weights": torch.full((64,), float(step))}, payload, step, details)
+    store.save({**EVERY_HAS, "step": step, "weights": torch.full((64,), float(step))}, payload, step, details)
     store.publish(payload)
     return payload
 
