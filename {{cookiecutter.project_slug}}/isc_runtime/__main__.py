@@ -1,4 +1,5 @@
-"""python -m isc_runtime check | checkpoints | explain | export | preflight | rehearse | submit | torchrun."""
+"""python -m isc_runtime check | checkpoints | explain | export | import | preflight | rehearse | submit |
+torchrun."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from typing import Any
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.node import Node
-from isc_runtime.options import positive_float
+from isc_runtime.options import not_negative, positive_float
 from isc_runtime.ranks.entry import reported
 from isc_runtime.roll_call import all_nodes
 
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("file", type=Path, help="what to write: NAME.safetensors")
     export.add_argument("--part", default="model", help="of Trainer.state(), an average of weights, say")
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
+    _add_import(commands)
     preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
@@ -118,6 +120,32 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("rehearse", help="run experiment.isc here as the ISC would, interruptions and all")
     commands.add_parser("torchrun", help="torchrun, with the exit code of the rank that failed")
     return parser
+
+
+def _add_import(commands: Any) -> None:
+    """The options of import: what a checkpoint of another program does not say itself."""
+    parser = commands.add_parser(
+        "import",
+        help="make a checkpoint of this project of one that another program has written",
+        description="Reads a file of torch.save or safetensors, or a folder with one, and writes one "
+        "from which train.py goes on. It says what was taken, and what cannot be restored.",
+    )
+    parser.add_argument("source", type=Path, help="a file, or a folder that holds one")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="default: where a training here saves")
+    parser.add_argument("--layout", choices=("local", "artifact"), help="of --into; default: as here")
+    parser.add_argument("--step", type=not_negative, help="optimizer steps that were taken")
+    parser.add_argument("--epoch", type=not_negative, help="epochs that are done")
+    parser.add_argument("--batch", type=not_negative, help="batches of the next epoch that are done")
+    parser.add_argument("--samples", type=not_negative, help="samples in these, over all ranks")
+    for part in ("model", "optimizer", "scheduler"):
+        parser.add_argument(f"--{part}", metavar="KEY", help="its place in the file, if not as usual: a.b.0")
+    parser.add_argument("--without", action="append", default=[], choices=("optimizer", "scheduler"))
+    parser.add_argument("--strip", default="", metavar="PREFIX", help="what all names of weights begin with")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="read a file that may run whatever code is in it, with all your rights: only one of your own",
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -151,6 +179,27 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     if done.left_out:
         print(f"Left out, because they are no tensors: {', '.join(done.left_out)}")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from isc_runtime.checkpointing.importing import Wishes, import_checkpoint
+
+    def said(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+
+    environment = Environment.read()
+    layout = arguments.layout or ("artifact" if environment.isc_mode else "local")
+    usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
+    wishes = Wishes(
+        numbers=said("step", "epoch", "batch", "samples"),
+        keys=said("model", "optimizer", "scheduler"),
+        without=tuple(arguments.without),
+        strip=arguments.strip,
+        trust_pickle=arguments.trust_pickle,
+    )
+    done = import_checkpoint(arguments.source, arguments.into or usual, layout == "artifact", wishes)
+    print("\n".join([f"{done.path}: a training there goes on from it.", *done.notes]))
     return 0
 
 
@@ -193,6 +242,7 @@ RUN = {
     "checkpoints": _checkpoints,
     "explain": _explain,
     "export": _export,
+    "import": _import,
     "preflight": _preflight,
     "submit": _submit,
 }

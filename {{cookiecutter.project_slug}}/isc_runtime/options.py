@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class CheckpointOptions(Options):
         max_seconds: of training, over all resumes, after which it is to end.
         keep_best: how many of those are kept that were the best when they were saved.
         max_fruitless_starts: so many starts in a row that save nothing are an error; 0 is never.
+        init_from: weights that a training begins with, if there is no checkpoint to go on from.
+        init_partly: of these only what the model has, too, in the same shape.
     """
 
     save_steps: int = AUTO
@@ -85,6 +88,8 @@ class CheckpointOptions(Options):
     max_seconds: float = math.inf
     keep_best: int = 1
     max_fruitless_starts: int = 5
+    init_from: Path | None = None
+    init_partly: bool = False
 
     @property
     def most_seconds(self) -> float:
@@ -191,6 +196,18 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--sync-save", action="store_true", help="let the training wait until a checkpoint is written"
+    )
+    group.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="FILE",
+        help="begin with these weights where there is no checkpoint to go on from: a checkpoint of this "
+        "project or of another program, or safetensors",
+    )
+    group.add_argument(
+        "--init-partly",
+        action="store_true",
+        help="of --init-from take what fits and list the rest; without it all names and shapes must fit",
     )
     group.add_argument(
         "--fresh",

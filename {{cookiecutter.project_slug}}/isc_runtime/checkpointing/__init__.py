@@ -2,9 +2,10 @@
 
     checkpointer                    what a training loop talks to: restore, save, poll, close
     save_log  parts  run            what became of the saves; what a training consists of; what it runs in
-    clock                           when a save is due by time, on all ranks alike
+    clock  importing                when a save is due by time; checkpoints of other programs
     loading  saving  policy         what a checkpoint puts back; one save and its states; when one is due
-    asked  stores                   what the command line asks for; where checkpoints live
+    initial                         weights to begin with
+    asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 
 `on_disk` imports no torch when it is imported.

@@ -81,6 +81,16 @@ class Asked:
         if said:
             logger.warning("[RESUME] Otherwise than when this run began: %s", "; ".join(said))
 
+    def insist(self, parts: Mapping[str, Any], fresh: Groups) -> None:
+        """Gives the parts what is asked for explicitly, where nobody has noted what it was before."""
+        said = [
+            f"--{name.replace('_', '-')} {self._now[name]}"
+            for name in sorted(self._explicit & self._now.keys())
+            if _set(SETTINGS.get(name, name), parts, fresh, None)
+        ]
+        if said:
+            logger.warning("[RESUME] Asked for explicitly, and taken over: %s", "; ".join(said))
+
 
 def settings_of(parts: Mapping[str, Any]) -> Groups:
     """The settings of the optimizers among the parts, without their parameters."""

@@ -24,6 +24,7 @@ import torch
 from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked
 from isc_runtime.checkpointing.clock import Clock
+from isc_runtime.checkpointing.initial import begin_with
 from isc_runtime.checkpointing.loading import EVALUATION, load
 from isc_runtime.checkpointing.parts import (
     POSITION,
@@ -145,12 +146,16 @@ class Checkpointer:
         size = self.group.each(lambda: expected_size(parts.values()))  # a state_dict may be a collective
         self.group.master(lambda: self.store.check_room(size))
         chosen = self.group.master(lambda: self.store.choose(self.group.busy))
+        if chosen is None and self.options.init_from is not None:
+            begin_with(self.options.init_from, parts, self.options.init_partly, self.group)
         if chosen is None:
             self.equipment.not_finite = self.group.each(lambda: look_at(self._training))
             logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
             self.scalars.begin(0)
             return False
         entry, manifest = chosen
+        if self.options.init_from is not None:
+            logger.info("[INIT] There is a checkpoint to go on from: --init-from is not used")
         self._saves = self.group.each(lambda: load(parts, entry, manifest, self.group, self._asked))
         self.equipment.not_finite = self.group.each(lambda: look_at(self._training))
         self._seconds, self._since = float(manifest.details.get("seconds", 0.0)), time.monotonic()

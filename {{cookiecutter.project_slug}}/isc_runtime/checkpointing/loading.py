@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from torch import nn
+from torch.optim import Optimizer
 
 from isc_runtime import rng
+from isc_runtime.checkpointing import imported
 from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
 from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
@@ -56,26 +59,15 @@ def load(
     """
     if group.environment.local_rank == 0 and not group.is_master:
         _verify_here(entry, manifest)
-    is_whole = manifest.details.get("format") != SHARDED
     counterparts = Counterparts(state)
     loaded = distribute(read_state(entry, manifest, counterparts), counterparts)
     given, fresh = plain_settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
-    for name, part in state.items():
-        if name == EVALUATION and name not in loaded:  # before 0.2.0 each one began anew
-            continue
-        try:
-            _put_back(part, loaded[name], is_mapped=is_whole)
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
-            raise IscError(
-                f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
-                entry.path,
-                f"Go back to the code that wrote it, or {START_OVER}.",
-                ExitCode.CHECKPOINT,
-            ) from None
+    _put_all_back(state, loaded, entry, manifest)
     if "asked" in loaded:  # 0.1.0 did not note it
         asked.take_over(loaded["asked"], state, fresh)
+    else:
+        asked.insist(state, fresh)
     has, had = sampler.state_dict().get("length"), loaded["sampler"].get("length")
     if has != had:
         logger.warning("[RESUME] The data have %s samples, and had %s when this run was saved", has, had)
@@ -86,6 +78,43 @@ def load(
     else:  # another number of ranks: no generator goes on, but all are as good as new
         rng.seed_everything(sampler.seed + 1000 * sampler.progress.step + group.rank)
     return int(loaded["saves"])
+
+
+def _put_all_back(
+    state: Mapping[str, Stateful | dict[str, Any]], loaded: dict[str, Any], entry: Entry, manifest: Manifest
+) -> None:
+    """Fills the parts; of an import those that it lacks begin anew."""
+    source, fresh = manifest.details.get(imported.IMPORTED), settings_of(state)
+    missing = [EVALUATION] if EVALUATION not in loaded else []  # before 0.2.0 each one began anew
+    if source:
+        with _must_fit("sampler", loaded, entry):
+            missing = imported.complete(loaded, state, str(source))
+    for name, part in state.items():
+        if name in missing:
+            continue
+        with _must_fit(name, loaded, entry):
+            _put_back(part, loaded[name], is_mapped=manifest.details.get("format") != SHARDED)
+            if source and isinstance(part, Optimizer):
+                imported.check_optimizer(part, fresh[name])
+    if source:
+        imported.begin_anew(state, missing, fresh)
+
+
+@contextlib.contextmanager
+def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry) -> Iterator[None]:
+    """Around the loading of a part: says which one does not fit. Raises IscError."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
+        if isinstance(error, KeyError) and name in loaded:
+            misfit = f"it has no {misfit}: the state of another kind of {name}?"
+        raise IscError(
+            f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
+            entry.path,
+            f"Go back to the code that wrote it, or {START_OVER}.",
+            ExitCode.CHECKPOINT,
+        ) from None
 
 
 def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped: bool) -> None:

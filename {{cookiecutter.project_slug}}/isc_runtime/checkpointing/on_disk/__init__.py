@@ -2,6 +2,7 @@
 
 export  listing               the weights of a checkpoint alone; an inventory in words
 inventory  payload            what a directory holds and a resume takes; what files hold, as data
+foreign_state                 what checkpoints of other programs hold, in the parts of a training
 verification                  every byte of a checkpoint is read, and whoever waits is told
 layout                        where checkpoints are, what names say, which one is the newest
 entries                       a checkpoint, by name and manifest

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
-from isc_runtime.checkpointing.on_disk.entries import Entry, newest_good
-from isc_runtime.checkpointing.on_disk.layout import layouts
+from isc_runtime.checkpointing.on_disk.entries import MANIFEST, Entry, newest_good
+from isc_runtime.checkpointing.on_disk.foreign import is_foreign
+from isc_runtime.checkpointing.on_disk.layout import foreign_in, has_manifest, layouts
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import ExitCode, IscError
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 PART = "model"  # of a checkpoint, by default
 INNER, COUNT = "module.", "n_averaged"  # the names in the state of torch.optim.swa_utils.AveragedModel
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights are from: a checkpoint, the training's step, when it was saved; "" if nothing tells."""
+
+    checkpoint: Path
+    step: int
+    time: str
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,49 @@ def export(source: Path, target: Path, force: bool = False, part: str = PART) ->
             exists, or cannot be written.
     """
     _check_target(target, force)
-    entry, manifest = find(source)
-    tensors, left_out = _tensors(_load(entry, manifest, part), part, entry)
-    details = {"format": "pt", "step": str(manifest.step), "saved": manifest.time, "checkpoint": entry.name}
-    _write(tensors, details, target)
-    return Exported(target, entry.path, manifest.step, len(tensors), target.stat().st_size, left_out)
+    weights, origin = read_weights(source, part)
+    tensors, left_out = _tensors(weights, part, origin.checkpoint)
+    details = {"format": "pt", "step": str(origin.step), "saved": origin.time}
+    details["checkpoint"] = origin.checkpoint.name
+    _write({name: text for name, text in details.items() if text}, tensors, target)
+    return Exported(target, origin.checkpoint, origin.step, len(tensors), target.stat().st_size, left_out)
+
+
+def read_weights(source: Path, part: str = PART) -> tuple[dict[str, Any], Origin]:
+    """The weights in a checkpoint of this project or of another program; no code in it is run.
+
+    Args:
+        source: as in `export`; of another program a file, or a folder that holds one.
+        part: of the training's state.
+
+    Raises:
+        IscError: there are none, or they cannot be read.
+    """
+    if not _is_foreign(source):
+        entry, manifest = find(source)
+        return _load(entry, manifest, part), Origin(entry.path, manifest.step, manifest.time)
+    from isc_runtime.checkpointing.on_disk.foreign_state import find_foreign, read_foreign, take_parts
+
+    file = find_foreign(source)
+    taken = take_parts(read_foreign(file), file, {} if part == PART else {PART: part})
+    return dict(taken.parts[PART]), Origin(file, taken.numbers.get("step", 0), "")
+
+
+def _is_foreign(source: Path) -> bool:
+    """Whether what a path means is of another program."""
+    try:
+        if source.is_dir():
+            every = [entry for layout in layouts(source) for entry in layout.entries()]
+            is_own = (source / MANIFEST).exists() or any(entry.is_complete for entry in every)
+            return not is_own and bool(foreign_in(source))
+        return is_foreign(source.resolve()) and not has_manifest(source.resolve()) and not _is_json(source)
+    except OSError:
+        return False
+
+
+def _is_json(file: Path) -> bool:
+    """Whether it is a manifest, which means the checkpoint beside it."""
+    return file.suffix == ".json"
 
 
 def find(source: Path) -> tuple[Entry, Manifest]:
@@ -137,7 +185,7 @@ def _without_wrapper(state: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(INNER): value for name, value in state.items() if name != COUNT}
 
 
-def _tensors(state: dict[str, Any], part: str, entry: Entry) -> tuple[dict[str, Tensor], list[str]]:
+def _tensors(state: dict[str, Any], part: str, checkpoint: Path) -> tuple[dict[str, Tensor], list[str]]:
     """What safetensors can hold: dense tensors that share no memory; and the names of what is none."""
     import torch
 
@@ -147,16 +195,16 @@ def _tensors(state: dict[str, Any], part: str, entry: Entry) -> tuple[dict[str, 
         if isinstance(value, torch.Tensor):
             if value.layout is not torch.strided:
                 hint = "Make it dense in model.py: the format has no other tensors."
-                raise IscError(f"The tensor {name} is sparse", entry.path, hint)
+                raise IscError(f"The tensor {name} is sparse", checkpoint, hint)
             address = value.untyped_storage().data_ptr()
             tensors[name] = value.clone() if address in memory else value.contiguous()
             memory.add(address)
     if not tensors:
-        raise IscError(f"The part {part!r} of this checkpoint has no tensors", entry.path, "Export another.")
+        raise IscError(f"The part {part!r} of this checkpoint has no tensors", checkpoint, "Export another.")
     return tensors, [name for name in state if name not in tensors]
 
 
-def _write(tensors: dict[str, Tensor], details: dict[str, str], target: Path) -> None:
+def _write(details: dict[str, str], tensors: dict[str, Tensor], target: Path) -> None:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import save_file

@@ -116,7 +116,7 @@ class Layout(ABC):
 
     def _is_foreign(self, path: Path, own: Collection[Path]) -> bool:
         payload = path / PAYLOAD if path.is_dir() else path
-        if _has_manifest(payload):
+        if has_manifest(payload):
             return False
         found = nature(payload)
         if path.is_dir():  # shards, which tell nothing without the rest
@@ -239,7 +239,7 @@ class ArtifactLayout(Layout):
         return Entry.in_folder(self.directory / f"{self.saver}_checkpoint_{number}{force}", (number,))
 
 
-def _has_manifest(payload: Path) -> bool:
+def has_manifest(payload: Path) -> bool:
     """Whether this project has written it, in whatever kind of directory."""
     for manifest in (payload.with_suffix(".manifest.json"), payload.with_name(MANIFEST)):
         try:

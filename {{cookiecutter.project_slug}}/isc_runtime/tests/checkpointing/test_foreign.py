@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from isc_runtime.checkpointing.on_disk.foreign import described
 from isc_runtime.checkpointing.on_disk.inventory import take_inventory
@@ -86,7 +86,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "nobody knows": ("model.ckpt", lambda file: file.write_bytes(b"something"), "unknown format"),
     "of torch.distributed": (
         "step-100",
-        lambda folder: distributed_checkpoint.save({"model": STATE["model"]}, checkpoint_id=folder),
+        lambda folder: save_distributed({"model": STATE["model"]}, checkpoint_id=folder),
         "torch.distributed.checkpoint, keys model.w",
     ),
 }

@@ -1,0 +1,197 @@
+"""python -m isc_runtime import: a checkpoint of this project, made of another program's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isc_runtime.checkpointing.imported import IMPORTED, POSITION
+from isc_runtime.checkpointing.on_disk.durable import WHOLE, Damaged
+from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry
+from isc_runtime.checkpointing.on_disk.foreign_state import Taken, find_foreign, read_foreign, take_parts
+from isc_runtime.checkpointing.on_disk.layout import SAVER, ArtifactLayout, Layout, LocalLayout, has_manifest
+from isc_runtime.checkpointing.saving.loadable import check_state
+from isc_runtime.checkpointing.saving.save import check_readable
+from isc_runtime.checkpointing.saving.state_size import size_of
+from isc_runtime.checkpointing.stores.local_store import LocalStore
+from isc_runtime.checkpointing.stores.store import Store
+from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+from isc_runtime.tree import mapped
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person says of a checkpoint that cannot say it itself.
+
+    Attributes:
+        numbers: "step", "epoch", "batch", "samples"; what is said counts more than what the file says.
+        keys: where in the file "model", "optimizer" and "scheduler" are.
+        without: parts that are not taken.
+        strip: what the names of the weights begin with.
+        trust_pickle: whether the file may run code.
+    """
+
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    strip: str = ""
+    trust_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was made.
+
+    Attributes:
+        path: the checkpoint.
+        notes: what is in it, and what is not, in sentences.
+    """
+
+    path: Path
+    notes: list[str]
+
+
+class _ArtifactStore(Store):
+    """An artifact, without cycling_utils: a workstation need not have it, and it deletes what it does not
+    know when there is no link."""
+
+    kind = ArtifactLayout
+
+    def next_payload(self, step: int, force: bool) -> Path:
+        number = max((entry.order[0] for entry in self.layout.named()), default=-1) + 1
+        return self.directory / f"{SAVER}_checkpoint_{number}" / PAYLOAD
+
+    write = LocalStore.write
+
+
+def import_checkpoint(source: Path, target: Path, is_artifact: bool, wishes: Wishes) -> Imported:
+    """Makes a checkpoint of this project, from which a training goes on.
+
+    Args:
+        source: a file of another program, or a folder with one.
+        target: the directory where the training saves; made if it does not exist.
+        is_artifact: whether it is one as on the ISC, or local mode's.
+        wishes: what the file does not say itself.
+
+    Raises:
+        IscError: it cannot be read or lacks what is needed, or the directory has a good checkpoint already.
+    """
+    file = find_foreign(source)
+    if has_manifest(file.resolve()):
+        hint = "Nothing needs to be imported: a training goes on from it where it lies in its directory."
+        raise IscError("This is a checkpoint of this project", file, hint, ExitCode.CHECKPOINT)
+    taken = take_parts(read_foreign(file, wishes.trust_pickle), file, wishes.keys, wishes.strip)
+    parts = {name: part for name, part in taken.parts.items() if name not in wishes.without}
+    numbers = _numbers(taken, wishes, file)
+    state = _plain(parts) | {POSITION: numbers, "rng": [], "saves": 0}
+    check_state(state)
+    entry = _write(state, numbers, _opened(target, is_artifact), file.name)
+    return Imported(entry.path, list(_notes(taken, parts, numbers, wishes)))
+
+
+def _numbers(taken: Taken, wishes: Wishes, file: Path) -> dict[str, int]:
+    found = {**taken.numbers, **wishes.numbers}
+    if "step" not in found and (steps := _steps_of(taken.parts.get("optimizer", {}))) is not None:
+        found["step"] = steps
+    if "step" not in found:
+        hint = (
+            "Say it: --step N. To begin at step 0 with its weights alone: python train.py --init-from FILE."
+        )
+        raise IscError("It does not say its step", file, hint, ExitCode.CHECKPOINT)
+    epoch, batch = found.get("epoch", 0), found.get("batch", 0)
+    if batch and "samples" not in found:
+        raise IscError(
+            f"It is at batch {batch} of an epoch, and does not say how many samples that is",
+            file,
+            "Say it: --samples N, batches x samples of a batch x ranks. Or begin the epoch anew: --batch 0.",
+            ExitCode.CHECKPOINT,
+        )
+    return {"epoch": epoch, "batch": batch, "samples": found.get("samples", 0), "step": found["step"]}
+
+
+def _steps_of(optimizer: Mapping[str, Any]) -> int | None:
+    """How many steps an optimizer has taken, if it counts them."""
+    states = optimizer.get("state", {})
+    steps = [one.get("step") for one in states.values() if isinstance(one, Mapping)] if states else []
+    return max((int(step) for step in steps if isinstance(step, int | float | Tensor)), default=None)
+
+
+def _plain(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Without parameters and views, which are saved with all that they are a view of."""
+
+    def change(_path: tuple[object, ...], node: Any) -> Any:
+        return (
+            node.detach().clone(memory_format=torch.contiguous_format) if isinstance(node, Tensor) else node
+        )
+
+    return {name: mapped(dict(part), change) for name, part in parts.items()}
+
+
+def _opened(target: Path, is_artifact: bool) -> Store:
+    """The directory, which must not have a good checkpoint. Raises IscError."""
+    layout: Layout = (ArtifactLayout if is_artifact else LocalLayout)(target)
+    try:
+        target.mkdir(exist_ok=True)
+        entries = layout.entries()
+    except OSError as error:
+        hint = "Name a directory that can be written, or that can be made: --into DIRECTORY."
+        raise IscError(f"It cannot be used ({error.strerror})", target.absolute(), hint) from None
+    for entry in reversed(entries):
+        with contextlib.suppress(Damaged):
+            manifest = entry.verify()
+            raise IscError(
+                f"There is a good checkpoint of this project here: {entry.name}, step {manifest.step}",
+                target.absolute(),
+                "Nothing was changed. Import into another directory (--into DIRECTORY), or move it away.",
+                ExitCode.CHECKPOINT,
+            )
+    group = Group(Environment(), torch.device("cpu"))
+    return (_ArtifactStore if is_artifact else LocalStore)(target, group)
+
+
+def _write(state: dict[str, Any], numbers: dict[str, int], store: Store, name: str) -> Entry:
+    store.check_room(size_of(state))
+    payload = store.prepare(numbers["step"], force=False)
+    details = {**numbers, "force": False, "anchor": False, "world_size": 1, "format": WHOLE, IMPORTED: name}
+    store.save(state, payload, numbers["step"], details, lambda: check_readable(store.staged(payload)))
+    store.publish(payload)
+    return store.layout.entry_of(payload)
+
+
+def _notes(
+    taken: Taken, parts: Mapping[str, Any], numbers: Mapping[str, int], wishes: Wishes
+) -> Iterator[str]:
+    said = [f"{name} ({_origin(taken.keys[name])})" for name in parts]
+    yield f"Taken: {', '.join(said)}."
+    for name in ("step", "epoch", "batch"):
+        if name in wishes.numbers:
+            origin = "as you said"
+        elif name in taken.numbers:
+            origin = f"as its {taken.keys[name]!r} says"
+        else:
+            origin = "counted by its optimizer" if name == "step" else "it does not say"
+        yield f"{name.capitalize()} {numbers[name]}: {origin}."
+    if "epoch" in taken.numbers and "epoch" not in wishes.numbers:
+        done = numbers["epoch"]
+        yield f"So many epochs count as done; if it names the last one done: --epoch {done + 1}."
+    yield (
+        "Not restored: random numbers, and which samples of its epoch were seen, for the order of the data is "
+        "this project's own."
+    )
+    for name in ("optimizer", "scheduler"):
+        if name not in parts:
+            yield f"There is no {name} in it, so it begins anew."
+    if taken.left:
+        yield f"Not taken: {', '.join(taken.left)}."
+
+
+def _origin(key: str) -> str:
+    return f"its {key!r}" if key else "the whole file"
