@@ -70,6 +70,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.ranks.group import Group, process_group
     from isc_runtime.ranks.interruption import StopRequest
     from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
+    from isc_runtime.record import recorded
     from isc_runtime.training import loaders
     from isc_runtime.training.batches import parts_of, to_device
     from isc_runtime.training.evaluation import Evaluation
@@ -234,8 +235,7 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
     """Brings up what a training needs, and takes it down again, whatever happens."""
     configure_logging(environment.is_master)
     limits = (arguments.first_timeout, arguments.timeout)
-    curves = environment.log_directory if environment.is_master else None
-    with process_group(environment, *limits) as group, Scalars(curves) as scalars:
+    with process_group(environment, *limits) as group, recorded(arguments, environment) as scalars:
         stop = StopRequest()  # from here on there is something to save
         # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.
         how = options.CheckpointOptions.of(arguments)

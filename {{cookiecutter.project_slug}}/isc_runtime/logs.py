@@ -38,10 +38,14 @@ class Scalars:
 
     Args:
         directory: where the event files go, or None on a rank that is not the master.
+        describe: called with the writer and the step when a training begins or goes on.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(
+        self, directory: Path | None, describe: Callable[[SummaryWriter, int], None] | None = None
+    ) -> None:
         self._directory = directory
+        self._describe = describe
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
@@ -53,6 +57,8 @@ class Scalars:
     def begin(self, step: int) -> None:
         """Goes on after `step`: what a killed run has written beyond it comes again and is purged."""
         self._attempt(lambda: self._open(step + 1))
+        if self._writer is not None and self._describe is not None:
+            self._attempt(partial(self._describe, self._writer, step))
 
     def add(self, name: str, value: float, step: int) -> None:
         """Notes one value."""

@@ -8,6 +8,7 @@ Replace: the first test, by what your training must reach in seconds.
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from itertools import pairwise
@@ -77,6 +78,8 @@ def check_scalars(place: Place, last: int) -> None:
     evaluations = [event.step for event in events.Scalars(f"evaluation/{BEST.name}")]
     assert len(evaluations) == 3
     assert all(one < other for one, other in pairwise(evaluations))
+    starts = json.loads((place.logs / "run.json").read_text())["starts"]  # by which a curve is traced back
+    assert [start["options"]["epochs"] for start in starts] == [3, 3]
 
 
 def test_a_signal_loses_no_step(tmp_path: Path) -> None:

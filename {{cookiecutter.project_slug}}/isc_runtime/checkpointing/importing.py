@@ -183,8 +183,8 @@ def _notes(
         done = numbers["epoch"]
         yield f"So many epochs count as done; if it names the last one done: --epoch {done + 1}."
     yield (
-        "Not restored: random numbers, and which samples of its epoch were seen; the order of the data is this "
-        "project's own."
+        "Not restored: random numbers, and which samples of its epoch were seen; the order of the data is "
+        "this project's own."
     )
     for name in ("optimizer", "scheduler"):
         if name not in parts:
