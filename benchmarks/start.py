@@ -88,6 +88,7 @@ def measure(ranks: int, rounds: int, project: Path, directory: Path, report: Rep
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {"LOSSY_ARTIFACT_PATH": str(place / "logs"), "NNODES": "1", "NODE_RANK": "0"}
+    environment["ISC_RUNTIME_DEVICE"] = "cpu"
     environment |= {"CHECKPOINT_ARTIFACT_PATH": str(place / "checkpoints"), "N_PROC": str(ranks)}
     environment |= {"VENV": sys.prefix, "MASTER_ADDR": "127.0.0.1"}
     # torch's store asks for the names of addresses; a name server that does not answer would add 5 s to both.

@@ -20,6 +20,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.delenv("XDG_CONFIG_HOME", raising=False)
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        patch.setenv("ISC_RUNTIME_DEVICE", "cpu")  # asked for by name: the ISC's variables ask for GPUs
         yield
 
 

@@ -54,7 +54,7 @@ if __name__ == "__main__":
     # Stage 1, before torch is imported: what is wrong here is said at once, and not after seconds.
     arguments = parse_arguments()
     with reported():
-        environment = Environment.read(is_local=arguments.local)
+        environment = Environment.read(is_local=arguments.local, device=arguments.device)
         check_place(environment)
         check_data(arguments.dataset_id, arguments.data_root)
 
@@ -234,7 +234,7 @@ class Trainer:
 def main(arguments: argparse.Namespace, environment: Environment) -> None:
     """Brings up what a training needs, and takes it down again, whatever happens."""
     configure_logging(environment.is_master)
-    limits = (arguments.first_timeout, arguments.timeout)
+    limits = (arguments.first_timeout, arguments.timeout, arguments.deterministic)
     with process_group(environment, *limits) as group, recorded(arguments, environment) as scalars:
         stop = StopRequest()  # from here on there is something to save
         # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.

@@ -156,7 +156,7 @@ def test_two_processes_train_in_it(root: Path, buildah: Buildah) -> None:
     said = buildah.run(f"""
         mkdir /tmp/checkpoints /tmp/lossy
         export NNODES=1 N_PROC=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port} NODE_RANK=0
-        export CHECKPOINT_ARTIFACT_PATH=/tmp/checkpoints LOSSY_ARTIFACT_PATH=/tmp/lossy
+        export CHECKPOINT_ARTIFACT_PATH=/tmp/checkpoints LOSSY_ARTIFACT_PATH=/tmp/lossy ISC_RUNTIME_DEVICE=cpu
         cd / && bash /root/isc-experiment/launch.sh --epochs 1 2>&1
     """)
     assert "✅ AtomicDirectory initialized successfully" in said

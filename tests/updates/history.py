@@ -87,6 +87,7 @@ def train(
     for place in places.values() if isc_mode else ():
         place.mkdir(exist_ok=True)
     variables = {name: str(place) for name, place in places.items()} if isc_mode else {}
+    variables["ISC_RUNTIME_DEVICE"] = "cpu"
     python_path = os.pathsep.join(filter(None, [str(project), path]))
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
     command = (sys.executable, *(launcher if ranks > 1 else ()), project / "train.py", *arguments)

@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
     preflight.add_argument("--local", action="store_true", help="as for train.py")
     preflight.add_argument("--first-timeout", type=positive_float, default=600.0, help="as for train.py")
+    preflight.add_argument("--device", default="auto", help="as for train.py")
     submit = commands.add_parser(
         "submit", help="check, write down what it is, and run: isc train experiment.isc"
     )
@@ -212,7 +213,7 @@ def _preflight(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if MEET in os.environ:
             stack.enter_context(all_nodes(Node.read(os.environ), arguments.first_timeout))
-        check_place(Environment.read(is_local=arguments.local))
+        check_place(Environment.read(is_local=arguments.local, device=arguments.device))
         check_data(arguments.dataset_id, arguments.data_root)
     return 0
 

@@ -16,6 +16,7 @@ LOCAL_LOG_DIRECTORY = Path("runs")
 
 STARTED = "ISC_RUNTIME_STARTED"  # launch.sh sets it: when it began, seconds since the epoch
 IMPORTED_AT = time.time()
+DEVICE = "ISC_RUNTIME_DEVICE"  # ours: a rehearsal and tests ask for the CPU by name, whatever a command says
 
 ON_THE_ISC = (
     "The ISC sets it; elsewhere set it yourself, or unset LOSSY_ARTIFACT_PATH to train in local mode."
@@ -39,16 +40,20 @@ class Environment:
     nodes: int = 1
     restarts: int = 0  # how often torchrun itself has started the ranks again
     started_at: float = IMPORTED_AT  # when the command was, as far as it is known; seconds since the epoch
+    device: str = "auto"  # of options.DEVICES
     hostname: str = field(default_factory=socket.gethostname)
     launcher: int = field(default_factory=os.getppid, compare=False)  # torchrun's process, or a shell's
 
     @classmethod
-    def read(cls, variables: Mapping[str, str] | None = None, is_local: bool = False) -> Environment:
+    def read(
+        cls, variables: Mapping[str, str] | None = None, is_local: bool = False, device: str = "auto"
+    ) -> Environment:
         """Reads `variables`, by default this process's own.
 
         Args:
             variables: by name.
             is_local: whether this is a laptop, whatever variables of the ISC are set.
+            device: where to compute, unless ISC_RUNTIME_DEVICE says otherwise.
 
         Raises:
             IscError: a variable of torchrun is not a number.
@@ -67,6 +72,7 @@ class Environment:
             nodes=max(1, _number(variables, "GROUP_WORLD_SIZE", is_required=False)) if by_torchrun else 1,
             restarts=_number(variables, "TORCHELASTIC_RESTART_COUNT", is_required=False),
             started_at=_started(variables),
+            device=variables.get(DEVICE, device),
             node_rank=_number(variables, "GROUP_RANK" if by_torchrun else "NODE_RANK", by_torchrun),
         )
 
@@ -79,6 +85,16 @@ class Environment:
     def is_master(self) -> bool:
         """Whether this is rank 0, which writes the checkpoints and the log."""
         return self.rank == 0
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether nothing but a GPU for each rank will do."""
+        return self.device == "cuda" or (self.device == "auto" and self.isc_mode)
+
+    @property
+    def asked_device(self) -> str:
+        """Who asked for the device, for people."""
+        return "a training on the ISC" if self.device == "auto" else f"--device {self.device}"
 
     @property
     def log_directory(self) -> Path:

@@ -15,6 +15,7 @@ AUTO = 0  # the value of `save_steps` that stands for "auto"
 SAVES_BETWEEN_INTERRUPTIONS = 3  # at least, if nothing else is said
 
 
+DEVICES = ("auto", "cuda", "mps", "cpu")
 LOCAL = "train as on a laptop, in ./checkpoints, though variables of the ISC's artifacts are set"
 GIVEN = "given"  # the attribute that names the options that were given
 _ABSENT = object()
@@ -119,6 +120,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     add_parallel_options(parser)
     add_checkpoint_options(parser)
     add_distributed_options(parser)
+    add_device_options(parser)
     parser.add_argument("--local", action="store_true", help=LOCAL)
 
 
@@ -238,6 +240,25 @@ def add_parallel_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with ddp, look in each batch which parameters get no gradient: needed where that changes from "
         "batch to batch",
+    )
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Adds a group with where and how exactly a rank computes."""
+    group = parser.add_argument_group("device")
+    group.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="where to compute; auto: on the ISC a GPU for each rank, on a laptop what is there "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the same inputs give the same bits, as a resume that is exact needs; without it a GPU may "
+        "be faster (default: %(default)s)",
     )
 
 

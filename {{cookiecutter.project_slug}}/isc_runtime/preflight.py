@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isc_runtime import gpus
 from isc_runtime.checkpointing.on_disk.durable import PROBE_PREFIX, probe, write_durably
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import IscError
@@ -90,6 +91,9 @@ def check_place(environment: Environment, speaks: bool | None = None) -> Path:
     report = Report(is_first if speaks is None else speaks)
     report.begin("EARLY CHECKPOINT DIRECTORY VALIDATION", environment)
     directory = _validate(environment, report)
+    if environment.needs_gpus and environment.local_rank == 0:
+        gpus.require_gpus(environment.asked_device)
+        report(f"✅ GPUs: {gpus.story()}")
     report(RULE)
     return directory
 
@@ -118,7 +122,9 @@ def open_store(
     """
     from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
     from isc_runtime.checkpointing.stores.local_store import LocalStore
+    from isc_runtime.ranks.self_test import check_devices
 
+    check_devices(group)
     report = Report(environment.local_rank == 0 if speaks is None else speaks)
     report.begin("CHECKPOINT DIRECTORY VALIDATION", environment)
 

@@ -42,7 +42,9 @@ def capture(device: torch.device) -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     numpy_state: dict[str, Any] = dict(np.random.get_state(legacy=False))
     numpy_state["state"] = {**numpy_state["state"], "key": numpy_state["state"]["key"].tobytes()}
+    of_mac = {"mps": torch.mps.get_rng_state().numpy().tobytes()} if device.type == "mps" else {}  # not seen
     return {
+        **of_mac,
         "python": (version, array("I", internal).tobytes(), gauss),
         "numpy": numpy_state,
         "torch": torch.get_rng_state().numpy().tobytes(),
@@ -61,6 +63,8 @@ def restore(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(_tensor(state["torch"]))
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(_tensor(state["cuda"]), device)
+    if device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(_tensor(state["mps"]))
 
 
 def _tensor(state: bytes | torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,10 @@
 """The ranks of a training: how they meet, agree, share a model, and end together.
 
+    self_test                           whether each rank computes rightly and reaches the others
     parallel                            replicas or shards of a model on all ranks
     group                               the process group, the device, agreement between ranks
     entry                               how a program ends: a message, an exit code, all ranks
+    device  determinism                 where a rank computes; the same bits each time
     watch  launch                       threads that notice when a rank fell or none makes progress; torchrun
                                         within the limit of a start, without tracebacks of its own
     torchrun                            the same with the exit code of the rank that failed

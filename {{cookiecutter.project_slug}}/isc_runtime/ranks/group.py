@@ -21,6 +21,8 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.determinism import explained, set_determinism
+from isc_runtime.ranks.device import choose_device
 from isc_runtime.ranks.ending import end
 from isc_runtime.ranks.interfaces import choose_interface
 from isc_runtime.ranks.interruption import Stopped, end_with_launcher
@@ -190,40 +192,30 @@ def _before_fork() -> None:
 os.register_at_fork(before=_before_fork)
 
 
-def choose_device(environment: Environment) -> torch.device:
-    """This rank's own GPU where there is one, the CPU otherwise.
-
-    Raises:
-        IscError: there are GPUs, but fewer than ranks on this node.
-    """
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    if environment.local_rank >= torch.cuda.device_count():
-        raise IscError(
-            f"There is no GPU for this rank: the node has {torch.cuda.device_count()}",
-            f"LOCAL_RANK={environment.local_rank}",
-            "Start as many processes per node as it has GPUs (N_PROC, --nproc-per-node).",
-        )
-    torch.cuda.set_device(environment.local_rank)
-    return torch.device("cuda", environment.local_rank)
-
-
 @contextlib.contextmanager
-def process_group(environment: Environment, first_timeout: float, timeout: float) -> Iterator[Group]:
+def process_group(
+    environment: Environment, first_timeout: float, timeout: float, deterministic: bool = True
+) -> Iterator[Group]:
     """The group of all ranks that torchrun started. One falls, all fall.
 
     Args:
         environment: what the variables say.
         first_timeout: seconds in which the first batch must be done: start-up and compilation included.
         timeout: seconds from one batch to the next before the training is taken for hung.
+        deterministic: whether the same inputs give the same bits, whatever that costs.
     """
     global _current
     _check_launcher(environment)
+    set_determinism(deterministic)
     if environment.world_size == 1:
         watch = Watch(None, environment, first_timeout, timeout)
         _current = Group(environment, choose_device(environment), watch=watch)
         try:
             yield _current
+        except RuntimeError as error:
+            if (refusal := explained(error)) is not None:
+                raise refusal from error
+            raise
         finally:
             watch.close()
         return
@@ -262,7 +254,7 @@ def process_group(environment: Environment, first_timeout: float, timeout: float
         if isinstance(error, SystemExit) and error.code in (0, None):
             watch.close()
             raise
-        watch.fall(_said_by_exit(error) if isinstance(error, SystemExit) else error)
+        watch.fall(_said_by_exit(error) if isinstance(error, SystemExit) else explained(error) or error)
     group.leave()
     watch.close()
     dist.destroy_process_group()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from isc_runtime.environment import DEVICE
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.rehearsal import warden
 
@@ -94,6 +95,7 @@ class Machine:
         return {
             "OMP_NUM_THREADS": str(per_rank),  # the nodes share this machine's cores
             **self.variables,
+            **({} if own_gpus else {DEVICE: "cpu"}),
             "CUDA_VISIBLE_DEVICES": ",".join(own_gpus),
             "NNODES": str(nodes),
             "N_PROC": str(procs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
 from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.checkpointing.stores.store import Store
-from isc_runtime.environment import Environment
+from isc_runtime.environment import DEVICE, Environment
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests import cycling_utils_choice
 
+os.environ.setdefault(DEVICE, "cpu")  # asked for by name, for every process of a test
 CHOSEN = cycling_utils_choice.install()
 
 

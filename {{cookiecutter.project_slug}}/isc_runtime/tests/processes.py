@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from isc_runtime.environment import DEVICE
 from isc_runtime.ranks.interruption import SIGNALS
 from isc_runtime.ranks.torchrun import torchrun
 from isc_runtime.tests.cycling_utils_choice import python_path_for_children
@@ -83,6 +84,7 @@ class Place:
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *python_path_for_children()]),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
+            DEVICE: "cpu",  # asked for by name: on the ISC a training without GPUs is refused
         }
         if self.isc_mode:
             environment["LOSSY_ARTIFACT_PATH"] = str(self.logs)

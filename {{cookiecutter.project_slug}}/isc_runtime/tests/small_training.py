@@ -26,6 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_parallel_options(parser)
     options.add_checkpoint_options(parser)
     options.add_distributed_options(parser)
+    options.add_device_options(parser)
     parser.add_argument("--local", action="store_true")
     return options.parse(parser)
 
@@ -33,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     arguments = parse_arguments()
     with reported():
-        environment = Environment.read(is_local=arguments.local)
+        environment = Environment.read(is_local=arguments.local, device=arguments.device)
         check_place(environment)
 
 with reported():
@@ -161,7 +162,7 @@ class SmallTraining:
 
 def main(arguments: argparse.Namespace, environment: Environment) -> None:
     configure_logging(environment.is_master)
-    limits = (arguments.first_timeout, arguments.timeout)
+    limits = (arguments.first_timeout, arguments.timeout, arguments.deterministic)
     with process_group(environment, *limits) as group, ExitStack() as stack:
         stop = StopRequest()
         how = options.CheckpointOptions.of(arguments)

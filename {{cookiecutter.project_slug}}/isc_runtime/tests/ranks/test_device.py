@@ -1,0 +1,53 @@
+"""A rank computes where it should, or it ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from isc_runtime.environment import DEVICE, Environment
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.device import choose_device
+
+HERE = Environment(device="cpu")
+
+
+def test_the_cpu_is_taken_where_it_is_asked_for() -> None:
+    assert choose_device(replace(HERE, lossy_artifact_path="/logs")) == torch.device("cpu")
+    assert Environment.read({DEVICE: "cpu"}, device="cuda").device == "cpu"
+    assert Environment.read({}, device="cuda").device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (Environment(device="cuda"), "--device cuda needs a GPU for each rank"),
+        (Environment(lossy_artifact_path="/logs"), "a training on the ISC needs a GPU for each rank"),
+        (Environment(device="mps", world_size=2), "GPU of a Mac cannot be used here: --device mps"),
+    ],
+)
+def test_a_device_that_is_not_there_is_not_replaced(environment: Environment, said: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(IscError, match=said) as raised:
+        choose_device(environment)
+    assert raised.value.exit_code is ExitCode.UNFIT
+
+
+@pytest.mark.parametrize("is_mac", [True, False])
+def test_a_laptop_takes_what_is_there(monkeypatch: pytest.MonkeyPatch, is_mac: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: is_mac)
+    assert choose_device(Environment()).type == ("mps" if is_mac else "cpu")
+    assert choose_device(Environment(world_size=2)).type == "cpu"  # gloo knows nothing of a Mac's GPU
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    assert choose_device(Environment(local_rank=1, world_size=4)) == torch.device("cuda", 1)
+    with pytest.raises(IscError, match="no GPU for this rank: the node has 2: LOCAL_RANK=2"):
+        choose_device(Environment(local_rank=2, world_size=4))
