@@ -292,6 +292,18 @@ class Checkpointer:
         self.policy.save_steps = ended.save_steps
         self._log.succeeded(save, ended)
 
+    def _finish_soon(self) -> None:
+        """Where batches are slow: publishes the save that is on its way, if it is written before another
+        batch would be done. The ISC ships only what has its link, and cycles may hold few such batches."""
+        save, begun = self._save, time.monotonic()
+        if save is None or not self._clock.is_slow:
+            return
+        patience = self._clock.since_poll()
+        is_written = self.group.master(lambda: save.is_written_within(patience, self.group.busy))
+        self.policy.pace.stood_still(time.monotonic() - begun)
+        if is_written:
+            self.finish()
+
     def _publish(self, save: Save, waited: float) -> Ended | None:
         """The master's: publishes a save if it is written by now, and decides when the next ones are due.
 
@@ -337,8 +349,10 @@ class Checkpointer:
             Stopped: a signal asked for it; the state has been saved.
             RankError: saves keep failing.
         """
-        save, progress = self._save, self._sampler.progress
+        progress = self._sampler.progress
         self.policy.pace.poll(progress.step, progress.batch, self.is_saving, time.monotonic())
+        self._finish_soon()
+        save = self._save
         signal_number, written, is_time_up, *said = self.group.pulse(
             self.stop.signal_number,
             self._saves if save is not None and (save.is_written() or save.is_overdue()) else -1,

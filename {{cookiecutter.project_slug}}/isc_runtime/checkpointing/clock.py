@@ -38,9 +38,17 @@ class Clock:
         """Called where a save would be possible. A collective, if batches are slow."""
         if is_evaluation != self.is_evaluation:  # other batches
             self.is_evaluation, self._unknown = is_evaluation, LATENCY
-        is_slow = self._unknown > 0 or self._milliseconds > SLOW
-        if is_slow and self._group.master(lambda: self._is_late(is_writing)):
+        if self.is_slow and self._group.master(lambda: self._is_late(is_writing)):
             self._policy.ask()
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether two batches are a long time, or nobody knows yet; the same on all ranks."""
+        return self._unknown > 0 or self._milliseconds > SLOW
+
+    def since_poll(self) -> float:
+        """Seconds since the last poll: at a poll that is how long a batch takes."""
+        return time.monotonic() - self._polled
 
     def _is_late(self, is_writing: bool) -> bool:
         return not is_writing and self._policy.is_late(time.monotonic())

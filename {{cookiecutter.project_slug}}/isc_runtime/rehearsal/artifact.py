@@ -17,6 +17,7 @@ from isc_runtime.checkpointing.on_disk.durable import Damaged
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout
 from isc_runtime.checkpointing.on_disk.start_notes import FOLDER as STARTS
+from isc_runtime.errors import ExitCode, IscError
 
 LINK_SUFFIX = ".latest_checkpoint"
 ASIDE = ".deleted-"
@@ -83,6 +84,23 @@ def leave_only_what_was_shipped(artifact: Path, synced: Synced) -> None:
             path.unlink(missing_ok=True)
 
 
+def step_of_artifact(earlier: Path) -> int:
+    """The step that a training goes on from if a new experiment names this artifact as its input.
+
+    Raises:
+        IscError: there is no checkpoint in it that could be used.
+    """
+    hint = "Name the checkpoint artifact of an experiment, or a copy of it."
+    if not earlier.is_dir():
+        raise IscError("There is no such artifact", earlier, hint, ExitCode.USAGE)
+    layout = ArtifactLayout(earlier)
+    found = layout.resume(layout.entries())
+    if found.chosen is None:
+        why = f" ({found.obstacle})" if found.obstacle else ""
+        raise IscError(f"There is no good checkpoint in this artifact{why}", earlier, hint, ExitCode.USAGE)
+    return found.chosen[1].step
+
+
 def newest_link(artifact: Path) -> str | None:
     """The name that the saver's link points to: it changes when a checkpoint is complete."""
     latest = _latest(artifact)
@@ -108,6 +126,11 @@ def complete_checkpoints(artifact: Path) -> dict[int, Path]:
             if (step := _step_of(entry)) is not None:
                 found[step] = entry.path
     return found
+
+
+def size_of(checkpoint: Path) -> int:
+    """Bytes of the files in the directory of a checkpoint."""
+    return sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
 
 
 def _step_of(entry: Entry) -> int | None:

@@ -19,6 +19,7 @@ from types import FrameType
 from isc_runtime import options
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.entry import reported
+from isc_runtime.rehearsal.artifact import step_of_artifact
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, Plan
 from isc_runtime.rehearsal.plot import check_plot, draw
 from isc_runtime.rehearsal.report import Screen, conclusion, print_json
@@ -48,6 +49,12 @@ def parse_arguments(command_line: list[str]) -> argparse.Namespace:
     place("--data-root", type=Path, metavar="DIR", help="what takes the place of /data")
     place(
         "--in-place", action="store_true", help="run the command in the project itself, not in a copy of it"
+    )
+    place(
+        "--from-artifact",
+        type=Path,
+        metavar="DIR",
+        help="start from this checkpoint artifact of an earlier experiment, as with input_artifact_id_list",
     )
     place("--stand-in", action="store_true", help="do without cycling_utils: a stand-in takes its place")
     cycles = parser.add_argument_group("cycles").add_argument
@@ -110,6 +117,8 @@ def main(command_line: list[str], root: Path) -> int:
     with reported(), _signals_end_it():
         if arguments.plot is not None:
             check_plot(arguments.plot)
+        if arguments.from_artifact is not None:
+            step_of_artifact(arguments.from_artifact)
         _check_cycling_utils(root, arguments.stand_in)
         rehearsal = Rehearsal(
             root,
@@ -120,6 +129,7 @@ def main(command_line: list[str], root: Path) -> int:
             arguments.stand_in,
             _arguments_for_train(arguments, root),
             arguments.in_place,
+            arguments.from_artifact and arguments.from_artifact.absolute(),
         )
         result = rehearsal.run()
         if arguments.plot is not None and result.cycles:

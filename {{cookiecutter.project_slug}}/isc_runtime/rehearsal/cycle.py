@@ -18,7 +18,10 @@ from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.trace import Trace
 
 LOOK = 0.05  # seconds between two looks at what goes on
-ERROR_LINE = re.compile(r"^(?:ERROR: |\w+Error: |\S+: error: ).*", re.MULTILINE)  # ours, Python's, argparse's
+ERROR_LINE = re.compile(
+    r"^(?:ERROR: |\w+Error(?:: |$)|\S+: error: ).*", re.MULTILINE
+)  # ours, Python's, argparse's
+NO_REASON = "isc_runtime: this experiment "  # what a new one goes on from
 SETTLE = 20.0  # seconds for the other nodes to end after one has ended
 DUMP = 1.0  # seconds for the ranks to write where they stand
 
@@ -52,6 +55,8 @@ class Cycle:
         synced: what the sync at its end did.
         syncs: how many syncs there were within it.
         deleted_within: what those deleted.
+        stop_seconds: from SIGTERM to the end of all processes; None if it was not asked to stop.
+        checkpoint_bytes: of the largest complete checkpoint that was there at its end.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Cycle:
     synced: Synced = field(default_factory=Synced)
     syncs: int = 0
     deleted_within: tuple[str, ...] = ()
+    stop_seconds: float | None = None
+    checkpoint_bytes: int = 0
 
     @property
     def ranks(self) -> int:
@@ -86,11 +93,20 @@ class Cycle:
         begun = self.trace.begun_at
         return None if begun is None else begun - self.started_at
 
+    @property
+    def first_save_seconds(self) -> float | None:
+        """Seconds from the start of the commands to the first checkpoint that it completed, link and all."""
+        published = self.trace.ranks[0].published if 0 in self.trace.ranks else {}
+        return None if not published else min(published.values()) - self.started_at
+
     def reason(self) -> str:
         """What the logs give as the reason of a failure: the lines with an error, or else the last ones."""
         texts = [log.read_text(errors="replace") for log in self.logs]
         errors = [line for text in texts for line in ERROR_LINE.findall(text)]
-        lines = errors or [line for text in texts for line in text.strip().splitlines()[-2:]]
+        said = [
+            [line for line in text.splitlines() if line and not line.startswith(NO_REASON)] for text in texts
+        ]
+        lines = errors or [line for each in said for line in each[-2:]]
         return " | ".join(dict.fromkeys(lines))[:1000]
 
 
@@ -153,7 +169,9 @@ class Stage:
                 running.append(Node(number, self.command, folder, environment, log))
             cycle.end = self._watch(cycle, running, until)
             if cycle.end == TERMINATED:
+                begun = time.monotonic()
                 self._ask_to_stop(running)
+                cycle.stop_seconds = time.monotonic() - begun
             cycle.codes = [node.code for node in running]
         finally:
             self.machine.end_all()
@@ -161,6 +179,7 @@ class Stage:
                 node.kill()
         cycle.trace.read()
         cycle.saved = artifact.complete_checkpoints(artifacts.checkpoints)
+        cycle.checkpoint_bytes = max(map(artifact.size_of, cycle.saved.values()), default=0)
         return cycle
 
     def _watch(self, cycle: Cycle, running: list[Node], until: Until) -> str:

@@ -34,10 +34,19 @@ def judge_start(cycle: Cycle, expected_code: int) -> Iterator[Finding]:
         yield _finding(cycle, f"{ended} train.py: {cycle.reason()}", "Fix what it says.")
 
 
-def judge_cycle(cycle: Cycle, before: Cycle | None, plan: Plan) -> Iterator[Finding]:
-    """Judges a cycle, by itself and by what the one before had shipped."""
+def judge_cycle(
+    cycle: Cycle, before: Cycle | None, plan: Plan, artifact_step: int | None = None
+) -> Iterator[Finding]:
+    """Judges a cycle, by itself and by what was there when it began.
+
+    Args:
+        cycle: the cycle.
+        before: the one before, which has shipped something.
+        plan: the rehearsal.
+        artifact_step: the step of the checkpoint in the artifact that the first one started from.
+    """
     yield from judge_end(cycle)
-    yield from _judge_resume(cycle, before)
+    yield from _judge_resume(cycle, before.synced.step if before is not None else artifact_step)
     yield from _judge_saves(cycle, plan)
 
 
@@ -92,9 +101,8 @@ def place_in(stack: str) -> str:
     return "an unknown place"
 
 
-def _judge_resume(cycle: Cycle, before: Cycle | None) -> Iterator[Finding]:
+def _judge_resume(cycle: Cycle, shipped: int | None) -> Iterator[Finding]:
     began = cycle.trace.started_at_step
-    shipped = before.synced.step if before is not None else None
     if began is not None and shipped is not None and began < shipped:
         what = f"It does not resume: it began at step {began}, and a checkpoint of step {shipped} was there"
         hint = "Call checkpointer.restore() before the first batch, and keep --fresh out of the command."

@@ -80,6 +80,8 @@ class Screen:
             table.add_row(*map(escape, row(verdict.comparison.reference, [])))
         if verdict.cycles:
             self.console.print(table, soft_wrap=False)
+        for line in verdict.pace.words():
+            self.say(line)
         for finding in verdict.findings:
             self.say(f"{finding.severity.upper()}: {finding}")
         self.say(conclusion(verdict))
@@ -117,7 +119,7 @@ def facts_of(cycle: Cycle, cycles: list[Cycle]) -> dict[str, Any]:
     if cycle.end == COMPLETE:
         lost = 0
     codes = sorted({str(code) for code in cycle.codes if code is not None})
-    first = cycle.first_step_seconds
+    first, saved = cycle.first_step_seconds, cycle.first_save_seconds
     return {
         "name": cycle.name,
         "nodes": cycle.nodes,
@@ -130,6 +132,8 @@ def facts_of(cycle: Cycle, cycles: list[Cycle]) -> dict[str, Any]:
         "deleted": [*cycle.deleted_within, *cycle.synced.deleted],
         "syncs_within": cycle.syncs,
         "seconds_to_first_step": None if first is None else round(first, 2),
+        "seconds_to_first_save": None if saved is None else round(saved, 2),
+        "seconds_from_sigterm_to_end": None if cycle.stop_seconds is None else round(cycle.stop_seconds, 2),
         "ended": f"{cycle.end}, exit {'/'.join(codes)}" if codes else cycle.end,
         "logs": [str(log) for log in cycle.logs],
     }
@@ -166,6 +170,11 @@ def as_json(verdict: Verdict) -> str:
         "project": verdict.project,
         "plan": asdict(verdict.plan),
         "cycles": [facts_of(cycle, verdict.cycles) for cycle in verdict.cycles],
+        "pace": asdict(verdict.pace)
+        | {
+            "longest_batch": verdict.pace.longest_batch,
+            "largest_checkpoint": verdict.pace.largest_checkpoint,
+        },
         "reference": None if comparison is None else facts_of(comparison.reference, []),
         "compared": None
         if comparison is None

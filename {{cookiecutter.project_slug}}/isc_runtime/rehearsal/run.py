@@ -16,7 +16,7 @@ from isc_runtime.rehearsal.command import LocalCommand, localize
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, INTERRUPTED, Cycle, Interruption, Reached, Stage
 from isc_runtime.rehearsal.duplicate import duplicate
 from isc_runtime.rehearsal.node import Artifacts, Machine
-from isc_runtime.rehearsal.plan import CyclePlan, Plan
+from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json, conclusion
 from isc_runtime.rehearsal.verdict import Comparison, Verdict
 from isc_runtime.rehearsal.weights import differences
@@ -47,6 +47,7 @@ class Rehearsal:
         stand_in: whether isc_runtime/tests/stand_in takes the place of cycling_utils.
         extra: further arguments for train.py.
         in_place: whether it runs in the project itself.
+        from_artifact: a checkpoint artifact that the training starts from.
     """
 
     root: Path
@@ -57,6 +58,7 @@ class Rehearsal:
     stand_in: bool = False
     extra: Sequence[str] = ()
     in_place: bool = False
+    from_artifact: Path | None = None
 
     @property
     def artifacts(self) -> Path:
@@ -107,7 +109,10 @@ class Rehearsal:
     def _check(self, result: Verdict) -> None:
         """What is wrong with the project costs no second of training."""
         result.findings += [finding for finding in check(self.root) if _concerns(finding)]
-        result.findings += verdict.judge_gpus(self._read_launch_file().get("gpus"), self.plan)
+        launch_file = self._read_launch_file()
+        result.findings += verdict.judge_gpus(launch_file.get("gpus"), self.plan)
+        is_cycle = launch_file.get("compute_mode", "cycle") == "cycle"
+        result.cycle_seconds = self.plan.cycle_seconds or (CYCLE_SECONDS if is_cycle else None)
 
     def _perform(self, result: Verdict) -> None:
         # Not within the folder: sockets are made there, whose paths must not be long.
@@ -157,6 +162,9 @@ class Rehearsal:
     def _cycles(self, stage: Stage, result: Verdict) -> None:
         result.findings += self._trial(stage)
         artifacts = Artifacts(self.artifacts / "checkpoints", self.logs_of("interrupted"))
+        began = self._make(artifacts)
+        if began is not None:
+            self.screen.say(f"It starts from the artifact {self.from_artifact}, at step {began}")
         for planned in self.plan.draw():
             if not result.is_fit:
                 return
@@ -172,13 +180,21 @@ class Rehearsal:
                 artifact.sync(artifacts.checkpoints)
                 artifact.leave_only_what_was_shipped(artifacts.checkpoints, cycle.synced)
             result.cycles.append(cycle)
-            result.findings += judgement.judge_cycle(cycle, before, self.plan)
+            result.findings += judgement.judge_cycle(cycle, before, self.plan, began)
             if cycle.end == COMPLETE:
                 break
         last = result.cycles[-1]
         if result.is_fit and not self.plan.resize:
             result.comparison = self._compare(stage, last)
         result.findings += verdict.judge_whole(result)
+
+    def _make(self, artifacts: Artifacts) -> int | None:
+        """What a new experiment finds; returns the step that it starts from, if there is one."""
+        artifacts.make()
+        if self.from_artifact is None:
+            return None
+        shutil.copytree(self.from_artifact, artifacts.checkpoints, symlinks=True, dirs_exist_ok=True)
+        return artifact.step_of_artifact(self.from_artifact)
 
     def _trial(self, stage: Stage) -> list[Finding]:
         """Does the command start train.py, and does it end with an error if that does?"""
@@ -222,7 +238,7 @@ class Rehearsal:
     def _compare(self, stage: Stage, last: Cycle) -> Comparison:
         """Runs the same training without an interruption, as far as the other one has come."""
         artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
-        artifacts.make()
+        self._make(artifacts)
         is_final = last.end == COMPLETE
         until = Reached(artifacts.checkpoints, None if is_final else max(last.saved, default=0))
         with self.screen.doing("The same without an interruption"):

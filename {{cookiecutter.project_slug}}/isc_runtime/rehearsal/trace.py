@@ -20,10 +20,12 @@ class Step:
     Attributes:
         epoch: counted from 0.
         samples: the indices of the samples, in their order; empty if no DataLoader gave them.
+        at: when it was done, seconds since the epoch.
     """
 
     epoch: int
     samples: tuple[Any, ...]
+    at: float
 
 
 @dataclass
@@ -41,6 +43,8 @@ class RankTrace:
         generators: what the data draw from besides the generators that are set anew for each batch.
         first_step_at: when its first step was done, seconds since the epoch.
         first_batch_at: when it was first seen that it got a batch.
+        published: when the checkpoint of which step became the newest one, seconds since the epoch.
+        restored_seconds: how long it took to go on from a checkpoint.
     """
 
     file: Path
@@ -53,6 +57,8 @@ class RankTrace:
     generators: list[str] = field(default_factory=list)
     first_step_at: float | None = None
     first_batch_at: float | None = None
+    published: dict[int, float] = field(default_factory=dict)
+    restored_seconds: float = 0.0
     _offset: int = 0
     _pending: list[Any] = field(default_factory=list)
 
@@ -79,13 +85,17 @@ class RankTrace:
             self._pending.extend(values[0])
         elif kind == "save":
             self.saved.add(values[0])
+        elif kind == "restored":
+            self.restored_seconds = values[0]
+        elif kind == "published":
+            self.published.setdefault(*values)
         elif kind == "left out":
             self.left_out = values[0]
         elif kind == "generators":
             self.generators = values[0]
         elif kind == "step":
             step, epoch, at = values
-            self.steps[step] = Step(epoch, tuple(self._pending))
+            self.steps[step] = Step(epoch, tuple(self._pending), at)
             self._pending.clear()
             self.first_step_at = self.first_step_at or at
 

@@ -11,6 +11,7 @@ from typing import Any
 from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
 from isc_runtime.rehearsal.judgement import judge_end
+from isc_runtime.rehearsal.pace import Pace, judge_pace
 from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.samples import Taken
 from isc_runtime.rehearsal.weights import LAST
@@ -49,6 +50,7 @@ class Verdict:
         cycles: what was done.
         findings: errors make the project unfit, warnings are for a person to judge.
         notes: in what this differed from the real thing.
+        cycle_seconds: how long a cycle lasts; None where the mode has no such limit.
         comparison: None if it did not come to it, or with `resize`.
     """
 
@@ -59,7 +61,13 @@ class Verdict:
     cycles: list[Cycle] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cycle_seconds: float | None = None
     comparison: Comparison | None = None
+
+    @property
+    def pace(self) -> Pace:
+        """How soon a cycle gets somewhere."""
+        return Pace.of(self.cycles, self.cycle_seconds)
 
     @property
     def errors(self) -> list[Finding]:
@@ -100,6 +108,7 @@ def judge_whole(verdict: Verdict) -> Iterator[Finding]:
             "The training was complete before it could be interrupted, so that nothing is proven",
             "Let it train longer (-- --epochs N), or interrupt it sooner (--cycle-seconds).",
         )
+    yield from judge_pace(verdict.pace)
     if comparison is not None:
         yield from judge_end(comparison.reference)
     yield from _judge_samples(verdict)

@@ -79,10 +79,16 @@ def test_slow_batches_are_saved_by_time(tmp_path: Path) -> None:
         reached = step
 
 
-def test_by_default_the_first_batch_of_a_start_is_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_by_default_the_first_batch_of_a_start_is_saved_before_the_next_one(
+    tmp_path: Path, ranks: int
+) -> None:
+    """Saved and linked: what has no link is not shipped. A cycle in which one batch was done is not lost."""
     place = Place(tmp_path)
     for step in (1, 2):
-        process = place.start("--pause", "5")
-        wait_for(process, f"[COMPLETE] Checkpoint of step {step}:")
+        process = place.start("--pause", "5", ranks=ranks)
+        said = wait_for(process, f"[COMPLETE] Checkpoint of step {step}:")
+        assert f"step {step}: loss" in said
+        assert f"step {step + 1}: loss" not in said
         process.send_signal(signal.SIGKILL)
         rest_of(process)

@@ -116,6 +116,20 @@ class Save(ABC):
         """Whether the background has ended, well or not; it is not waited for. False but on the master."""
         return self._written is not None and self._written.done()
 
+    def is_written_within(self, seconds: float, busy: Callable[[], None]) -> bool:
+        """Whether the background has ended by then, well or not; it is waited for. The master's.
+
+        Args:
+            seconds: how long to wait at most.
+            busy: called meanwhile.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.is_written() and time.monotonic() < deadline:
+            assert self._written is not None
+            wait([self._written], timeout=min(PATIENCE, max(0.0, deadline - time.monotonic())))
+            busy()
+        return self.is_written()
+
     def is_overdue(self) -> bool:
         """Whether it takes longer than it may."""
         return time.monotonic() - self.begun > self.timeout

@@ -8,6 +8,8 @@ isc_runtime.rehearsal.trace reads:
     ["loader", length]                 the next batches come from another iteration of a DataLoader
     ["batch", [indices]]               the training gets these samples
     ["step", step, epoch, time]        Checkpointer.poll() was called after another step
+    ["restored", seconds]              Checkpointer.restore() took so long
+    ["published", step, time]          the checkpoint of that step is complete, and the newest one
     ["save", path]                     torch.save() was called with a path
     ["left out", [names]]              the training has these attributes, which have a state and are not saved
     ["generators", [names]]            the data hold these generators of their own
@@ -110,9 +112,18 @@ class Observer:
     def watch_checkpointer(self, module: ModuleType) -> None:
         """Wraps Checkpointer.poll(), which every rank calls after every batch, and in evaluations."""
         restore, poll = module.Checkpointer.restore, module.Checkpointer.poll
+        finish = module.Checkpointer.finish
+
+        def note_finish(this: Any) -> None:
+            save = this._save
+            finish(this)
+            if save is not None and not this.failed_saves:
+                self.write("published", save.step, time.time())
 
         def note_restore(this: Any) -> Any:
+            begun = time.time()
             restored = restore(this)
+            self.write("restored", time.time() - begun)
             with contextlib.suppress(Exception):
                 self.write(
                     "left out", sys.modules["isc_runtime.checkpointing.parts"].left_out(this._training)
@@ -130,6 +141,7 @@ class Observer:
             poll(this)
 
         module.Checkpointer.restore, module.Checkpointer.poll = note_restore, note_poll
+        module.Checkpointer.finish = note_finish
 
     def watch_save(self, module: ModuleType) -> None:
         """Wraps torch.save()."""

@@ -189,6 +189,31 @@ def test_what_a_sync_would_do_is_no_sync(synced: Path) -> None:
     assert artifact.sync(synced) == foreseen
 
 
+def test_an_artifact_to_start_from_has_a_good_checkpoint(synced: Path, tmp_path: Path) -> None:
+    assert artifact.step_of_artifact(synced) == 30
+    for path in synced.glob("AtomicDirectory_checkpoint_*/checkpoint.pt"):
+        path.write_bytes(b"damaged")
+    for directory, what in (
+        (
+            synced,
+            r"no good checkpoint in this artifact \(.*does not match|no good checkpoint .*bytes instead",
+        ),
+        (synced / "set-aside", "no good checkpoint in this artifact: "),
+        (tmp_path / "none", "There is no such artifact"),
+    ):
+        with pytest.raises(IscError, match=what) as raised:
+            artifact.step_of_artifact(directory)
+        assert raised.value.exit_code == ExitCode.USAGE
+        assert raised.value.where == str(directory)
+
+
+def test_a_training_that_does_not_start_from_the_artifact_is_not_fit(tmp_path: Path) -> None:
+    cycle = make_cycle(tmp_path)
+    assert list(judge_cycle(cycle, None, Plan(), artifact_step=0)) == []
+    (finding,) = judge_cycle(cycle, None, Plan(), artifact_step=40)
+    assert "It does not resume: it began at step 0, and a checkpoint of step 40 was there" in finding.what
+
+
 def test_an_empty_artifact_ships_nothing(tmp_path: Path) -> None:
     (tmp_path / "AtomicDirectory.latest_checkpoint").symlink_to("/nowhere/AtomicDirectory_checkpoint_1")
     assert artifact.sync(tmp_path) == artifact.Synced()
