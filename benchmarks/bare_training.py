@@ -1,6 +1,6 @@
-"""What people write without this template: DistributedDataParallel and `torch.load`, for `start.py`.
+"""What people write without this template: DistributedDataParallel and `torch.load`. For start.py and cycle.py.
 
-    torchrun --nproc-per-node=2 bare_training.py CHECKPOINT --max-steps N
+    torchrun --nproc-per-node=2 bare_training.py CHECKPOINT --max-steps N [--save-steps N]
 
 The project's own model and data come from PYTHONPATH.
 """
@@ -25,6 +25,7 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("checkpoint", type=Path)
     options.add_argument("--max-steps", type=int)
+    options.add_argument("--save-steps", type=int, default=0, help="0 saves at the end only")
     arguments = options.parse_args()
     dist.init_process_group("gloo")
     training_data, _ = load_data(None, Path("/data"))
@@ -49,11 +50,12 @@ def main() -> None:
             step += 1
             if dist.get_rank() == 0:
                 print(f"step {step}: {float(loss.total / loss.count)}", flush=True)
+            is_due = arguments.save_steps and step % arguments.save_steps == 0
+            if dist.get_rank() == 0 and (is_due or step == arguments.max_steps):
+                state = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save({**state, "step": step}, arguments.checkpoint)
             if step == arguments.max_steps:
                 break
-    if dist.get_rank() == 0:
-        state = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        torch.save(state, arguments.checkpoint)
     dist.destroy_process_group()
 
 

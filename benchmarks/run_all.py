@@ -16,7 +16,18 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-NAMES = ("saving", "sharded", "throughput", "goodput", "start", "overhead", "refusal", "bakes", "sampling")
+NAMES = (
+    "saving",
+    "sharded",
+    "throughput",
+    "goodput",
+    "start",
+    "cycle",
+    "overhead",
+    "refusal",
+    "bakes",
+    "sampling",
+)
 BEGIN, END = "<!-- results: written by run_all.py -->\n", "<!-- end of results -->\n"
 
 

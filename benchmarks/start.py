@@ -80,11 +80,8 @@ def until_first_step(command: list[str], directory: Path, environment: dict[str,
     return seconds
 
 
-def measure(ranks: int, rounds: int, project: Path, directory: Path, report: Report) -> None:
-    """Trains a little with both, then lets them take turns in resuming."""
-    place = directory / str(ranks)
-    for name in ("checkpoints", "logs"):
-        (place / name).mkdir(parents=True)
+def variables(ranks: int, project: Path, place: Path) -> dict[str, str]:
+    """The environment of one node: what the ISC sets, and what makes two starts alike."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {"LOSSY_ARTIFACT_PATH": str(place / "logs"), "NNODES": "1", "NODE_RANK": "0"}
@@ -95,11 +92,19 @@ def measure(ranks: int, rounds: int, project: Path, directory: Path, report: Rep
     environment |= {"GLOO_SOCKET_IFNAME": "lo", "RES_OPTIONS": "timeout:1 attempts:1"}
     stand_in = project / "isc_runtime" / "tests" / "stand_in"  # where the real cycling_utils is not
     environment["PYTHONPATH"] = os.pathsep.join([str(project), str(stand_in)])
+    return environment
+
+
+def measure(ranks: int, rounds: int, project: Path, directory: Path, report: Report) -> None:
+    """Trains a little with both, then lets them take turns in resuming."""
+    place = directory / str(ranks)
+    for name in ("checkpoints", "logs"):
+        (place / name).mkdir(parents=True)
+    environment = variables(ranks, project, place)
 
     def ours(*more: str, ends: bool = False) -> float:
-        variables = environment | {"MASTER_PORT": free_port()}
         command = ["bash", str(project / "launch.sh"), "--log-steps", "1", *more]
-        return until_first_step(command, project, variables, ends)
+        return until_first_step(command, project, environment | {"MASTER_PORT": free_port()}, ends)
 
     def bare(*more: str, ends: bool = False) -> float:
         command = [str(Path(sys.executable).with_name("torchrun")), "--standalone"]
