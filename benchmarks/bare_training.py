@@ -1,4 +1,4 @@
-"""What people write without this template: DistributedDataParallel and `torch.load`. For start.py and cycle.py.
+"""What people write without this template: DistributedDataParallel and `torch.load`.
 
     torchrun --nproc-per-node=2 bare_training.py CHECKPOINT --max-steps N [--save-steps N]
 
