@@ -131,6 +131,7 @@ def main() -> None:
     environment = "uv venv --seed" if shutil.which("uv") else "python3 -m venv .venv"
     steps = [f"cd {directory}", *commit, f"{environment} && . .venv/bin/activate && make setup"]
     steps += ["python train.py", "make test", "make rehearse"]
+    steps += ["make submit  # in a container of the ISC: README.md, Submit to the ISC"]
     found = "\n  ".join(["\nBefore you submit:", *warnings]) + "\n" if warnings else ""
     print(NEXT_STEPS.format(name=PROJECT.name, steps="\n  ".join(steps), warnings=found))
 

@@ -84,7 +84,6 @@ BAD = [
     ("gpus", "٨", NO_GPUS),
     ("gpus", "8\n", NO_GPUS),
     ("gpus", "73", "Give a whole number from 1 to 72"),
-    ("gpus", "17", "Use at most 16, or compute mode burst"),
     ("license", "GPL", "Use MIT, BSD-3-Clause, Apache-2.0, Proprietary"),
 ]  # fmt: skip
 
@@ -205,6 +204,16 @@ def test_what_was_understood_is_what_is_written(template: Path, desk: Desk) -> N
     assert 'compute_mode = "burst"' in (project / "experiment.isc").read_text()
     assert 'license = "MIT"' in (project / "pyproject.toml").read_text()
     assert (project / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_what_may_be_refused_is_written_and_said_with_its_source(template: Path, desk: Desk) -> None:
+    """One rule for both: that of the project's own check."""
+    result = desk.cookiecutter("--no-input", str(template), "gpus=17")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "gpus = 17" in (desk.cwd / "isc-experiment" / "experiment.isc").read_text()
+    said = result.stdout.partition("Before you submit:")[2]
+    for words in ("17 GPUs in cycle mode may be refused", "In July 2025", "docs.strongcompute.com"):
+        assert words in said
 
 
 def test_menus_have_all_choices_with_their_numbers(template: Path) -> None:
@@ -356,11 +365,11 @@ def test_what_is_asked_again_has_its_label_and_its_default(template: Path, desk:
 
 def test_a_default_that_is_bad_is_not_offered_again(template: Path, desk: Desk) -> None:
     config = desk.parent / "team.yaml"
-    config.write_text(json.dumps({"default_context": {"gpus": "72"}}))
+    config.write_text(json.dumps({"default_context": {"gpus": "73"}}))
     typed = ["Otters", "", "Ada", "", "", "cycle", "", "4", "mit"]
     screen = on_a_terminal(desk, ["--config-file", str(config), str(template)], typed)
-    assert '"72" is too many GPUs' in screen
-    assert len(re.findall(r"GPUs: .* \(72\): ", screen)) == 1
+    assert '"73" is not a number of GPUs' in screen
+    assert len(re.findall(r"GPUs: .* \(73\): ", screen)) == 1
     assert "gpus = 4\n" in (desk.cwd / "otters" / "experiment.isc").read_text()
 
 

@@ -56,7 +56,9 @@ def test_the_defaults_bake_offline_into_a_repository_and_say_what_to_do_next(
     assert steps[0] == "cd isc-experiment"
     assert steps[1] == f"git commit -m 'Start from isc-template {recorded_version(project)}'"
     assert steps[2].endswith(" && . .venv/bin/activate && make setup")
-    assert steps[3:] == ["python train.py", "make test", "make rehearse"], "those of a laptop"
+    assert steps[3:6] == ["python train.py", "make test", "make rehearse"], "those of a laptop"
+    assert steps[6:] == ["make submit  # in a container of the ISC: README.md, Submit to the ISC"]
+    assert "\n## Submit to the ISC\n" in (project / "README.md").read_text()
     targets = set(re.findall(r"^([a-z]+):", (project / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make (\w+)", "\n".join(steps))) <= targets
     assert findings[0] == "Before you submit:"

@@ -21,7 +21,7 @@ from baking import BIN, Bake, files, passes
 from isc_runtime.submission.launch_schema import schema
 from isc_runtime.submission.project import check
 
-GPUS = {"cycle": ("1", "16"), "interruptible": ("1", "16"), "burst": ("1", "72")}
+GPUS = {"cycle": ("1", "72"), "interruptible": ("1", "72"), "burst": ("1", "72")}
 PROJECT_IDS = ("", "prj-brave-otter-251124", "123e4567-e89b-12d3-a456-426614174000")
 DATASETS = ("uds-decorous-field-baritone-250513", "uds-own-251124", "123e4567-e89b-12d3-a456-426614174001")
 COMBINATIONS = [
@@ -44,7 +44,10 @@ def versions(bake: Bake) -> Versions:
         project = bake(hooks=False, project_name="Night owls", **combination)
         findings = [str(finding) for finding in check(project)]
         is_open = "still open" in "".join(findings)
-        assert (len(findings), is_open) == ((1, True) if combination["isc_project_id"] == "" else (0, False))
+        is_large = combination["gpus"] == "72" and combination["compute_mode"] != "burst"
+        assert is_large == ("may be refused" in "".join(findings))
+        assert is_open == (combination["isc_project_id"] == "")
+        assert len(findings) == is_open + is_large
         for name, path in files(project).items():
             found[name].setdefault(path.read_bytes(), combination)
         shutil.rmtree(project)

@@ -132,6 +132,11 @@ def _add_import(commands: Any) -> None:
         "from which train.py goes on. It says what was taken, and what cannot be restored.",
     )
     parser.add_argument("source", type=Path, help="a file, or a folder that holds one")
+    parser.add_argument(
+        "--if-needed",
+        action="store_true",
+        help="do nothing where there is a good checkpoint of this project, and on other nodes than node 0",
+    )
     parser.add_argument("--into", type=Path, metavar="DIR", help="default: where a training here saves")
     parser.add_argument("--layout", choices=("local", "artifact"), help="of --into; default: as here")
     parser.add_argument("--step", type=not_negative, help="optimizer steps that were taken")
@@ -184,7 +189,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from isc_runtime.checkpointing.importing import Wishes, import_checkpoint
+    from isc_runtime.checkpointing.importing import Wishes, good_checkpoint, import_checkpoint
 
     def said(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -192,6 +197,10 @@ def _import(arguments: argparse.Namespace) -> int:
     environment = Environment.read()
     layout = arguments.layout or ("artifact" if environment.isc_mode else "local")
     usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
+    target = arguments.into or usual
+    if arguments.if_needed and (environment.node_rank or good_checkpoint(target, layout == "artifact")):
+        print(f"Nothing to import: node {environment.node_rank}, {target}")
+        return 0
     wishes = Wishes(
         numbers=said("step", "epoch", "batch", "samples"),
         keys=said("model", "optimizer", "scheduler"),
@@ -199,7 +208,7 @@ def _import(arguments: argparse.Namespace) -> int:
         strip=arguments.strip,
         trust_pickle=arguments.trust_pickle,
     )
-    done = import_checkpoint(arguments.source, arguments.into or usual, layout == "artifact", wishes)
+    done = import_checkpoint(arguments.source, target, layout == "artifact", wishes)
     print("\n".join([f"{done.path}: a training there goes on from it.", *done.notes]))
     return 0
 

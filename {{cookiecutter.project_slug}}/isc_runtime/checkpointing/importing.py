@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from isc_runtime.checkpointing.imported import IMPORTED, POSITION
-from isc_runtime.checkpointing.on_disk.durable import WHOLE, Damaged
-from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry
+from isc_runtime.checkpointing.on_disk.durable import WHOLE
+from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry, newest_good
 from isc_runtime.checkpointing.on_disk.foreign_state import Taken, find_foreign, read_foreign, take_parts
 from isc_runtime.checkpointing.on_disk.layout import SAVER, ArtifactLayout, Layout, LocalLayout, has_manifest
 from isc_runtime.checkpointing.saving.loadable import check_state
@@ -135,24 +134,41 @@ def _plain(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: mapped(dict(part), change) for name, part in parts.items()}
 
 
-def _opened(target: Path, is_artifact: bool) -> Store:
-    """The directory, which must not have a good checkpoint. Raises IscError."""
+def good_checkpoint(target: Path, is_artifact: bool) -> Entry | None:
+    """The newest checkpoint of this project of which every byte is as it was saved.
+
+    Args:
+        target: the directory; it need not exist.
+        is_artifact: whether it is one as on the ISC, or local mode's.
+
+    Raises:
+        IscError: the directory cannot be read.
+    """
     layout: Layout = (ArtifactLayout if is_artifact else LocalLayout)(target)
     try:
+        chosen = newest_good(layout.entries()).chosen
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        hint = "Name a directory that can be read and written: --into DIRECTORY."
+        raise IscError(f"It cannot be read ({error.strerror})", target.absolute(), hint) from None
+    return chosen and chosen[0]
+
+
+def _opened(target: Path, is_artifact: bool) -> Store:
+    """The directory, which must not have a good checkpoint. Raises IscError."""
+    try:
         target.mkdir(exist_ok=True)
-        entries = layout.entries()
     except OSError as error:
         hint = "Name a directory that can be written, or that can be made: --into DIRECTORY."
-        raise IscError(f"It cannot be used ({error.strerror})", target.absolute(), hint) from None
-    for entry in reversed(entries):
-        with contextlib.suppress(Damaged):
-            manifest = entry.verify()
-            raise IscError(
-                f"There is a good checkpoint of this project here: {entry.name}, step {manifest.step}",
-                target.absolute(),
-                "Nothing was changed. Import into another directory (--into DIRECTORY), or move it away.",
-                ExitCode.CHECKPOINT,
-            )
+        raise IscError(f"It cannot be made ({error.strerror})", target.absolute(), hint) from None
+    if (found := good_checkpoint(target, is_artifact)) is not None:
+        raise IscError(
+            f"There is a good checkpoint of this project here: {found.name}",
+            target.absolute(),
+            "Nothing was changed. Import into another directory (--into DIRECTORY), or move it away.",
+            ExitCode.CHECKPOINT,
+        )
     group = Group(Environment(), torch.device("cpu"))
     return (_ArtifactStore if is_artifact else LocalStore)(target, group)
 

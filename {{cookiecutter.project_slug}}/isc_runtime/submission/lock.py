@@ -15,24 +15,24 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*(?:
 
 
 def check_lock(root: Path) -> Iterator[Finding]:
-    locked: dict[str, str] = {}
+    locked: dict[str, set[str]] = {}  # several versions, each for some versions of Python
     for number, line in logical_lines(root / LOCK):
         match = _REQUIREMENT.match(line)
         if match is None:
             continue  # an option of pip
         where = f"{LOCK}:{number}"
-        locked[normalized(match[1])] = match[2] or ""
+        locked.setdefault(normalized(match[1]), set()).add(match[2] or "unpinned")
         if not match[2] or "--hash=sha256:" not in line:
             yield Finding(where, f"{match[1]} has no exact version or no hash", "Run: make lock")
     for number, line in logical_lines(root / NEEDED):
         match = _REQUIREMENT.match(line)
         if match is None or not locked:
             continue
-        where, version = f"{NEEDED}:{number}", locked.get(normalized(match[1]))
-        if version is None and ";" not in line:  # with a condition: it may not hold where the lock is for
+        where, versions = f"{NEEDED}:{number}", locked.get(normalized(match[1]))
+        if versions is None and ";" not in line:  # with a condition: it may not hold where the lock is for
             yield Finding(where, f"{match[1]} is not in {LOCK}", "Run: make lock")
-        elif version is not None and match[2] not in (None, version):
-            what = f"{match[1]} is {match[2]} here, but {version or 'unpinned'} in {LOCK}"
+        elif versions is not None and match[2] is not None and match[2] not in versions:
+            what = f"{match[1]} is {match[2]} here, but {' or '.join(sorted(versions))} in {LOCK}"
             yield Finding(where, what, "Run: make lock")
 
 

@@ -181,7 +181,7 @@ def test_a_good_checkpoint_is_never_hidden_by_an_import(tmp_path: Path) -> None:
     place = Place(tmp_path)
     assert place.train("--epochs", "1").code == 0
     before = sorted(path.name for path in place.checkpoints.iterdir())
-    with pytest.raises(IscError, match=r"a good checkpoint .*step 13.*Nothing was changed.*--into"):
+    with pytest.raises(IscError, match=r"a good checkpoint .*_13.*Nothing was changed.*--into"):
         import_checkpoint(recipe(tmp_path / "old.pt"), place.checkpoints, False, Wishes())
     assert sorted(path.name for path in place.checkpoints.iterdir()) == before
 
@@ -339,6 +339,25 @@ def test_the_command(
         main(["import", str(file)])
     assert refused.value.code == ExitCode.CHECKPOINT
     assert "ERROR: There is a good checkpoint" in capsys.readouterr().err
+
+
+def test_in_a_command_of_the_isc_it_imports_once_and_on_one_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Place(tmp_path, isc_mode=True)
+    for name in ("LOSSY_ARTIFACT_PATH", "CHECKPOINT_ARTIFACT_PATH"):
+        monkeypatch.setenv(name, place.environment()[name])
+    command = ["import", str(recipe(tmp_path / "old.pt")), "--if-needed"]
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert main(command) == 0
+    assert not list(place.checkpoints.iterdir())
+    monkeypatch.setenv("NODE_RANK", "0")
+    assert main(command) == 0
+    assert "a training there goes on from it" in capsys.readouterr().out
+    before = sorted(path.name for path in place.checkpoints.iterdir())
+    assert main(command) == 0
+    assert "Nothing to import" in capsys.readouterr().out
+    assert sorted(path.name for path in place.checkpoints.iterdir()) == before
 
 
 @LAYOUTS
