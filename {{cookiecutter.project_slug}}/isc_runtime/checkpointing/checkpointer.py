@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import time
 from types import TracebackType
 from typing import Any
@@ -40,7 +41,7 @@ from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.save_log import Ended, SaveLog
 from isc_runtime.checkpointing.saving.hold import StepHold
-from isc_runtime.checkpointing.saving.save import Equipment, Save, WholeSave
+from isc_runtime.checkpointing.saving.save import TORN, Equipment, Save, WholeSave
 from isc_runtime.checkpointing.saving.snapshot import Owned
 from isc_runtime.checkpointing.saving.state_size import expected_size, size_of
 from isc_runtime.errors import IscError
@@ -50,6 +51,8 @@ from isc_runtime.ranks.interruption import Stopped
 from isc_runtime.ranks.parallel import equalize_buffers
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import Counterparts
+
+PAUSE = 1.0  # seconds before a failed last save is repeated, twice as long the next time
 
 logger = logging.getLogger("checkpoint")
 
@@ -84,7 +87,7 @@ class Checkpointer:
         self._saved_position: list[dict[str, Any]] | None = None
         run.store.keep_best = options.keep_best
         self.equipment = Equipment(run.store, run.group)
-        self._is_size_known = False
+        self._is_size_known = self._is_torn = False
         self._step_hold = StepHold(self.equipment.snapshot, self._note_wait)
         parts = parts_of(training)
         self._asked = Asked(getattr(training, "arguments", None), parts)
@@ -104,7 +107,10 @@ class Checkpointer:
             self.settle()
             self.store.starts.over()
         elif self.group.world_size == 1:
-            with contextlib.suppress(IscError):  # logged; what counts is the error that is on its way
+            if self.is_saving:
+                words = (kind.__name__ if kind else "", error, self.options.save_timeout)
+                logger.error("[END] %s: %s. The save under way is waited for, up to %g s", *words)
+            with contextlib.suppress(Exception):  # logged; what counts is the error that is on its way
                 self.finish()
         # After an error on this rank alone the others would not take part in publishing; what is written
         # whole by then is found by the next restore all the same.
@@ -179,6 +185,13 @@ class Checkpointer:
         parts = self._training.state()
         return [parts[name].state_dict() for name in (POSITION, EVALUATION) if name in parts]  # type: ignore[union-attr]
 
+    def _has_moved(self) -> bool:
+        """Whether there is something to save since the last one; if this rank cannot say, its save will."""
+        try:
+            return self._saved_position != self._position()
+        except Exception:
+            return True
+
     def is_due(self, batch: int | None = None) -> bool:
         """Whether to save now. All ranks call it, and get the same answer.
 
@@ -217,18 +230,16 @@ class Checkpointer:
         try:
             self._save = self._begin(step, begun, force)
         except RankError as error:
-            self._saved_position = None
-            self._log.failed(error, step)
+            self._failed(error, step)
             return
         finally:
             self.policy.pace.stood_still(time.monotonic() - begun)
-        self._saved_position = self._position()
         if self.options.sync_save:
             self.finish()
 
     def _begin(self, step: int, begun: float, force: bool) -> Save:
         """Copies the state and lets the background write it. Raises RankError."""
-        parts, own = self._collect()
+        parts, own, put_off = self._collect()
         anchor = self.options.anchor_saves and self._saves % self.options.anchor_saves == 0
         said = self.group.gather((own, force))
         for failed in (own for own, _ in said if isinstance(own, RankError)):
@@ -248,21 +259,23 @@ class Checkpointer:
         for name in known[0].keys() - {"rng"}:
             state[name] = {**parts[name], "ranks": [own[name] for own in known]}
         state["asked"] = self._asked.state()
-        save.start(state, self._put_off())
+        save.start(state, put_off)
         save.held_up = time.monotonic() - begun
+        self._saved_position = [parts[name] for name in (POSITION, EVALUATION) if name in parts]
         return save
 
-    def _collect(self) -> tuple[dict[str, Any], dict[str, Any] | RankError]:
-        """The state of the parts, and what only this rank knows, or why there is none."""
+    def _collect(self) -> tuple[dict[str, Any], dict[str, Any] | RankError, Owned]:
+        """The state of the parts, what only this rank knows or why there is none, what can be put off."""
         try:
             own = {"rng": rng.capture(self.group.device), **collect_own(self._training)}
-            return collect(self._training), own
+            pickle.dumps(own)  # it goes to the other ranks
+            return collect(self._training), own, self._put_off()
         except Exception as error:  # a state_dict of the user's; the others must not wait for this rank
-            return {}, RankError.of(error, self.group.environment)
+            return {}, RankError.of(error, self.group.environment), {}
 
     def _put_off(self) -> Owned:
         """What may be copied later, before the optimizer's next step."""
-        if self.options.sync_save or self.failed_saves:  # some rank's copy may have been torn: be careful
+        if self.options.sync_save or self._is_unsaved:  # some rank's copy may have been torn: be careful
             return {}
         return self._step_hold.over(parts_of(self._training).values())
 
@@ -286,9 +299,9 @@ class Checkpointer:
             while (ended := self.group.master(lambda: self._publish(save, waited))) is None:
                 pass
         except RankError as error:
-            self._saved_position = None
-            self._log.failed(error, save.step)
+            self._failed(error, save.step)
             return
+        self._is_torn = False
         self.policy.save_steps = ended.save_steps
         self._log.succeeded(save, ended)
 
@@ -303,6 +316,22 @@ class Checkpointer:
         self.policy.pace.stood_still(time.monotonic() - begun)
         if is_written:
             self.finish()
+
+    def _failed(self, error: RankError, step: int) -> None:
+        """A save has come to nothing, on all ranks alike. Raises RankError if that is one too many."""
+        self._saved_position = None
+        if error.what != TORN:
+            self._log.failed(error, step)
+            return
+        self._is_torn = True
+        self.equipment.snapshot.put_off_nothing()
+        self.policy.ask()  # the next one is made at once, and copies all before the training goes on
+        logger.warning("[AGAIN] Checkpoint of step %d is made again: %s", step, error)
+
+    @property
+    def _is_unsaved(self) -> bool:
+        """Whether the last save came to nothing."""
+        return self._is_torn or self._log.failures > 0
 
     def _publish(self, save: Save, waited: float) -> Ended | None:
         """The master's: publishes a save if it is written by now, and decides when the next ones are due.
@@ -337,7 +366,9 @@ class Checkpointer:
             RankError: it keeps failing.
         """
         self.finish()
-        while self.failed_saves:
+        while self._is_unsaved:
+            self.group.busy()
+            time.sleep(PAUSE * self.failed_saves)  # what failed now, fails a moment later, too
             self.save()
             self.finish()
 
@@ -365,7 +396,7 @@ class Checkpointer:
         if save is not None and written == self._saves:
             self.finish()
         if signal_number:
-            if self._saved_position != self._position():
+            if any(self.group.gather(self._has_moved())):
                 self.save()
             self.settle()
             logger.info("Stopped by signal %d at step %d", signal_number, progress.step)

@@ -65,7 +65,7 @@ class SaveLog:
         """A checkpoint is published."""
         self.failures = 0
         size = sum(int(entry["size"]) for entry in ended.manifest.files.values())
-        logger.info("[SUCCESS] Written, synced and verified: %s", save.payload)
+        logger.info("[SUCCESS] Written and synced; %s: %s", self._store.compared, save.payload)
         logger.info("[SUCCESS] Resume checkpoint: %s", self._store.directory / self._store.link_name)
         logger.info(
             "[COMPLETE] Checkpoint of step %d: path %s, mode %s, %d bytes in %.3f s, training held up %.3f s",

@@ -30,6 +30,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 
 P = ParamSpec("P")
+TORN = "Something else than the optimizer's step changed the weights while they were copied"
 PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 
 
@@ -170,7 +171,7 @@ class Save(ABC):
     def _check_whole(self) -> None:
         if self._equipment.snapshot.is_torn():
             raise IscError(
-                "Something else than the optimizer's step changed the weights while they were copied",
+                TORN,
                 self.payload,
                 "From now on the training waits until all is copied.",
                 ExitCode.SAVE,

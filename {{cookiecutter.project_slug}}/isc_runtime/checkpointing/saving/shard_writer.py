@@ -96,22 +96,30 @@ class ShardWriter:
         self.subject = f"isc_runtime/shards/{next(_numbers)}"
         self._directory = directory
         self._rank = group.rank
-        self._writer = FileSystemWriter(directory, sync_files=False)  # synced below, once it is closed
         self._planner = _Planner()
         looks: list[tuple[object, ...]] = [
             (key, value.shape, value.dtype, value.placements) for key, value in tensors.items()
         ]
-        group.each(lambda: self._planner.set_up_planner(dict(tensors), is_coordinator=group.is_master))
+
+        def set_up() -> FileSystemWriter:
+            self._planner.set_up_planner(dict(tensors), is_coordinator=group.is_master)
+            return FileSystemWriter(directory, sync_files=False)  # synced below, once it is closed
+
+        self._writer = group.each(set_up)
         if any(group.gather(layout is None or layout.looks != looks)):
             layout = self._make_layout(looks, group)
         assert layout is not None  # or it would have been made
-        self.layout = layout
-        self.parts = self._planner.parts(layout.plan)
+        self.layout, plan = layout, layout.plan
+        self.parts = group.each(lambda: self._planner.parts(plan))
 
     def _make_layout(self, looks: list[tuple[object, ...]], group: Group) -> Layout:
-        plans = group.gather(group.each(self._planner.create_local_plan))
-        plans, metadata = self._planner.create_global_plan(plans)  # all ranks come to the same
-        return Layout(looks, self._writer.prepare_global_plan(plans)[group.rank], metadata)
+        local = group.gather(group.each(self._planner.create_local_plan))
+
+        def plan_all() -> Layout:  # all ranks come to the same
+            plans, metadata = self._planner.create_global_plan(local)
+            return Layout(looks, self._writer.prepare_global_plan(plans)[group.rank], metadata)
+
+        return group.each(plan_all)
 
     def write(self, copies: Mapping[str, Tensor]) -> Written:
         """Writes copies of this rank's parts, durably. In the background.

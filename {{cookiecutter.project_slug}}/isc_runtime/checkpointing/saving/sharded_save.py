@@ -10,7 +10,7 @@ from isc_runtime.checkpointing.on_disk.durable import SHARDED, Manifest
 from isc_runtime.checkpointing.saving.save import Save, check_finite
 from isc_runtime.checkpointing.saving.shard_writer import ShardWriter, Written
 from isc_runtime.checkpointing.saving.snapshot import Owned
-from isc_runtime.checkpointing.stores.store import written_by_torch
+from isc_runtime.checkpointing.stores.output import written_by_torch
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import separate
 

@@ -101,6 +101,10 @@ class Snapshot:
         if self._copied_by_gpu is not None:
             self._copied_by_gpu.synchronize()
 
+    def put_off_nothing(self) -> None:
+        """From now on all is copied before the training goes on: a copy was torn, here or on another rank."""
+        self._may_put_off = False
+
     def abandon(self) -> None:
         """Nobody will call `complete`: this snapshot is not saved, and no step need wait for it."""
         self._put_off, self._counting, self._versions, self._samples = [], [], [], []

@@ -32,14 +32,19 @@ class ArtifactStore(Store):
 
         super().__init__(directory, group, keep)
         self._torch_save = cycling_utils.atomic_torch_save
-        self._saver = cycling_utils.AtomicDirectory(
-            str(self.directory),
-            is_master=group.is_master,
-            name=SAVER,
-            keep_last=-1,
-            strategy="mono",
-            device="cpu",
-        )
+        self._saver: Any = None  # the master's
+
+        def make_saver() -> None:
+            self._saver = cycling_utils.AtomicDirectory(
+                str(self.directory),
+                is_master=True,
+                name=SAVER,
+                keep_last=-1,
+                strategy="mono",
+                device="cpu",
+            )
+
+        group.master(make_saver)
 
     def prepare_checkpoint_directory(self, force_save: bool = False) -> str:
         """Makes the directory of the next checkpoint. All ranks call it, and all get the same path.
@@ -64,5 +69,6 @@ class ArtifactStore(Store):
     def next_payload(self, step: int, force: bool) -> Path:
         return Path(self._saver.prepare_checkpoint_directory(force)) / PAYLOAD
 
-    def write(self, state: dict[str, Any], payload: Path) -> None:
+    def write(self, state: dict[str, Any], payload: Path) -> str | None:
         self._torch_save(state, str(payload))
+        return None

@@ -12,6 +12,7 @@ from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX
 from isc_runtime.checkpointing.on_disk.entries import PAYLOAD
 from isc_runtime.checkpointing.on_disk.layout import LocalLayout
 from isc_runtime.checkpointing.stores.lock import hold
+from isc_runtime.checkpointing.stores.output import write_out
 from isc_runtime.checkpointing.stores.store import Store
 
 
@@ -25,6 +26,7 @@ class LocalStore(Store):
     """
 
     kind = LocalLayout
+    compared = "read back, all bytes of the payload are those that were handed over"
 
     def _take_over(self) -> Path:
         """Before all else: the folder may belong to a training that runs."""
@@ -40,7 +42,8 @@ class LocalStore(Store):
         name = f"checkpoint_{now:%Y%m%d-%H%M%S}_{step}"
         return self.directory / name / PAYLOAD if self.in_folders else self.directory / f"{name}.pth"
 
-    def write(self, state: dict[str, Any], payload: Path) -> None:
+    def write(self, state: dict[str, Any], payload: Path) -> str | None:
         temporary = payload.with_name(payload.name + TEMPORARY_SUFFIX)
-        torch.save(state, temporary)
+        handed = write_out(temporary, lambda output: torch.save(state, output))  # type: ignore[arg-type]
         temporary.replace(payload)
+        return handed

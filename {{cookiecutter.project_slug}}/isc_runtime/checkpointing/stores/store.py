@@ -12,13 +12,11 @@ import contextlib
 import logging
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
-
-import torch
 
 from isc_runtime.checkpointing.on_disk.durable import (
     TEMPORARY_SUFFIX,
@@ -34,6 +32,7 @@ from isc_runtime.checkpointing.on_disk.durable import (
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout, Layout
 from isc_runtime.checkpointing.stores.fence import Fence, remove
+from isc_runtime.checkpointing.stores.output import written_by_torch
 from isc_runtime.checkpointing.stores.repair import Repair
 from isc_runtime.checkpointing.stores.starts import Starts
 from isc_runtime.errors import ExitCode, IscError
@@ -53,6 +52,7 @@ class Store(ABC):
     """
 
     kind: type[Layout]  # of directory
+    compared = "its checksum is of what was read back"  # what the log says of the look at what was written
     in_folders = False  # whether a checkpoint needs room for more than one file; a Checkpointer says so
     keep_best = 1  # of those that were the best when they were saved; a Checkpointer says so, too
 
@@ -142,8 +142,12 @@ class Store(ABC):
         """What `prepare` does. The master's."""
 
     @abstractmethod
-    def write(self, state: dict[str, Any], payload: Path) -> None:
-        """Writes the payload, atomically but not yet durably. The master's."""
+    def write(self, state: dict[str, Any], payload: Path) -> str | None:
+        """Writes the payload atomically. The master's.
+
+        Returns:
+            The checksum of what was handed to the system, if it is durable already; None if it is not.
+        """
 
     def publish(self, payload: Path) -> None:
         """Makes a checkpoint with a manifest the newest. The master's.
@@ -234,11 +238,14 @@ class Store(ABC):
         staged = self.staged(payload)
         try:
             with written_by_torch(payload):
-                self.write(state, staged)
+                handed = self.write(state, staged)
             with ThreadPoolExecutor(1) as reader:  # the checksum costs no time while the disk is waited for
                 described = reader.submit(Manifest.of, [staged], step, saved_at, details, others)
-                sync_file(staged)
+                if handed is None:
+                    sync_file(staged)
             manifest = described.result()
+            if handed is not None and manifest.files[staged.name]["xxh3_128"] != handed:
+                self._altered(payload)
             sync_directory(staged.parent)
             check()
             manifest.write(self.staged(self.manifest_path(payload)))
@@ -249,6 +256,14 @@ class Store(ABC):
             self.discard(payload)
             raise
         return manifest
+
+    def _altered(self, payload: Path) -> NoReturn:
+        raise IscError(
+            "What was read back is not what was written",
+            payload,
+            "The disk, the network behind it or this machine's memory changes bytes: use another.",
+            ExitCode.SAVE,
+        )
 
     def discard(self, payload: Path) -> None:
         """Removes what a failed save left. The master's; never raises."""
@@ -296,25 +311,3 @@ class Store(ABC):
             chosen = self.repair.choose(progress)
         self._newest = None if chosen is None else chosen[0]
         return chosen
-
-
-@contextlib.contextmanager
-def written_by_torch(path: Path) -> Iterator[None]:
-    """Around whatever torch writes to `path`: says in words what went wrong, and spares the CRC.
-
-    The CRC of `torch.save` takes longer than all the rest of it, and `torch.load` never looks at it: the
-    manifest has a better checksum.
-    """
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        yield
-    except RuntimeError as error:  # torch writes in C++, and the system's error number is lost there
-        raise IscError(
-            f"torch could not write the file ({' '.join(str(error).split())[:200]})",
-            path,
-            "The disk is full, over quota or failing.",
-            ExitCode.SAVE,
-        ) from error
-    finally:
-        torch.serialization.set_crc32_options(before)

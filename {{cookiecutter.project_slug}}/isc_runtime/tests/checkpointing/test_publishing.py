@@ -76,7 +76,8 @@ def test_a_torn_copy_is_never_published(store: Store, group: Group, caplog: pyte
     training.change_weights()
     gate.open()
     assert poll_until_saved(training)
-    assert training.checkpointer.failed_saves == 1
+    assert training.checkpointer.failed_saves == 0  # no disk has failed: it is only made again
+    assert training.checkpointer.is_due(100)
     assert TORN in caplog.text
     assert "From now on the training waits until all is copied." in caplog.text
     assert store.entries() == []
@@ -98,7 +99,7 @@ def tear(change: str, training: Training) -> None:
         training.change_weights(change == "of the shard")
     gate.open()
     assert poll_until_saved(training)
-    assert training.checkpointer.failed_saves == 1
+    assert training.checkpointer.failed_saves == 0
     assert training.group.master(training.store.entries) == []
     training.checkpointer.save()
     training.change_weights()
@@ -111,7 +112,7 @@ def tear(change: str, training: Training) -> None:
 def test_a_torn_shard_of_one_rank_is_never_published(tmp_path: Path, change: str) -> None:
     (tmp_path / "there").mkdir()
     output = on_two_ranks(tmp_path, "fsdp", partial(tear, change))
-    assert output.count("[FAILED]") == 1
+    assert (output.count("[FAILED]"), output.count("[AGAIN]")) == (0, 1)
     assert f"rank 1 on {os.uname().nodename}: {TORN}" in output
 
 

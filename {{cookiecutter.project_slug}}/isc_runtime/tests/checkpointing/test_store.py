@@ -226,10 +226,11 @@ def test_a_save_that_fails_leaves_nothing(store: Store, monkeypatch: pytest.Monk
     payload = store.prepare(20, False)
     made = (payload.parent, store.staged(payload).parent)
     before = {path for path in store.directory.rglob("*") if path not in made}
-    monkeypatch.setattr(
-        "isc_runtime.checkpointing.stores.store.sync_file",
-        lambda path: (_ for _ in ()).throw(OSError(5, "I/O")),
-    )
+    for sync in ("store.sync_file", "output.sync"):
+        monkeypatch.setattr(
+            f"isc_runtime.checkpointing.stores.{sync}",
+            lambda path: (_ for _ in ()).throw(OSError(5, "I/O")),
+        )
     with pytest.raises(OSError, match="I/O"):
         store.save({"step": 20}, payload, 20, {})
     assert {path for path in store.directory.rglob("*") if path not in made} == before
