@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from isc_runtime.checkpointing.on_disk.durable import link_durably, write_durably
+from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, link_durably, write_durably
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.mailbox import Mailbox
@@ -52,6 +52,13 @@ class Disk:
         """
         return self.calls.index((call, path), after + 1)
 
+    def durable(self, path: Path) -> int:
+        """At which place a file was synced, under its name or under the one before. Raises StopIteration."""
+        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        return next(
+            place for place, call in enumerate(self.calls) if call in [("sync", path), ("sync", temporary)]
+        )
+
 
 def test_a_file_is_synced_before_it_has_its_name_and_the_folder_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,12 +86,12 @@ def test_a_checkpoint_is_on_the_disk_before_its_manifest_says_so_and_that_before
     training.checkpointer.finish()
     entry = store.entries()[-1]
     payload, manifest = store.staged(entry.payload), store.staged(entry.manifest)
-    written = disk.when("sync", payload)
+    written = disk.durable(payload)
     entered = disk.when("sync", payload.parent, written)
     described = disk.when("name", manifest, entered)
     assert disk.when("name", manifest) == described  # and not before
     assert disk.when("name", payload) < entered
-    assert disk.when("sync", manifest.with_name(manifest.name + ".temp")) < described
+    assert disk.durable(manifest) < described
     named = [disk.when("name", path, described) for path in reversed(entry.parts())]
     assert named == sorted(named)
     durable = disk.when("sync", store.directory, named[-1])
@@ -110,7 +117,7 @@ def save_and_check_order(training: Training) -> None:
     assert disk.when("sync", folder, disk.when("sync", own)) < reported
     if training.group.is_master:
         described = disk.when("name", folder / "manifest.json")
-        assert disk.when("sync", folder / "checkpoint.pt") < described
+        assert disk.durable(folder / "checkpoint.pt") < described
         sealed = disk.when("sync", folder / ".metadata", reported)
         assert disk.when("sync", folder, sealed) < described
         durable = disk.when("sync", training.store.directory, disk.when("name", path, described))
