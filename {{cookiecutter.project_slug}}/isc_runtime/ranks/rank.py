@@ -60,46 +60,46 @@ def _forget_the_server() -> None:
     vars(process).update(_current_process=fork_server.main_process, _parent_process=None)
 
 
-def run(script: str) -> int:
-    """Runs a script, whose arguments are in `sys.argv`, as Python does. Returns the exit code."""
+def run(script: str) -> None:
+    """Runs a script, whose arguments are in `sys.argv`, as Python does. Raises what it raises."""
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=script, __loader__=SourceFileLoader("__main__", script), __cached__=None)
     sys.modules["__main__"] = main
-    try:
-        with io.open_code(script) as file:
-            code = compile(file.read(), script, "exec")
-        exec(code, main.__dict__)
-    except SystemExit as wish:
-        if wish.code is None or isinstance(wish.code, int):
-            return wish.code or 0
-        print(wish.code, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BaseException as error:
-        shown = error.with_traceback(_within(script, error.__traceback__))
-        sys.excepthook(type(shown), shown, shown.__traceback__)
-        return 1
-    return 0
+    with io.open_code(script) as file:
+        code = compile(file.read(), script, "exec")
+    exec(code, main.__dict__)
 
 
-def _within(script: str, trace: TracebackType | None) -> TracebackType | None:
-    """A traceback without what is above the script; nothing of it if the script has not begun."""
-    while trace is not None and trace.tb_frame.f_code.co_filename != script:
-        trace = trace.tb_next
-    return trace
+def _within_script(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without what is above the script; all of it if that was not reached."""
+    at = trace
+    while at is not None and at.tb_frame.f_code is not run.__code__:
+        at = at.tb_next
+    return at.tb_next if at is not None else trace
+
+
+def _code_of(wish: SystemExit) -> int:
+    """The exit code that `sys.exit` asks for, whose text is printed."""
+    if wish.code is None or isinstance(wish.code, int):
+        return wish.code or 0
+    print(wish.code, file=sys.stderr)
+    return 1
 
 
 def main() -> NoReturn:
     """Runs the script that `sys.argv` names after this one, and ends the process as Python does."""
-    code = 1
+    script, code = sys.argv[1], 0
     try:
-        become_a_new_process(sys.argv[1])
-        code = run(sys.argv[0])
-    except SystemExit as end:
-        code = int(str(end.code))
-    except Exception as error:  # torchrun would keep it for itself
-        sys.excepthook(type(error), error, error.__traceback__)
+        become_a_new_process(script)
+        run(script)
+    except SystemExit as wish:
+        code = _code_of(wish)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except BaseException as error:  # torchrun would keep it for itself
+        code = 1
+        shown = error.with_traceback(_within_script(error.__traceback__))
+        sys.excepthook(type(shown), shown, shown.__traceback__)
     # multiprocessing ends a process without its threads, its exit functions and what its files still hold.
     ctypes.pythonapi.Py_Exit(code)
     raise AssertionError("a process that has ended goes on")

@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def torchrun(arguments: list[str]) -> int:
     if sys.platform == "linux" and is_script and str(options.nproc_per_node).isdecimal():
         _fork_ranks(options)
     try:
-        with _kills_noted() as killed:
+        with _kills_noted() as killed, tempfile.TemporaryDirectory(prefix="isc-torchrun-") as folder:
+            options.log_dir = options.log_dir or folder  # torchrun would leave a folder of its own behind
             run(options)  # type: ignore[no-untyped-call]
     except SignalException as stop:  # the ranks got the signal too, and have ended
         _pass_on(stop.sigval, os.getpid())

@@ -52,6 +52,16 @@ def test_a_training_that_is_complete_ends_with_0(tmp_path: Path, ends: str) -> N
     assert ended(tmp_path, ends, seconds=0).code == 0
 
 
+@pytest.mark.parametrize("ends", ["pass", "sys.exit(6)"])
+def test_no_folder_is_left_behind(tmp_path: Path, ends: str) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    script = tmp_path / "rank.py"
+    script.write_text(RANK.format(ends=ends, seconds=0))
+    Place(tmp_path, variables={"TMPDIR": str(temporary)}, script=script).run(ranks=2)
+    assert [path for path in temporary.iterdir() if "inductor" not in path.name] == []
+
+
 def test_an_error_is_shown_as_python_shows_it(tmp_path: Path) -> None:
     node = ended(tmp_path, "time.sleep(0.5); raise ValueError('mine')")  # nobody speaks meanwhile
     assert node.code == 1
