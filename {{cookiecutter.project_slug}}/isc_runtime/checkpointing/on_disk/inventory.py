@@ -17,7 +17,7 @@ from typing import Literal
 from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.foreign import Foreign, described, is_foreign
-from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout, foreign_in, layouts
+from isc_runtime.checkpointing.on_disk.layout import LOCAL, SAVER, SET_ASIDE, Layout, foreign_in, layouts
 from isc_runtime.checkpointing.on_disk.untrusted import plain_size
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import IscError
@@ -142,6 +142,8 @@ def take_inventory(directory: Path, verify: bool = False, progress: Say = unsaid
             f"It cannot be read ({error.strerror})", directory, "Look at its permissions."
         ) from None
     series = [_series(layout, examine, verify) for layout in found]
+    if any(checkpoint.is_next for one in series for checkpoint in one.checkpoints):
+        series = [_left_alone(one) if _is_other_program(one) else one for one in series]
     moved = [
         _described(entry, layout.saver, examine(entry), verify, is_set_aside=True)
         for layout in aside
@@ -150,6 +152,16 @@ def take_inventory(directory: Path, verify: bool = False, progress: Say = unsaid
     listed = {entry.payload for layout in found for entry in layout.entries()}
     others = [described(path) for path in strangers if path not in listed]
     return Inventory(str(directory), series, moved, others)
+
+
+def _is_other_program(series: Series) -> bool:
+    """Whether these are the checkpoints of a saver that no training of this project has."""
+    is_foreign = all(checkpoint.state == "foreign" for checkpoint in series.checkpoints)
+    return is_foreign and series.saver not in (LOCAL, SAVER)
+
+
+def _left_alone(series: Series) -> Series:
+    return replace(series, outlook="No resume looks at these: it goes on from another one.", is_stuck=False)
 
 
 def _folders(directory: Path) -> list[Path]:

@@ -160,6 +160,19 @@ def test_the_recipe_s_own_directories_are_called_foreign_and_not_damaged(tmp_pat
     assert inventory.is_stuck
 
 
+def test_another_saver_s_are_no_obstacle_beside_an_own_one(tmp_path: Path, group: Group) -> None:
+    for number in range(2):
+        (tmp_path / f"run_checkpoint_{number}").mkdir()
+        torch.save(STATE, tmp_path / f"run_checkpoint_{number}" / "checkpoint.pt")
+    assert take_inventory(tmp_path).is_stuck
+    store = open_store("local", tmp_path, group)
+    save(store, 10)
+    assert store.choose() is not None
+    inventory = take_inventory(tmp_path)
+    assert [series.is_stuck for series in inventory.series] == [False, False]
+    assert "No resume looks at these" in inventory.series[1].outlook
+
+
 @pytest.mark.parametrize("kind", ["artifact", "local"])
 def test_an_own_one_by_another_name_is_not_taken_for_nothing(kind: str, tmp_path: Path, group: Group) -> None:
     torch.save({**STATE, "rng": [], "saves": 3}, tmp_path / "mine.pth")
