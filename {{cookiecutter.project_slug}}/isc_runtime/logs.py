@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Show = Callable[[int, str], None]  # what a progress bar is told: batches done, and a text
+PROBE = 4096  # bytes that must find room before TensorBoard gets a new file
 logger = logging.getLogger("train")
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
@@ -99,6 +101,10 @@ class Scalars:
         if self._directory is not None:
             from torch.utils.tensorboard import SummaryWriter  # seconds that other ranks need not spend
 
+            self._directory.mkdir(parents=True, exist_ok=True)
+            # A SummaryWriter that fails at its first write leaves a thread, a descriptor and a file behind.
+            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as probe:
+                probe.write(bytes(PROBE))
             self._writer = SummaryWriter(str(self._directory), purge_step=purge_step)
 
     def _attempt(self, action: Callable[[], object]) -> None:
@@ -106,7 +112,10 @@ class Scalars:
         try:
             action()
         except OSError as error:
-            self._writer = None
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                with contextlib.suppress(OSError):
+                    writer.close()  # ends its thread
             logger.warning("TensorBoard is off until the next save: %s in %s", error, self._directory)
 
 

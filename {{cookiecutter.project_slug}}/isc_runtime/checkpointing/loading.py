@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from isc_runtime import rng
 from isc_runtime.checkpointing import imported
 from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
-from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest
+from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest, Progress
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.errors import START_OVER, ExitCode, IscError
@@ -58,7 +58,7 @@ def load(
         IscError: this node sees other bytes than the master, or it is the checkpoint of another training.
     """
     if group.environment.local_rank == 0 and not group.is_master:
-        _verify_here(entry, manifest)
+        _verify_here(entry, manifest, group.busy)
     counterparts = Counterparts(state)
     loaded = distribute(read_state(entry, manifest, counterparts), counterparts)
     given, fresh = plain_settings(state), settings_of(state)
@@ -140,9 +140,9 @@ def _say_what_is_overruled(given: dict[str, Any], begun: dict[str, Any], kept: d
         )
 
 
-def _verify_here(entry: Entry, manifest: Manifest) -> None:
+def _verify_here(entry: Entry, manifest: Manifest, progress: Progress) -> None:
     try:
-        manifest.verify(entry.payload.parent)
+        manifest.verify(entry.payload.parent, progress)
     except Damaged as reason:
         raise IscError(
             f"This node sees the checkpoint otherwise than the master ({reason})",

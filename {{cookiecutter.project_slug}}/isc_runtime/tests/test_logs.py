@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import resource
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,33 @@ def test_a_full_disk_costs_the_curves_and_not_the_training(
     scalars.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {event.step for event in events.Scalars("loss")} >= {4}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_that_stays_full_costs_no_threads_and_no_descriptors(tmp_path: Path) -> None:
+    """Each save tries again: after a day on a full disk that is thousands of times."""
+    scalars = Scalars(tmp_path)
+    scalars.begin(0)
+    scalars.add("loss", 3.0, 1)
+    scalars.flush()
+    before = threading.active_count(), len(os.listdir("/proc/self/fd")), len(os.listdir(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file can grow any more
+    try:
+        for step in range(2, 22):
+            scalars.add("loss", 2.0, step)
+            scalars.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert threading.active_count() <= before[0]
+    assert len(os.listdir("/proc/self/fd")) <= before[1]
+    assert len(os.listdir(tmp_path)) == before[2]
+    scalars.flush()
+    scalars.add("loss", 0.5, 30)
+    scalars.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {event.step for event in events.Scalars("loss")} >= {1, 30}
 
 
 def test_what_comes_again_after_a_resume_is_purged(tmp_path: Path) -> None:

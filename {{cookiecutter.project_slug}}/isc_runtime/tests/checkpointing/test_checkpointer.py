@@ -20,6 +20,7 @@ from torch import nn
 from isc_runtime import rng
 from isc_runtime.checkpointing import checkpointer as checkpointer_module
 from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.loading import load
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.saving import save as save_module
@@ -94,6 +95,28 @@ def test_what_is_restored_goes_on_as_if_nothing_had_happened(store: Store, group
         assert checkpointer.restore()
         assert [again.step() for _ in range(5)] == expected
     assert differences(again.everything(), training.everything()) == []
+
+
+def test_while_a_node_reads_a_checkpoint_nobody_takes_it_for_hung(
+    store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading terabytes takes longer than any limit for the start; on each node, not on the master's alone."""
+    training = Training(store, group, width=4096)
+    with training.checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+    heard: list[str] = []
+    for is_other_node, expected in ((False, "master"), (True, "node")):
+        monkeypatch.setattr(Group, "is_master", property(lambda _, is_other=is_other_node: not is_other))
+        monkeypatch.setattr(Group, "busy", lambda *_, name=expected: heard.append(name))
+        again = Training(store, group, width=4096)
+        entry = store.entries()[-1]
+        load(again.state(), entry, entry.verify(), group, again.checkpointer._asked)
+    assert set(heard) == {"node"}
+    monkeypatch.undo()
+    monkeypatch.setattr(Group, "busy", lambda *_: heard.append("master"))
+    assert Training(store, group, width=4096).checkpointer.restore()
+    assert set(heard) == {"node", "master"}
 
 
 def test_settings_that_the_checkpoint_overrules_are_named(
