@@ -21,6 +21,7 @@ import pytest
 from conftest import SOAK
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.group import Group, process_group
 from ranks import free_port
 from strace import Call, attach, mutating_calls, needs_strace
@@ -48,6 +49,7 @@ def heal_and_save(
     if traced.endswith("writer"):
         tell(str(writer_thread()))
         os.read(go, 1)
+    group.master(lambda: trainee.store.begin_start(CheckpointOptions()))
     trainee.checkpointer.restore()
     for _ in range(2):
         trainee.train()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from isc_runtime.environment import Environment
+from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.group import Group, process_group
 from ranks import free_port
 from strace import Call, attach, mutating_calls, needs_strace
@@ -39,6 +40,7 @@ def resume_and_save(
     if traced.endswith("writer"):
         tell(str(writer_thread()))
         os.read(go, 1)
+    group.master(lambda: trainee.store.begin_start(CheckpointOptions()))  # it notes that it starts
     trainee.checkpointer.restore()
     tell(f"resumed {trainee.step}")
     trainee.train()
@@ -115,6 +117,7 @@ def goes_on(kind: str, directory: Path, at_least: int, third: str, log: Path) ->
 
     def work(tell: Tell) -> None:
         trainee = Trainee(kind, directory, keep_checkpoints=0)
+        trainee.store.begin_start(CheckpointOptions())
         trainee.checkpointer.restore()
         tell(str(trainee.step))
         tell(repr(trainee.fingerprint()[:-1]))

@@ -176,7 +176,10 @@ class Starts:
         folder = self._file.parent
         if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
             self._fence.throw_away(folder)
-        folder.mkdir(exist_ok=True)
+        if not folder.exists():
+            staged = self._fence.folder / FOLDER
+            staged.mkdir(exist_ok=True)
+            staged.rename(folder)
         if os.path.lexists(self._link) and not self._link.is_symlink():
             self._fence.throw_away(self._link)
         if not self._link.is_symlink() or self._link.readlink() != folder:
