@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.markers import default_environment
@@ -23,7 +24,7 @@ def requirements(name: str) -> list[Requirement]:
 @pytest.mark.parametrize("python", ["3.10.12", "3.11.2", "3.12.4", "3.13.1"])
 def test_each_python_of_the_isc_and_of_images_gets_one_version_of_all(python: str) -> None:
     """3.10 is that of the ISC's own image, 3.11 that of the Dockerfile's."""
-    place = {**default_environment(), "python_full_version": python, "sys_platform": "linux"}
+    place: dict[str, Any] = {**default_environment(), "python_full_version": python, "sys_platform": "linux"}
     place |= {"python_version": python.rpartition(".")[0], "platform_machine": "x86_64"}
 
     def applying(name: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import signal
 import threading
@@ -46,7 +45,7 @@ def test_a_disk_that_stays_full_costs_no_threads_and_no_descriptors(tmp_path: Pa
     scalars.begin(0)
     scalars.add("loss", 3.0, 1)
     scalars.flush()
-    before = threading.active_count(), len(os.listdir("/proc/self/fd")), len(os.listdir(tmp_path))
+    before = threading.active_count(), len([*Path("/proc/self/fd").iterdir()]), len([*tmp_path.iterdir()])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file can grow any more
@@ -57,8 +56,8 @@ def test_a_disk_that_stays_full_costs_no_threads_and_no_descriptors(tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert threading.active_count() <= before[0]
-    assert len(os.listdir("/proc/self/fd")) <= before[1]
-    assert len(os.listdir(tmp_path)) == before[2]
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before[1]
+    assert len([*tmp_path.iterdir()]) == before[2]
     scalars.flush()
     scalars.add("loss", 0.5, 30)
     scalars.close()

@@ -100,7 +100,7 @@ def test_what_is_restored_goes_on_as_if_nothing_had_happened(store: Store, group
 def test_while_a_node_reads_a_checkpoint_nobody_takes_it_for_hung(
     store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading terabytes takes longer than any limit for the start; on each node, not on the master's alone."""
+    """Reading terabytes takes longer than a start may; on each node, not on the master's alone."""
     training = Training(store, group, width=4096)
     with training.checkpointer as checkpointer:
         training.step()
