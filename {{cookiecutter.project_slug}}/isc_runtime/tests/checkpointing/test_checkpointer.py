@@ -106,9 +106,9 @@ def test_while_a_node_reads_a_checkpoint_nobody_takes_it_for_hung(
         training.step()
         checkpointer.save()
     heard: list[str] = []
-    for is_other_node, expected in ((False, "master"), (True, "node")):
-        monkeypatch.setattr(Group, "is_master", property(lambda _, is_other=is_other_node: not is_other))
-        monkeypatch.setattr(Group, "busy", lambda *_, name=expected: heard.append(name))
+    for is_master in (True, False):
+        monkeypatch.setattr(Group, "is_master", is_master)
+        monkeypatch.setattr(Group, "busy", lambda group, *_: heard.append("no" if group.is_master else "node"))
         again = Training(store, group, width=4096)
         entry = store.entries()[-1]
         load(again.state(), entry, entry.verify(), group, again.checkpointer._asked)
