@@ -108,7 +108,7 @@ def test_while_a_node_reads_a_checkpoint_nobody_takes_it_for_hung(
     heard: list[str] = []
     for is_master in (True, False):
         monkeypatch.setattr(Group, "is_master", is_master)
-        monkeypatch.setattr(Group, "busy", lambda group, *_: heard.append("no" if group.is_master else "node"))
+        monkeypatch.setattr(Group, "busy", lambda each, *_: heard.append("no" if each.is_master else "node"))
         again = Training(store, group, width=4096)
         entry = store.entries()[-1]
         load(again.state(), entry, entry.verify(), group, again.checkpointer._asked)
