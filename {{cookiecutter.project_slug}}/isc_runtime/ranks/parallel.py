@@ -16,13 +16,18 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import checkpoint
 
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import is_expanded, is_sharded
+
+# The types of buffers that gloo can exchange; others are constants, as a rule, and are equal from the start.
+EXCHANGED = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bfloat16}
+EXCHANGED |= {torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 
 
 def parallelize(
@@ -39,12 +44,13 @@ def parallelize(
         options: how.
 
     Raises:
-        RankError: a rank cannot compile, because it has no C++ compiler.
+        RankError: a rank cannot compile, because it has no C++ compiler, or parameters have no shape yet.
 
     Returns:
         What to call instead of the model in training. When sharded it is the model itself, and every rank
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
+    group.each(partial(_check_shapes, model))
     if options.compile and group.device.type == "cpu":
         group.each(_require_compiler)
     sharded = options.parallelism == "fsdp" and group.world_size > 1
@@ -121,6 +127,18 @@ def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor |
     return norm
 
 
+def _check_shapes(model: nn.Module) -> None:
+    """Neither an optimizer nor another rank can do with a parameter that waits for its first input."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if lazy := [name for name, tensor in tensors.items() if is_lazy(tensor)]:
+        raise IscError(
+            f"The model has lazy modules, whose parameters have no shape yet ({lazy[0]})",
+            "build_model in model.py",
+            "Give them their sizes, or call the model once in build_model.",
+            ExitCode.USAGE,
+        )
+
+
 def _require_compiler() -> None:
     """Torch would say it at the first batch, over a hundred lines.
 
@@ -171,17 +189,23 @@ def equalize_buffers(modules: Iterable[nn.Module], group: Group) -> None:
     """
     if group.world_size == 1:
         return
-    alike: dict[torch.dtype, dict[int, torch.Tensor]] = {}  # what two modules share goes once
-    for buffer in (buffer for module in modules for buffer in module.buffers()):
-        alike.setdefault(buffer.dtype, {})[id(buffer)] = buffer
-    for found in alike.values():
-        buffers = [*found.values()]
-        values = torch.cat([buffer.reshape(-1) for buffer in buffers])
-        group.broadcast(values)
-        begin = 0
-        for buffer in buffers:
-            buffer.copy_(values[begin : begin + buffer.numel()].view_as(buffer))
-            begin += buffer.numel()
+    found = {id(buffer): buffer for module in modules for buffer in module.buffers()}  # shared ones once
+    buffers = [buffer for buffer in found.values() if _is_plain(buffer)]
+    if not buffers:
+        return
+    # As bytes, of whatever type: one collective, and gloo does not know all types.
+    values = group.broadcast(torch.cat([buffer.reshape(-1).view(torch.uint8) for buffer in buffers]))
+    begin = 0
+    for buffer in buffers:
+        own = values[begin : begin + buffer.nbytes].clone()  # where a value of this type may begin
+        buffer.copy_(own.view(buffer.dtype).view(buffer.shape))
+        begin += buffer.nbytes
+
+
+def _is_plain(buffer: torch.Tensor) -> bool:
+    """Whether its values lie in memory one by one, so that others can take their places."""
+    is_other = buffer.layout is not torch.strided or buffer.is_nested or buffer.is_quantized
+    return not (is_other or is_expanded(buffer))
 
 
 def _replicate(
@@ -197,7 +221,9 @@ def _replicate(
     if group.world_size == 1:
         return model
     generators = rng.capture(group.device)
-    buffers = [buffer.clone() for buffer in model.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if _is_plain(buffer)]
+    others = [name for name, one in model.named_buffers() if not _is_plain(one) or one.dtype not in EXCHANGED]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, others)  # type: ignore[no-untyped-call]
     replica = DistributedDataParallel(model, find_unused_parameters=find_unused)
     torch.autograd.backward(first_loss(replica))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -207,7 +233,7 @@ def _replicate(
         del replica  # with its hooks
         replica = DistributedDataParallel(model, find_unused_parameters=True)  # these keep their buckets
     with torch.no_grad():
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
+        for buffer, before in buffers:
             buffer.copy_(before)
     rng.restore(generators, group.device)
     return replica

@@ -29,6 +29,11 @@ def is_sharded(node: Any) -> TypeGuard[DTensor]:
     return isinstance(node, Tensor) and hasattr(node, "device_mesh")
 
 
+def is_expanded(tensor: Tensor) -> bool:
+    """Whether values of this tensor, which is dense, share memory."""
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
 def separate(state: Any) -> tuple[Any, dict[str, DTensor]]:
     """The state with marks in it, and the sharded tensors that they stand for, by key."""
     tensors: dict[str, DTensor] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,19 +13,23 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.shards import is_expanded, is_sharded
 
 logger = logging.getLogger("train")
 
 
-SMALL = 2**16  # elements; of a larger buffer torch's version counter is asked whether it was changed
+SMALL = 2**20  # elements; a larger frozen parameter is a backbone's and not a codebook's
+
+Table = dict[str, Tensor | None]  # the buffers or the parameters of a module, as torch keeps them
 
 
 class StepGuard:
     """Lets a step of the optimizer happen, or takes back what its forward pass has changed in the model.
 
-    That are buffers: running statistics, what spectral norm keeps, queues. Small ones are copied before each
-    step: batch normalization changes its own without telling torch's version counter. Larger ones, masks
-    for the most part, only when something has changed them.
+    That are buffers: running statistics, what spectral norm keeps, queues; and codebooks, which are frozen
+    parameters in some models. They are copied before each step: neither torch's batch normalization nor what
+    is written through `.data` tells torch's version counter. Buffers and parameters that were bound anew are
+    bound again to what they were. Trained parameters change in a step only, and are not looked at.
 
     Args:
         model: whose forward pass may change its buffers.
@@ -36,7 +41,10 @@ class StepGuard:
         self._model = model
         self._metrics = metrics
         self._most = most
-        self._copies: dict[str, tuple[int, Tensor]] = {}  # by name: the version of the buffer, and its copy
+        # The parameters of a sharded model are bound anew all the time.
+        self._is_sharded = any(is_sharded(parameter) for parameter in model.parameters())
+        self._tables: list[tuple[Table, Table]] = []  # each with what it held before the forward pass
+        self._copies: dict[tuple[int, str], Tensor] = {}  # by the table's number and the tensor's name
         self._step: int | None = None  # the last one that was asked about
         self._is_skipped = False  # by one of its optimizers
         self._before = 0, math.inf  # skipped in a row and at which scale, before this step
@@ -47,17 +55,26 @@ class StepGuard:
     @torch.no_grad()
     def remember(self) -> None:
         """Before the forward pass: this is what a skipped step goes back to."""
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for name, buffer in self._model.named_buffers():
-            version, copy = self._copies.get(name, (-1, None))
-            if copy is None or copy.shape != buffer.shape or copy.dtype != buffer.dtype:
-                copy = torch.empty_like(buffer)
-            elif version == buffer._version and buffer.numel() > SMALL:
-                continue
-            pairs.append((copy, buffer))
-            self._copies[name] = (buffer._version, copy)
-        if pairs:
-            torch._foreach_copy_([copy for copy, _ in pairs], [buffer for _, buffer in pairs])
+        self._tables = [(table, dict(table)) for table in self._find_tables()]
+        if pairs := list(self._pairs()):
+            torch._foreach_copy_([copy for copy, _ in pairs], [tensor for _, tensor in pairs])
+
+    def _find_tables(self) -> Iterator[Table]:
+        for module in self._model.modules():
+            yield module._buffers
+            if not self._is_sharded:
+                yield module._parameters  # type: ignore[misc]  # a Parameter is a Tensor
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The copy of each tensor that is copied, and the tensor."""
+        for number, (_, before) in enumerate(self._tables):
+            for name, tensor in before.items():
+                if tensor is None or not _may_change(tensor):
+                    continue
+                copy = self._copies.get((number, name))
+                if copy is None or (copy.shape, copy.dtype) != (tensor.shape, tensor.dtype):
+                    copy = self._copies[number, name] = torch.empty_like(tensor)
+                yield copy, tensor
 
     def allows(self, norm: Tensor, step: int, scaler: GradScaler) -> bool:
         """Whether to take the step; if not, the model is as it was at `remember`.
@@ -105,6 +122,22 @@ class StepGuard:
 
     @torch.no_grad()
     def _take_back(self) -> None:
-        for name, buffer in self._model.named_buffers():
-            if name in self._copies:
-                buffer.copy_(self._copies[name][1])
+        for table, before in self._tables:
+            if any(table.get(name) is not tensor for name, tensor in before.items()) or len(table) > len(
+                before
+            ):
+                table.clear()
+                table.update(before)
+        for copy, tensor in self._pairs():
+            if not (isinstance(tensor, nn.Parameter) and torch.equal(tensor, copy)):
+                tensor.copy_(copy)
+
+
+def _may_change(tensor: Tensor) -> bool:
+    """Whether a forward pass may change the values of a buffer, or of a parameter, where they are."""
+    if tensor.layout is not torch.strided or tensor.is_nested or is_expanded(tensor):
+        return False
+    if not isinstance(tensor, nn.Parameter):
+        return True
+    is_plain = type(tensor) is nn.Parameter and tensor.is_floating_point() and tensor.element_size() > 1
+    return is_plain and not tensor.requires_grad and tensor.numel() <= SMALL

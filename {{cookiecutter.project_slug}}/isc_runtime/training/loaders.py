@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
-from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful
+from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful, is_stream
 from isc_runtime.training.workers import PreparedLoader
 
 
@@ -49,9 +49,18 @@ def make_position(data: Data, batch_size: int, seed: int, group: Group) -> Elast
     Raises:
         IscError: there is nothing to train on, or to evaluate on.
     """
-    is_stream = isinstance(data.training, IterableDataset)
-    for name in ["held_out"] if is_stream else ["training", "held_out"]:
-        if len(getattr(data, name)) == 0:
+    for name in ["held_out"] if is_stream(data.training) else ["training", "held_out"]:
+        try:
+            length = len(getattr(data, name))
+        except TypeError:
+            raise IscError(
+                f"The {name.replace('_', '-')} data have no length: {type(getattr(data, name)).__name__}",
+                f"load_data in data.py, {name}",
+                "Give the dataset a method __len__. Only the training data may be a stream; of a stream to "
+                "evaluate on make a list.",
+                ExitCode.DATA,
+            ) from None
+        if length == 0:
             raise IscError(
                 f"There are no {name.replace('_', '-')} data: the dataset has no samples",
                 f"load_data in data.py, {name}",
@@ -59,7 +68,7 @@ def make_position(data: Data, batch_size: int, seed: int, group: Group) -> Elast
                 ExitCode.DATA,
             )
     place = (batch_size, seed, group.rank, group.world_size)
-    if is_stream:
+    if is_stream(data.training):
         return StreamPosition(*place)
     length = len(data.training)  # type: ignore[arg-type]  # torch's Dataset promises no length
     return ElasticSampler(length, *place, data.weights)

@@ -22,6 +22,13 @@ def is_stateful(dataset: Any) -> bool:
     return hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
 
 
+def is_stream(dataset: Any) -> bool:
+    """Whether a dataset can only be iterated, as torch's IterableDataset or another library's."""
+    return isinstance(dataset, IterableDataset) or (
+        hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
+    )
+
+
 class StreamPosition(Position):
     """How much of a stream all ranks together have consumed."""
 
@@ -110,8 +117,10 @@ class Chunks(IterableDataset[Any]):
             samples = iter(self._dataset.samples_from(progress.epoch, progress.samples))
             begin = progress.samples
         else:
+            if is_stateful(self._dataset) and progress.samples:  # an evaluation may have interrupted it
+                self._dataset.load_state_dict(self._dataset.state_dict())
+                begin = progress.samples
             samples = iter(self._dataset)
-            begin = progress.samples if is_stateful(self._dataset) else 0
         while True:
             wanted = min(size, progress.samples - begin) if begin < progress.samples else size
             with rng.seeded(self._seed(begin)):
@@ -158,7 +167,19 @@ class StreamLoader:
         )
 
     def __iter__(self) -> Iterator[Any]:
+        """Yields this rank's batches. Raises IscError: an epoch has none."""
+        is_empty = self._position.progress.samples == 0
         for consumed, batch in self._loader:
-            self._position.coming = consumed
+            self._position.coming, is_empty = consumed, False
             yield batch
+        if is_empty:
+            epoch = self._position.progress.epoch
+            raise IscError(
+                f"The stream has no samples in epoch {epoch + 1}" if epoch else "The stream has no samples",
+                "load_data in data.py, training",
+                "Let its __iter__ begin anew each time: what is opened or made in __init__ may be used up."
+                if epoch
+                else "Look at what it reads.",
+                ExitCode.DATA,
+            )
         self._position.end()

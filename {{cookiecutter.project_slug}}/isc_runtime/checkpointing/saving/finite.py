@@ -9,6 +9,10 @@ import torch
 
 from isc_runtime.tree import leaves, name_of
 
+WITHOUT = (
+    getattr(torch, "float4_e2m1fn_x2", None),
+)  # types that have neither; torch 2.8 and newer know this one
+
 
 def names_of_not_finite(state: Any, name: str = "") -> Iterator[str]:
     """The names of the tensors in a state that hold a NaN or an infinity.
@@ -26,8 +30,16 @@ def _is_finite(leaf: Any) -> bool:
     return (
         not isinstance(leaf, torch.Tensor)
         or not (leaf.is_floating_point() or leaf.is_complex())
-        or _all_finite(leaf if leaf.element_size() > 1 else leaf.float())  # float8 has no arithmetic
+        or leaf.dtype in WITHOUT
+        or _all_finite(_with_arithmetic(leaf))
     )
+
+
+def _with_arithmetic(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values in a type that can be added up: float8 cannot."""
+    if tensor.dtype == torch.complex32:
+        return torch.view_as_real(tensor)
+    return tensor if tensor.element_size() > 1 else tensor.float()
 
 
 def _all_finite(tensor: torch.Tensor) -> bool:

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import is_expanded, is_sharded
 from isc_runtime.tree import Path, mapped, name_of
 
-KEYS = (bool, int, float, str)
-PLAIN = (*KEYS, complex, bytes, type(None))
+PLAIN = (bool, int, float, str, complex, bytes, type(None))
+OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout)  # as optimizers keep them
 CONVERT = "It could not be loaded again: keep it as a number, text or tensor, or dicts or lists of these."
 
 
@@ -41,16 +41,25 @@ def check_loadable(path: Path, node: Any) -> None:
     if isinstance(node, Tensor):
         wrong = _wrong_with_tensor(node.to_local() if is_sharded(node) else node)
     elif isinstance(node, dict):
-        keys = [key for key in node if type(key) not in KEYS]
+        keys = [key for key in node if not _is_good_key(key)]
         kind = f"A dict with the key {keys[0]!r}, a {type(keys[0]).__name__}," if keys else ""
         wrong = (kind, "It could not be loaded again: convert its keys to str or int.") if keys else None
-    elif type(node) in (*PLAIN, list, tuple) or isinstance(node, np.generic):
+    elif type(node) in (*PLAIN, *OF_TORCH, list, tuple) or _is_number_of_numpy(node):
         wrong = None
     else:
         wrong = f"A {type(node).__module__}.{type(node).__name__}", CONVERT
     if wrong is not None:
         what, hint = wrong
         raise IscError(f"{what} cannot be part of a checkpoint", name_of(path), hint, ExitCode.SAVE)
+
+
+def _is_good_key(key: Any) -> bool:
+    return all(map(_is_good_key, key)) if type(key) is tuple else type(key) in PLAIN
+
+
+def _is_number_of_numpy(node: Any) -> bool:
+    """What is saved in its place is a plain value."""
+    return isinstance(node, np.generic) and type(node.item()) in PLAIN
 
 
 def _wrong_with_tensor(tensor: Tensor) -> tuple[str, str] | None:
@@ -60,6 +69,6 @@ def _wrong_with_tensor(tensor: Tensor) -> tuple[str, str] | None:
         return "A tensor that is sparse or nested", "Save its values and indices, or a dense one."
     if tensor.is_meta:
         return "A tensor on the meta device, without values,", "Give it values before training."
-    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+    if is_expanded(tensor):
         return "An expanded tensor, whose values share memory,", "Save a clone() of it."
     return None

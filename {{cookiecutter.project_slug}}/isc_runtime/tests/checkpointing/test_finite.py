@@ -28,9 +28,19 @@ def test_what_overflows_in_a_sum_is_finite_all_the_same() -> None:
     assert list(names_of_not_finite({"opposed": torch.tensor([INF, -INF])})) == ["opposed"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.complex64])
+TYPES = [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.complex32, torch.complex64]
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("dtype", TYPES)
 def test_of_any_type(dtype: torch.dtype) -> None:
     values = torch.tensor([1.0, 2.0, 3.0])
     assert list(names_of_not_finite({"x": values.to(dtype)})) == []
     values[1] = NAN
     assert list(names_of_not_finite({"x": values.to(dtype)})) == ["x"]
+
+
+@pytest.mark.skipif(not hasattr(torch, "float4_e2m1fn_x2"), reason="this torch has no float4")
+def test_what_has_no_nan_is_finite() -> None:
+    values = torch.arange(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    assert list(names_of_not_finite({"x": values})) == []

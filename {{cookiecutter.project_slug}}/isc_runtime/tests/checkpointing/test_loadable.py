@@ -28,7 +28,9 @@ REFUSED: dict[str, Any] = {
     "numpy generator": (np.random.default_rng(), r"Generator .*: a\.b\."),
     "key of NumPy": ({np.int64(3): 1}, r"the key np\.int64\(3\), a int64, .*: a\.b\. .*keys to str or int"),
     "key that is a path": ({Path("x"): 1}, r"the key PosixPath.*: a\.b\."),
-    "key that is a tuple": ({(1, 2): 1}, r"the key \(1, 2\), a tuple"),
+    "key that holds a path": ({(1, Path("x")): 1}, r"the key \(1, PosixPath\('x'\)\), a tuple"),
+    "date of NumPy": (np.datetime64("2026-11-30"), r"A numpy\.datetime64 .*: a\.b\."),
+    "long double": (np.longdouble(1), r"A numpy\.longdouble .*: a\.b\."),
     "subclass": (torch.ones(2).as_subclass(Subclass), r"A Subclass, a subclass of Tensor, .*: a\.b\."),
     "expanded": (torch.ones(1).expand(3), r"An expanded tensor.*: a\.b\. Save a clone"),
     "sparse": (torch.eye(2).to_sparse(), r"sparse or nested .*: a\.b\."),
@@ -48,7 +50,8 @@ def test_what_does_not_come_back_is_refused_by_its_path(kind: str) -> None:
 def test_what_is_accepted_comes_back_equal() -> None:
     state = {
         "plain": [None, True, 1, 2.5, 1j, "text", b"bytes", (1, [2])],
-        1: {"keys": 0},
+        1: {"keys": 0, (1, "a"): 1, None: 2},
+        "of torch": [torch.bfloat16, torch.device("cpu"), torch.Size([2, 3]), torch.strided],
         "ordered": OrderedDict(a=torch.ones(2)),
         "counter": Counter("aab"),
         "default": defaultdict(list, {"x": [1]}),
@@ -69,5 +72,6 @@ def test_what_is_accepted_comes_back_equal() -> None:
     assert loaded["default"] == {"x": [1]}
     assert loaded["numpy scalar"] == 0.5
     assert torch.equal(loaded["slice"], state["slice"])
-    assert (loaded[1], loaded["empty"]) == ({"keys": 0}, {})
+    assert (loaded[1], loaded["empty"]) == (state[1], {})
+    assert loaded["of torch"] == state["of torch"]
     assert copy["empty"] is not state["empty"]  # what the training puts in later is not in the snapshot

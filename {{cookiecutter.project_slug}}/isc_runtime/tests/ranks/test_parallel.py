@@ -172,6 +172,40 @@ def test_buffers_are_the_first_rank_s(tmp_path: Path, parallelism: str) -> None:
         assert ended.code == 0, ended.output
 
 
+def with_buffers() -> nn.Module:
+    """Some that neither gloo nor DistributedDataParallel can exchange."""
+    model = Varying()
+    model.register_buffer("sparse", torch.eye(2).to_sparse())
+    model.register_buffer("expanded", torch.ones(1).expand(3))
+    for dtype in (torch.float8_e4m3fn, torch.int16, torch.uint16, torch.complex64, torch.bool):
+        model.register_buffer(str(dtype).removeprefix("torch."), torch.ones(3).to(dtype))
+    return model
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_buffers_of_all_kinds(tmp_path: Path, parallelism: str) -> None:
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            model = with_buffers()
+            replica = parallelize(model, group, first_loss, ParallelOptions(parallelism))
+            replica(torch.randn(4, FEATURES))
+            buffers = dict(model.named_buffers())
+            buffers["int16"].fill_(group.rank)
+            buffers["float8_e4m3fn"].copy_(torch.full((3,), 2.0 + group.rank))
+            equalize_buffers([model], group)
+            assert buffers["int16"].tolist() == [0, 0, 0]
+            assert buffers["float8_e4m3fn"].float().tolist() == [2, 2, 2]
+
+    for ended in run_forked(tmp_path, work):
+        assert ended.code == 0, ended.output
+
+
+def test_lazy_modules_are_refused() -> None:
+    with pytest.raises(RankError, match=r"lazy modules.*\(0\.weight\): build_model .*Give them") as error:
+        parallelize(nn.Sequential(nn.LazyLinear(1)), ALONE, first_loss, ParallelOptions())
+    assert error.value.exit_code == ExitCode.USAGE
+
+
 def test_alone_there_is_nothing_to_share() -> None:
     model = Network()
     assert parallelize(model, ALONE, first_loss, ParallelOptions("fsdp")) is model

@@ -44,6 +44,64 @@ def test_a_skipped_step_leaves_nothing_behind() -> None:
     assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 0)
 
 
+class Codebook(nn.Module):
+    """Changes itself in all the ways that a forward pass may: through `.data`, in place, bound anew."""
+
+    large: torch.Tensor
+    anew: torch.Tensor
+    growing: torch.Tensor
+    later: torch.Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(torch.ones(4), requires_grad=False)
+        self.average = nn.Parameter(torch.ones(4))
+        self.register_buffer("large", torch.ones(2**17))
+        self.register_buffer("anew", torch.ones(2**17))
+        self.register_buffer("growing", torch.ones(1))
+        self.register_buffer("later", None)
+        self.register_buffer("sparse", torch.eye(2).to_sparse())
+        self.register_buffer("expanded", torch.ones(1).expand(3))
+        self.register_buffer("float8", torch.ones(3).to(torch.float8_e4m3fn))
+
+    def forward(self, value: float) -> None:
+        self.codes.data.mul_(value)
+        self.large.data.mul_(value)
+        with torch.no_grad():
+            self.average = nn.Parameter(self.average * value)
+        self.anew = self.anew * value
+        self.growing = torch.cat([self.growing, torch.tensor([value])])
+        self.later = torch.tensor(value)
+
+
+def test_whatever_a_forward_pass_changes_is_taken_back() -> None:
+    model = Codebook()
+    guard = StepGuard(model, {}, most=5)
+    for step in range(2):
+        guard.remember()
+        model(2.0)
+        assert guard.allows(FINE, step, OFF)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    bound = dict(model.named_parameters())
+    guard.remember()
+    model(torch.nan)
+    assert not guard.allows(NAN, 2, OFF)
+    state = model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name].to_dense(), value.to_dense()) for name, value in expected.items())
+    assert all(value is bound[name] for name, value in model.named_parameters())
+
+
+def test_what_a_first_forward_pass_makes_is_taken_back() -> None:
+    model = Codebook()
+    guard = StepGuard(model, {}, most=5)
+    guard.remember()
+    model(torch.nan)
+    assert not guard.allows(NAN, 1, OFF)
+    assert model.later is None
+    assert model.growing.tolist() == [1.0]
+
+
 def test_a_first_step_that_is_skipped_is_not_taken_for_a_mistake_of_the_loop() -> None:
     """With fp16 it is the rule; the schedule goes on, and torch warns of a scheduler before its optimizer."""
     model = nn.Linear(1, 1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.training.loaders import Data, held_out_batches
+from isc_runtime.training.loaders import Data, held_out_batches, make_position
 
 
 class Images(Dataset[Any]):
@@ -40,3 +42,20 @@ def test_each_sample_counts_once_and_no_batch_is_cut(world_size: int, batch_size
             seen += list(indices) if counts else []
     assert sorted(seen) == list(range(11))
     assert len(lengths) == 1, "all ranks get equally many"
+
+
+class Stream(IterableDataset[Any]):
+    """Nobody knows how long."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([])
+
+
+@pytest.mark.parametrize(
+    ("data", "which"), [(Data(Images(), Stream()), "held-out"), (Data(Dataset(), Images()), "training")]
+)
+def test_data_without_a_length_are_refused(data: Data, which: str) -> None:
+    group = Group(Environment(), torch.device("cpu"))
+    with pytest.raises(IscError, match=rf"The {which} data have no length: .*method __len__") as raised:
+        make_position(data, 2, 0, group)
+    assert raised.value.exit_code is ExitCode.DATA

@@ -126,6 +126,73 @@ def test_a_stream_that_keeps_its_own_position_is_a_part_of_the_checkpoint() -> N
         opened(stream, 0, 1, workers=2)
 
 
+def test_a_stream_that_begins_anew_unless_it_was_restored_goes_on_after_an_evaluation() -> None:
+    """The loop leaves it in the middle of an epoch, and comes back."""
+
+    class Restartable(Stateful):
+        is_restored = False
+
+        def __iter__(self) -> Iterator[Tensor]:
+            self.next = self.next if self.is_restored else 0
+            self.is_restored = False
+            return super().__iter__()
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            super().load_state_dict(state)
+            self.is_restored = True
+
+    position, loader, _ = opened(Restartable(), 0, 1)
+    seen = []
+    for _ in range(3):
+        for batch in loader:
+            seen.append(batch[0, 0].item())
+            position.advance()
+            if len(seen) % 2 == 0:
+                break
+    assert seen == [0, 4, 8, 12, 16, 20]
+
+
+class Iterable:
+    """Of another library: it can only be iterated, and knows nothing of torch."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from torch.arange(8.0)
+
+
+def test_what_can_only_be_iterated_is_a_stream() -> None:
+    batches, position = read(Iterable(), 0, 2)
+    assert (batches, position.is_epoch_done) == ([[0, 1, 2, 3]], True)
+
+
+class UsedUp(IterableDataset[Tensor]):
+    """What it opens once is not there a second time."""
+
+    def __init__(self) -> None:
+        self.samples: Iterator[Tensor] = iter(torch.arange(8.0))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.samples
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_is_used_up_does_not_let_the_training_wait_for_ever(workers: int) -> None:
+    position, loader, _ = opened(UsedUp(), 0, 1, workers)
+    for _ in loader:
+        position.advance()
+    position.next_epoch()
+    if workers:  # each has a copy of its own
+        assert len(list(loader)) == 2
+        return
+    with pytest.raises(IscError, match=r"no samples in epoch 2: load_data .*begin anew each time") as raised:
+        list(loader)
+    assert raised.value.exit_code is ExitCode.DATA
+
+
+def test_a_resume_at_the_very_end_of_a_stream_is_no_empty_stream() -> None:
+    _, position = read(Plain(), 0, 1)
+    assert read(Plain(), 0, 1, state={**position.state_dict(), "is_done": False})[0] == []
+
+
 def test_without_a_length_somebody_has_to_say_how_long() -> None:
     position, _, _ = opened(Plain(), 0, 1)
     assert steps_in_all(position, 1, 10) == 10
@@ -139,7 +206,8 @@ def test_an_empty_stream_is_said_before_training() -> None:
         def __iter__(self) -> Iterator[Tensor]:
             return iter([])
 
-    position, _, data = opened(Empty(), 0, 1)
-    with pytest.raises(IscError, match="no samples") as raised:
-        example_batch(data, position)
+    position, loader, data = opened(Empty(), 0, 1)
+    for act in (lambda: example_batch(data, position), lambda: list(loader)):  # alone there is no example
+        with pytest.raises(IscError, match="no samples") as raised:
+            act()
     assert raised.value.exit_code is ExitCode.DATA
