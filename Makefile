@@ -33,7 +33,7 @@ $(VENV)/installed: $(REQUIREMENTS) $(CONSTRAINTS)
 	touch $@
 
 real: venv ## install the real cycling_utils, which CYCLING_UTILS=real demands, from its repository
-	$(BIN)/python -m pip install --quiet torch==2.13.0 "$$(grep -o '^torchvision==[0-9.]*' '$(PROJECT)/requirements.in')"
+	$(BIN)/python -m pip install --quiet torch==2.13.0 "$$(grep -o 'torchvision==[0-9.]*' '$(PROJECT)/pyproject.toml')"
 	$(BIN)/python -m pip install --quiet --no-deps --requirement '$(PROJECT)/requirements-cycling-utils.txt'
 
 demo: venv ## bake a project into build/, train it, kill it, see it go on, rehearse it
@@ -50,6 +50,7 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	cd tests/rehearsal && $(BIN)/mypy --config-file ../../pyproject.toml .
 	cd tests/recipes && $(BIN)/mypy --config-file ../../pyproject.toml *.py ../baking.py ../../docs/make_recipes_page.py
 	cd '$(PROJECT)' && $(BIN)/mypy --strict . && $(BIN)/lint-imports --no-cache
+	cd '$(PROJECT)' && $(BIN)/basedpyright --pythonpath $(BIN)/python train.py model.py data.py
 	$(BIN)/shellcheck .ci/run '$(PROJECT)/launch.sh'
 	$(BIN)/hadolint '$(PROJECT)/Dockerfile'
 	$(BIN)/zizmor --offline --quiet .github '$(PROJECT)/.github'

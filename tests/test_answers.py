@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import isc_template_answers as answers
 from baking import literal
@@ -333,7 +334,8 @@ def test_a_good_answer_is_accepted(question: str, answer: str) -> None:
 
 def test_no_project_can_have_the_name_of_a_package_that_it_installs(template: Path) -> None:
     project = template / "{{cookiecutter.project_slug}}"
-    lines = [line for file in project.glob("requirements*.in") for line in file.read_text().splitlines()]
+    table = tomllib.loads((project / "pyproject.toml").read_text())
+    lines = [*table["project"]["dependencies"], *table["dependency-groups"]["dev"]]
     names = {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line))}
     assert {"torch", "pytest", "scikit-learn"} <= names
     for name in names:

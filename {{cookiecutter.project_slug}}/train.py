@@ -5,8 +5,7 @@
     python train.py --dataset-id ID --data-root DIR     # Fashion-MNIST's files in DIR/ID
     isc train experiment.isc                            # on the ISC, through launch.sh
 
-Run the same command again after an interruption: it resumes by itself. This file is yours to change, and does
-not know what is trained: one model with one loss needs no change here.
+Run the same again after an interruption: it resumes by itself. One model with one loss needs no change here.
 """
 
 import argparse
@@ -50,13 +49,14 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     return options.parse(parser, command_line)
 
 
+begun: tuple[argparse.Namespace, Environment] | None = None
 if __name__ == "__main__":
-    # Stage 1, before torch is imported: what is wrong here is said at once, and not after seconds.
     arguments = parse_arguments()
-    with reported():
+    with reported():  # stage 1, before torch is imported: what is wrong here is said at once
         environment = Environment.read(is_local=arguments.local, device=arguments.device)
         check_place(environment)
         check_data(arguments.dataset_id, arguments.data_root)
+        begun = arguments, environment
 
 with reported():  # what cannot be imported on one rank ends them all
     import torch
@@ -245,6 +245,6 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
             trainer.run(checkpointer, scalars)
 
 
-if __name__ == "__main__":
+if begun:
     with reported():
-        main(arguments, environment)
+        main(*begun)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from host_pip import settings
+
 ROOT = Path(__file__).resolve().parents[2]
 RUNS_THIS = {"make test"}  # the tests that CI runs before these; once is enough
 
@@ -27,6 +29,8 @@ def follow(lines: list[str], directory: Path) -> str:
     """Runs the lines in one bash that stops at the first failure; returns what was said."""
     strange = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LOSSY_ARTIFACT_PATH", "MAKEFLAGS")
     environment = {name: value for name, value in os.environ.items() if name not in strange}
+    if folders := settings().get("find-links"):  # where this host has the CPU build of torch
+        environment["CPU_WHEELS"] = " ".join(f"--find-links {folder}" for folder in folders)
     ended = subprocess.run(
         ["bash", "-ex", "-o", "pipefail", "-c", "\n".join(lines)],
         cwd=directory,

@@ -37,7 +37,7 @@ def project(recipe: Recipe, fresh: Path, tmp_path_factory: pytest.TempPathFactor
     """A copy of the fresh project with the recipe applied."""
     copy = Path(shutil.copytree(fresh, tmp_path_factory.mktemp(recipe.name) / fresh.name))
     recipe.apply(copy)
-    if "requirements.in" in map(recipe.target, recipe.files):  # as its user does; it needs the registry
+    if "pyproject.toml" in map(recipe.target, recipe.files):  # as its user does; it needs the registry
         code, said = said_by("make", "lock", f"PYTHON={sys.executable}", cwd=copy)
         assert code == 0, said
     return copy

@@ -1,5 +1,4 @@
-"""python -m isc_runtime check | checkpoints | explain | export | import | preflight | rehearse | submit |
-torchrun."""
+"""python -m isc_runtime COMMAND: the tools of a project; `_parser` lists them."""
 
 from __future__ import annotations
 
@@ -114,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument("--local", action="store_true", help="as for train.py")
     preflight.add_argument("--first-timeout", type=positive_float, default=600.0, help="as for train.py")
     preflight.add_argument("--device", default="auto", help="as for train.py")
+    setup = commands.add_parser("setup", help="install what pyproject.toml names (make setup)")
+    setup.add_argument("--torch", default="auto", choices=("auto", "cpu", "cuda"), help="by what is here")
+    setup.add_argument("wheels", nargs="*", help="after --: where pip finds the CPU builds of torch")
     submit = commands.add_parser(
         "submit", help="check, write down what it is, and run: isc train experiment.isc"
     )
@@ -227,6 +229,12 @@ def _preflight(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _setup(arguments: argparse.Namespace) -> int:
+    from isc_runtime.submission.installation import install
+
+    return install(PROJECT, arguments.torch, arguments.wheels)
+
+
 def _submit(arguments: argparse.Namespace) -> int:
     from isc_runtime.submission.submit import submit
 
@@ -254,6 +262,7 @@ RUN = {
     "export": _export,
     "import": _import,
     "preflight": _preflight,
+    "setup": _setup,
     "submit": _submit,
 }
 

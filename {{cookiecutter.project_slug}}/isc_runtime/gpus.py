@@ -13,7 +13,7 @@ PROC = Path("/proc/driver/nvidia/version")  # says the version of the driver; no
 COMPATIBILITY = "/usr/local/cuda*/compat/libcuda.so*"  # NVIDIA's way to run a newer CUDA on an older driver
 # The oldest driver for each CUDA (https://docs.nvidia.com/deploy/cuda-compatibility/, minor versions).
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-INSTALL = "Name a torch for it in requirements.in, run make lock, and build the image anew"
+INSTALL = "Name a torch for it in pyproject.toml, run make lock, and build the image anew"
 NO_DRIVER = (
     "Start the container with its GPUs, or take a node that has some; --device cpu trains without, slowly."
 )

@@ -199,7 +199,7 @@ def _validate(environment: Environment, report: Report) -> Path:
 def _check_packages(names: tuple[str, ...]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
-            source = "requirements-cycling-utils.txt" if name == "cycling_utils" else "requirements.in"
+            source = "requirements-cycling-utils.txt" if name == "cycling_utils" else "pyproject.toml"
             raise IscError(
                 f"The package {name} is not installed",
                 sys.executable,

@@ -53,7 +53,7 @@ CUDA_CAUSES = (
         "cuda-architecture",
         r"no kernel image is available for execution",
         "torch, or another package, was not built for this kind of GPU.",
-        "Install one that was, in requirements.in; make lock; build the image anew.",
+        "Install one that was, in pyproject.toml; make lock; build the image anew.",
         seen=False,
         source="https://github.com/pytorch/pytorch/issues/6515",
     ),
@@ -62,7 +62,7 @@ CUDA_CAUSES = (
         r"Found no NVIDIA driver|NVIDIA driver on your system is too old|driver version is insufficient"
         r"|No CUDA GPUs are available|no CUDA-capable device is detected",
         "No GPU can be used on that node: there is none, or its driver is too old for this CUDA.",
-        "Look at nvidia-smi there; a driver that is too old needs an older torch in requirements.in.",
+        "Look at nvidia-smi there; a driver that is too old needs an older torch in pyproject.toml.",
         seen=False,
         source=ERRORS,
     ),

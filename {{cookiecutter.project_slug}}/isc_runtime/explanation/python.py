@@ -75,7 +75,7 @@ PYTHON_CAUSES = (
         "missing-module",
         r"No module named '?(?P<module>[\w.]+)|The package (?P<package>\S+) is not installed",
         "A Python module is missing: {module}{package}.",
-        "Add its package to requirements.in, run make lock, and build the image anew; or install it in the "
+        "Add its package to pyproject.toml, run make lock, and build the image anew; or install it in the "
         "container's environment.",
     ),
     Cause(

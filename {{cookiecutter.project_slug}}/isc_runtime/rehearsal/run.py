@@ -25,8 +25,8 @@ from isc_runtime.submission import journal
 from isc_runtime.submission.command.train_arguments import options_of_train
 from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.project import check, homes
+from isc_runtime.toml import load_toml
 
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
 TRIAL, REFERENCE = "trial start", "uninterrupted"

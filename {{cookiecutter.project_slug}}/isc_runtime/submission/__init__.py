@@ -2,7 +2,9 @@
 
 submit                                  hands it over, and writes down what it is
 project  launch_schema                  all parts; what editors are told of launch files
-facts  launch_file  imports  update     what is submitted; its parts; what an update left for a person
+facts                                   what is submitted
+launch_file  imports  update            its parts; what an update left for a person
+installation                            installs what pyproject.toml names: make setup
 contents  command                       what gets into git and the image; what the launch file runs
 lock  launch_keys                       requirements; what the ISC knows
 lines  finding  journal                 files of lines; one thing that is wrong; lines that are only added

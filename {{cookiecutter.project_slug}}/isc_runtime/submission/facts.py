@@ -14,8 +14,8 @@ from typing import Any
 from isc_runtime.submission.contents.image import image_content
 from isc_runtime.submission.contents.version_control import ask_git, changed_files
 from isc_runtime.submission.journal import REHEARSALS, SUBMISSIONS
-from isc_runtime.submission.launch_file import load_toml
-from isc_runtime.submission.lines import logical_lines
+from isc_runtime.submission.lock import needed
+from isc_runtime.toml import load_toml
 
 LARGE = 16 * 2**20  # bytes; of a larger file only its size, its beginning and its end count
 PART = 2**20
@@ -37,7 +37,7 @@ def facts(root: Path) -> dict[str, Any]:
         - `commit`, `is_dirty`: whether the files differ from the commit.
         - `files`, `lock`: see `digest`; the sha256 of requirements.lock.
         - `command`, `experiment_name`, `isc_project_id`: as in experiment.isc.
-        - `versions`: of Python, of the template, and of what requirements.in names and is installed.
+        - `versions`: of Python, of the template, and of what pyproject.toml needs and is installed.
         - `answers`: to the template's questions, if cruft has recorded them.
     """
     commit, is_dirty = _revision(root)
@@ -116,7 +116,7 @@ def _versions(root: Path) -> dict[str, str]:
     versions = {"python": platform.python_version()}
     with contextlib.suppress(LookupError, TypeError):
         versions["isc-template"] = _toml(root / "pyproject.toml")["tool"]["isc-template"]["version"]
-    matches = [_NAME.match(line) for _, line in logical_lines(root / "requirements.in")]
+    matches = [_NAME.match(line) for _, line in needed(root)]
     for name in [*(match[0] for match in matches if match), "cycling_utils"]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from isc_runtime.python_files import Import, files_of, imports_of_others
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.lock import COMMIT, LOCK, NEEDED, normalized, required_names, unconditional_names
+from isc_runtime.submission.lock import (
+    LOCK,
+    NEEDED,
+    locked_names,
+    normalized,
+    required_names,
+    unconditional_names,
+)
 
 ROOTS = ("train.py", "model.py", "data.py")
 
@@ -26,9 +33,9 @@ def check_imports(root: Path) -> Iterator[Finding]:
     Args:
         root: the project.
     """
-    if not required_names(root, LOCK):
+    if not locked_names(root, LOCK):
         return  # it is missing, and that is said already
-    brought = required_names(root, NEEDED, LOCK, COMMIT)
+    brought = required_names(root)
     missing: dict[str, Import] = {}
     for imported in imports_of_others(root, files_of(root, ROOTS)):
         if imported.top not in missing and not _is_brought(imported, brought):
@@ -36,7 +43,7 @@ def check_imports(root: Path) -> Iterator[Finding]:
     if not missing:
         return
     # Those with a condition may not be meant for this machine.
-    is_installed = not any(_record(name) is None for name in unconditional_names(root, NEEDED))
+    is_installed = not any(_record(name) is None for name in unconditional_names(root))
     unclear = []
     for imported in missing.values():
         owner = _owner(imported.module)
@@ -61,8 +68,8 @@ def _is_brought(imported: Import, brought: set[str]) -> bool:
 def _missing(imported: Import, owner: str) -> Finding:
     what = f"Nothing in {LOCK} brings {imported.top}" + (f", which comes with {owner}" if owner else "")
     hint = (
-        f"Put {owner or 'the distribution that it comes with'} into {NEEDED}, and run: make lock. "
-        f"If the training can do without it, import it in a try with except ImportError."
+        f"Put {owner or 'the distribution that it comes with'} into dependencies in {NEEDED}, and run: "
+        f"make lock. If the training can do without it, import it in a try with except ImportError."
     )
     return Finding(imported.where, what, hint)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from isc_runtime.submission.launch_keys import (
     Key,
 )
 from isc_runtime.text_files import read_text
+from isc_runtime.toml import load_toml
 
 TYPE_NAMES = {str: "a string in quotes", int: "a whole number without quotes", list: "a list of strings"}
 PROJECT_ID = re.compile(r"prj(-[a-z0-9]+)+-[0-9]{6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -62,26 +62,6 @@ def check_launch_file(file: Path, root: Path, homes: Sequence[str]) -> list[Find
         reason = " ".join(str(error).split())
         return [Finding(file.name, f"It cannot be read ({reason})", "Fix it: it must be TOML, in UTF-8.")]
     return list(_Check(file.name, text, values).run(root, homes))
-
-
-def load_toml(text: str) -> dict[str, Any]:
-    """Parses TOML.
-
-    Raises:
-        ValueError: it is not TOML, or nested too deep.
-        ImportError: Python is older than 3.11, and tomli is not installed.
-    """
-    for name in ("tomllib", "tomli"):
-        try:
-            parser = importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-        try:
-            values: dict[str, Any] = parser.loads(text)
-        except RecursionError as error:
-            raise ValueError("it is nested too deep") from error
-        return values
-    raise ImportError("this Python has neither tomllib nor tomli")
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,84 @@ from pathlib import Path
 
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.lines import logical_lines
+from isc_runtime.text_files import read_text
+from isc_runtime.toml import load_toml
 
-NEEDED, LOCK, COMMIT = "requirements.in", "requirements.lock", "requirements-cycling-utils.txt"
+NEEDED, LOCK, COMMIT = "pyproject.toml", "requirements.lock", "requirements-cycling-utils.txt"
+UV_LOCK = (
+    "uv.lock"  # there once somebody has used `uv sync` or `uv run`; requirements.lock is then made from it
+)
+FORMER = "requirements.in"  # where projects named what they need before 0.2.0
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*(?:==\s*([^\s;,\\]+))?")
+_UV_PACKAGE = re.compile(r'^\[\[package\]\]\nname = "([^"]+)"\nversion = "([^"]+)"', re.MULTILINE)
 
 
 def check_lock(root: Path) -> Iterator[Finding]:
-    locked: dict[str, set[str]] = {}  # several versions, each for some versions of Python
+    """What is not in step: pyproject.toml with requirements.lock, and that with uv.lock, if there is one."""
+    locked: dict[str, list[str]] = {}  # more than one version: for different Pythons
     for number, line in logical_lines(root / LOCK):
         match = _REQUIREMENT.match(line)
         if match is None:
             continue  # an option of pip
-        where = f"{LOCK}:{number}"
-        locked.setdefault(normalized(match[1]), set()).add(match[2] or "unpinned")
+        locked.setdefault(normalized(match[1]), []).append(match[2] or "")
         if not match[2] or "--hash=sha256:" not in line:
-            yield Finding(where, f"{match[1]} has no exact version or no hash", "Run: make lock")
-    for number, line in logical_lines(root / NEEDED):
-        match = _REQUIREMENT.match(line)
-        if match is None or not locked:
-            continue
-        where, versions = f"{NEEDED}:{number}", locked.get(normalized(match[1]))
-        if versions is None and ";" not in line:  # with a condition: it may not hold where the lock is for
-            yield Finding(where, f"{match[1]} is not in {LOCK}", "Run: make lock")
-        elif versions is not None and match[2] is not None and match[2] not in versions:
-            what = f"{match[1]} is {match[2]} here, but {' or '.join(sorted(versions))} in {LOCK}"
+            where, what = f"{LOCK}:{number}", f"{match[1]} has no exact version or no hash"
             yield Finding(where, what, "Run: make lock")
+    for number, line in needed(root) if locked else []:
+        yield from _check_needed(f"{NEEDED}:{number}", line, locked)
+    if (root / FORMER).is_file():
+        hint = f"Move what you have added to it into dependencies in {NEEDED}, delete it, and run: make lock"
+        yield Finding(FORMER, f"It is no longer read: {NEEDED} says what the project needs", hint)
+    yield from _check_uv_lock(root, locked)
+
+
+def _check_needed(where: str, line: str, locked: dict[str, list[str]]) -> Iterator[Finding]:
+    match = _REQUIREMENT.match(line)
+    if match is None:
+        return
+    versions = locked.get(normalized(match[1]), [])
+    if not versions and ";" not in line:  # with a condition: it may not hold where the lock is for
+        yield Finding(where, f"{match[1]} is not in {LOCK}", "Run: make lock")
+    elif versions and match[2] is not None and match[2] not in versions:
+        what = f"{match[1]} is {match[2]} here, but {' or '.join(versions) or 'unpinned'} in {LOCK}"
+        yield Finding(where, what, "Run: make lock")
+
+
+def _check_uv_lock(root: Path, locked: dict[str, list[str]]) -> Iterator[Finding]:
+    """Whether uv installs here what pip installs in the image."""
+    try:
+        found = _UV_PACKAGE.findall(read_text(root / UV_LOCK))
+    except (OSError, ValueError):
+        return
+    by_uv: dict[str, list[str]] = {}
+    for name, version in found:
+        by_uv.setdefault(normalized(name), []).append(version)
+    others = [name for name, versions in locked.items() if not set(versions) <= set(by_uv.get(name, []))]
+    if others:
+        there, here = " and ".join(by_uv.get(others[0], ["missing"])), " and ".join(locked[others[0]])
+        more = f", and {len(others) - 1} more differ" if len(others) > 1 else ""
+        what = f"{others[0]} is {here} here, but {there} in {UV_LOCK}{more}"
+        yield Finding(LOCK, what, "Run: make lock, which makes it from uv.lock; and commit both.")
+
+
+def needed(root: Path) -> list[tuple[int, str]]:
+    """The requirements in `[project] dependencies` of pyproject.toml, and the lines that they stand in.
+
+    Args:
+        root: the project. Where its pyproject.toml cannot be read, it needs nothing.
+    """
+    try:
+        text = read_text(root / NEEDED)
+        named = load_toml(text)["project"]["dependencies"]
+    except (OSError, ValueError, ImportError, LookupError, TypeError):
+        return []
+    requirements = [line for line in named if isinstance(line, str)] if isinstance(named, list) else []
+    lines = text.splitlines()
+    return [
+        (next((n for n, line in enumerate(lines, 1) if requirement in line), 1), requirement)
+        for requirement in requirements
+    ]
 
 
 def check_cycling_utils(file: Path) -> Iterator[Finding]:
@@ -45,20 +97,26 @@ def check_cycling_utils(file: Path) -> Iterator[Finding]:
             yield Finding(f"{file.name}:{number}", "It does not name a full commit", hint)
 
 
-def required_names(root: Path, *files: str) -> set[str]:
-    """The distributions that requirement files name, as `normalized` writes them.
+def required_names(root: Path) -> set[str]:
+    """The distributions that pyproject.toml, the lock and the commit name, as `normalized` writes them.
 
     Args:
-        root: the project.
-        files: their names; one that cannot be read names nothing.
+        root: the project; a file that cannot be read names nothing.
     """
-    lines = (line for name in files for _, line in logical_lines(root / name))
-    return {normalized(match[1]) for line in lines if (match := _REQUIREMENT.match(line))}
+    return _names([line for _, line in needed(root)]) | locked_names(root, LOCK, COMMIT)
 
 
-def unconditional_names(root: Path, file: str) -> set[str]:
-    """Those of one file that are needed everywhere: without `; python_version < "3.11"` or the like."""
-    lines = (line for _, line in logical_lines(root / file) if ";" not in line)
+def locked_names(root: Path, *files: str) -> set[str]:
+    """Those that files of requirements name."""
+    return _names([line for name in files for _, line in logical_lines(root / name)])
+
+
+def unconditional_names(root: Path) -> set[str]:
+    """Those that are needed everywhere: without `; python_version < "3.11"` or the like."""
+    return _names([line for _, line in needed(root) if ";" not in line])
+
+
+def _names(lines: list[str]) -> set[str]:
     return {normalized(match[1]) for line in lines if (match := _REQUIREMENT.match(line))}
 
 

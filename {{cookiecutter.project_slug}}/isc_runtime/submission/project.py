@@ -21,17 +21,17 @@ from isc_runtime.submission.contents.leaks import check_leaks
 from isc_runtime.submission.contents.version_control import check_committed
 from isc_runtime.submission.finding import Finding as Finding
 from isc_runtime.submission.imports import check_imports
-from isc_runtime.submission.launch_file import check_launch_file, load_toml
+from isc_runtime.submission.launch_file import check_launch_file
 from isc_runtime.submission.lock import check_cycling_utils, check_lock
 from isc_runtime.submission.update import check_update, conflict
 from isc_runtime.text_files import read_bytes, read_text
+from isc_runtime.toml import load_toml
 
 EXPECTED = {
     "experiment.isc": "what `isc train` submits",
     "launch.sh": "what every node runs",
     "Dockerfile": "the image's recipe",
     ".dockerignore": "what the image must not hold",
-    "requirements.in": "what the project needs",
     "requirements.lock": "what the image installs",
     "requirements-cycling-utils.txt": "what the image installs besides",
     "train.py": "the training",
@@ -40,7 +40,7 @@ EXPECTED = {
     "isc_runtime/": "the template's part of the project",
     "tests/": "the project's tests",
     "README.md": "what people read first",
-    "pyproject.toml": "the project's name, and the settings of its tools",
+    "pyproject.toml": "its name, what it needs, and the settings of its tools",
 }
 
 

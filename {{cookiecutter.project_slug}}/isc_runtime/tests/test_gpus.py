@@ -64,7 +64,7 @@ def test_what_torch_was_built_for_stands_in_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("driver", "cuda", "said"),
     [
-        ("580.65", "None", ["built without CUDA", "requirements.in", "make lock"]),
+        ("580.65", "None", ["built without CUDA", "pyproject.toml", "make lock"]),
         ("", "'13.0'", ["no NVIDIA driver", "container", "--device cpu"]),
         ("570.86.15", "'13.0'", ["offers CUDA 12", "needs 13.0", "driver 580", "570.86.15", "for CUDA 12"]),
         ("418.1", "'12.8'", ["older than 11", "needs 12.8, driver 525"]),

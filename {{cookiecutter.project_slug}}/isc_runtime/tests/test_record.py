@@ -25,7 +25,7 @@ def project(tmp_path: Path) -> Path:
     root.mkdir()
     (root / "train.py").write_text("pass\n")
     (root / "Dockerfile").write_text("FROM debian\nCOPY . .\n")
-    (root / "requirements.in").write_text("torch\n")
+    (root / "pyproject.toml").write_text('[project]\ndependencies = ["torch"]\n')
     (root / "requirements.lock").write_text("torch==1\n")
     (root / "experiment.isc").write_text('command = "bash /root/x/launch.sh"\n')
     (root / ".cruft.json").write_text('{"context": {"cookiecutter": {"gpus": "8", "_template": "x"}}}')

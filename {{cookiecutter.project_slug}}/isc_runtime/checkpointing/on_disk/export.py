@@ -209,7 +209,7 @@ def _write(details: dict[str, str], tensors: dict[str, Tensor], target: Path) ->
         from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ModuleNotFoundError:
-        hint = "Install what requirements.in names: make setup"
+        hint = "Install what pyproject.toml names: make setup"
         raise IscError("The package safetensors is not installed", "", hint) from None
     temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
     try:

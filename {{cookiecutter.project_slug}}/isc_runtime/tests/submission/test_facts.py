@@ -24,7 +24,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     root = tmp_path / "project"
     root.mkdir()
-    for name in ("Dockerfile", ".dockerignore", ".gitignore", "requirements.in", "requirements.lock"):
+    for name in ("Dockerfile", ".dockerignore", ".gitignore", "requirements.lock"):
         shutil.copy(PROJECT / name, root / name)
     (root / "train.py").write_text("x = 1\n")
     (root / "pyproject.toml").write_text('[tool.isc-template]\nversion = "9.8.7"\n')
@@ -143,7 +143,7 @@ def test_cruft_has_recorded_the_answers(root: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", '{"context": 1}', "{"])
 def test_files_that_are_not_as_they_should_be_do_no_harm(root: Path, text: str) -> None:
-    for name in (".cruft.json", "pyproject.toml", "experiment.isc", "requirements.in"):
+    for name in (".cruft.json", "pyproject.toml", "experiment.isc"):
         write(name, text)(root)
     assert facts(root)["answers"] is None
 

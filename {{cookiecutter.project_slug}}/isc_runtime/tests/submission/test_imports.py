@@ -13,7 +13,9 @@ from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.imports import check_imports
 
 PROJECT = Path(__file__).resolve().parents[3]
-NEEDED = "numpy\nscikit-learn\ntorch==2.13.0\ntomli; python_version < '3.11'\n"
+NEEDED = """[project]
+dependencies = ["numpy", "scikit-learn", "torch==2.13.0", "tomli; python_version < '3.11'"]
+"""
 LOCK = "numpy==2.4.6\npillow==13.0.0\nscikit_learn==1.9.1\ntorch==2.13.0\nnvidia-x==1.0\nprotobuf==7.36.2\n"
 
 BROUGHT = {
@@ -51,7 +53,7 @@ MISSING = {
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of a few lines."""
     texts = {
-        "requirements.in": NEEDED,
+        "pyproject.toml": NEEDED,
         "requirements.lock": LOCK,
         "requirements-cycling-utils.txt": "cycling_utils @ git+https://github.com/x/y.git@0\n",
         "train.py": "import model\n",
@@ -84,7 +86,7 @@ def test_what_nothing_brings(root: Path, text: str) -> None:
     assert finding.severity == "error"
     assert finding.where.startswith("model.py:")
     assert finding.what == "Nothing in requirements.lock brings yaml, which comes with PyYAML"
-    assert finding.hint.startswith("Put PyYAML into requirements.in, and run: make lock. ")
+    assert finding.hint.startswith("Put PyYAML into dependencies in pyproject.toml, and run: make lock. ")
     assert "except ImportError" in finding.hint
 
 
@@ -92,7 +94,7 @@ def test_what_is_not_installed_either(root: Path) -> None:
     finding, *others = found(root, "import json\nimport no_such_thing\nimport no_such_thing.part")
     assert (finding.severity, finding.where, others) == ("error", "model.py:2", [])
     assert "brings no_such_thing" in finding.what
-    assert "Put the distribution that it comes with into requirements.in" in finding.hint
+    assert "Put the distribution that it comes with into dependencies in pyproject.toml" in finding.hint
 
 
 def test_where_nothing_is_installed_names_are_compared(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,7 @@ def test_a_namespace_that_somebody_else_has_too(root: Path) -> None:
 
 
 def test_this_project_brings_what_it_imports(tmp_path: Path) -> None:
-    for name in ("train.py", "model.py", "data.py", "requirements.in", "requirements.lock", "isc_runtime"):
+    for name in ("train.py", "model.py", "data.py", "pyproject.toml", "requirements.lock", "isc_runtime"):
         copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
         copy(PROJECT / name, tmp_path / name)
     assert list(check_imports(tmp_path)) == []

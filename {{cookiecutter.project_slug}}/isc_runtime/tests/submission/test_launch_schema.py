@@ -7,10 +7,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from isc_runtime.submission.launch_file import load_toml
 from isc_runtime.submission.launch_keys import KEYS
 from isc_runtime.submission.launch_schema import FILE, schema, text
 from isc_runtime.tests.submission.test_project import ACCEPTED, LAUNCH_FILE, WARNINGS, Break, launch_file
+from isc_runtime.toml import load_toml
 
 NO_TOML = {"no TOML", "twice", "no UTF-8", "another file"}
 OTHER_FILES = {

@@ -21,7 +21,7 @@ from isc_runtime.tests.processes import PROJECT
 
 HOME = "/root/copied"
 COMMAND = f"bash {HOME}/launch.sh"
-LAUNCH, NEEDED, LOCK = "launch.sh", "requirements.in", "requirements.lock"
+LAUNCH, NEEDED, LOCK = "launch.sh", "pyproject.toml", "requirements.lock"
 COMMIT = "requirements-cycling-utils.txt"
 ARGUMENT = "ARG FILE=nothing\nCOPY --chmod=755 \\\n  $FILE /x\n"
 GOOD = {
@@ -94,11 +94,33 @@ def append(name: str, text: str) -> Break:
     return lambda project: write(name, (project / name).read_text() + text)(project)
 
 
-def replace(name: str, pattern: str, by: str) -> Break:
+def replace(name: str, pattern: str, by: str | Callable[[re.Match[str]], str]) -> Break:
     def change(project: Path) -> None:
         text, count = re.subn(pattern, by, (project / name).read_text(), count=1, flags=re.MULTILINE)
         assert count, f"{name} holds no {pattern}"
         write(name, text)(project)
+
+    return change
+
+
+def require(*lines: str) -> Break:
+    """Adds to what the project needs."""
+    added = "".join(f'    "{line}",\n' for line in lines)
+    return replace(NEEDED, r"^dependencies = \[\n", lambda match: match[0] + added)
+
+
+def package(name: str, version: str) -> str:
+    """As uv.lock has it."""
+    return f'[[package]]\nname = "{name}"\nversion = "{version}"\nsource = {{ virtual = "." }}\n\n'
+
+
+def uv_lock(**versions: str | None) -> Break:
+    """A uv.lock with the versions of requirements.lock, but for some; None leaves one out."""
+
+    def change(project: Path) -> None:
+        locked = re.findall(r"^([a-z0-9-]+)==([^ ]+)", (project / LOCK).read_text(), flags=re.MULTILINE)
+        packages = [(name, versions.get(name, version)) for name, version in locked]
+        write("uv.lock", "".join(package(name, version) for name, version in packages if version))(project)
 
     return change
 
@@ -178,8 +200,21 @@ FILES = {
     "syntax": (write("train.py", "x = 1\nif x\n"), "train.py:2", "Python cannot read", "Fix this line"),
     "too deep": (write("train.py", "-" * 200_000 + "1"), "train.py", "nested too deep", "no deeper"),
     "pipe": (lambda p: pipe(p / "train.py"), "train.py", "missing", "the training"),
-    "version": (replace(NEEDED, "^torch==.*", "torch==1.0"), NEEDED, "torch is 1.0 here", "make lock"),
-    "new requirement": (append(NEEDED, "Left_Pad\n"), NEEDED, "Left_Pad is not in", "make lock"),
+    "version": (
+        replace(NEEDED, '"torch==.*"', '"torch==1.0"'),
+        NEEDED + ":",
+        "torch is 1.0 here",
+        "make lock",
+    ),
+    "new requirement": (require("Left_Pad"), NEEDED + ":", "Left_Pad is not in", "make lock"),
+    "former": (
+        write("requirements.in", "h5py\n"),
+        "requirements.in",
+        "no longer read",
+        "into dependencies in",
+    ),
+    "uv.lock": (uv_lock(rich="1.0", xxhash="1.0"), LOCK, "but 1.0 in uv.lock, and 1 more", "make lock"),
+    "not in uv.lock": (uv_lock(rich=None), LOCK, "here, but missing in uv.lock", "make lock"),
     "no hash": (append(LOCK, "left-pad==1.0\n"), LOCK, "no hash", "make lock"),
     "no version": (append(LOCK, "left-pad --hash=sha256:0\n"), LOCK, "no exact version", "make lock"),
     "branch": (replace(COMMIT, "@[0-9a-f]{40}", "@main"), COMMIT, "full commit", "40 digits"),
@@ -227,8 +262,9 @@ ACCEPTED = {
     "name unknown": write("pyproject.toml", ""),
     "credentials": write("credentials.isc", "key = 1\n"),
     "other parser": both(command(COMMAND, dataset_id_list=None), write("train.py", "import sys\n")),
-    "glob": append("Dockerfile", "COPY req*.in /x\nCOPY --from=other /none /x\nADD https://a.b/c /x\n"),
-    "condition": append("requirements.in", 'nowhere==1; sys_platform == "plan9"\n'),
+    "glob": append("Dockerfile", "COPY req*.txt /x\nCOPY --from=other /none /x\nADD https://a.b/c /x\n"),
+    "condition": require("nowhere==1; sys_platform == 'plan9'"),
+    "uv.lock, with more for other Pythons": both(uv_lock(), append("uv.lock", package("rich", "0.1"))),
 }
 
 
@@ -307,7 +343,7 @@ def test_hostile_launch_files(tmp_path: Path, name: str) -> None:
 def test_what_is_printed_moves_no_cursor(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("a\x1b[2J.isc", HOSTILE["escapes"])(project)
     write("train.py", "x = '\x1b[2J\\d'\nif \x1b[2J\n")(project)
-    append("requirements.in", "\x1b[2Jx==1\nl\u202eft==1\n")(project)
+    require("\\u001b[2Jx==1", "l\u202eft==1")(project)
     for as_json in (False, True):
         assert run_check(project, as_json) == 1
         said = capsys.readouterr()
@@ -348,7 +384,7 @@ def test_a_script_that_is_not_executable_is_no_obstacle(project: Path) -> None:
 
 
 def test_toml_needs_a_parser(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tomllib", "tomli"):
+    for name in ("tomllib", "tomli", "pip._vendor.tomli"):
         monkeypatch.setitem(sys.modules, name, None)
     assert_found(check(project), "warning", "experiment.isc", "neither tomllib nor tomli", "Install tomli")
 

@@ -15,7 +15,7 @@ import pytest
 from isc_runtime.submission.contents.dockerfile import copied_files
 from isc_runtime.tests.submission.planted import TOKENS, notebook, ordinary_files
 
-pytest.importorskip("detect_secrets", reason="it is in requirements-dev.in: make setup")
+pytest.importorskip("detect_secrets", reason="make setup brings it")
 
 PROJECT = Path(__file__).resolve().parents[3]
 # What has no form that it knows; `check`, which runs beside it, finds these too.

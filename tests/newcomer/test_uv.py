@@ -1,0 +1,78 @@
+"""A newcomer with uv, and with nothing else: no pip is in the environments that it makes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baking import BIN, Bake
+from host_pip import settings
+
+FOLDERS = settings().get("find-links", [])  # uv does not read pip's configuration
+
+
+@pytest.fixture
+def project(bake: Bake) -> Path:
+    return bake()
+
+
+def uv(project: Path, *command: str, **variables: str) -> str:
+    """What a command says, with uv on the PATH and no environment active; it has to succeed."""
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "UV_PYTHON": sys.executable, **variables}
+    ended = subprocess.run(
+        command,
+        cwd=project,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    return ended.stdout
+
+
+def locked(project: Path) -> str:
+    """The version of rich in uv.lock."""
+    found = re.search(r'^name = "rich"\nversion = "(.*)"', (project / "uv.lock").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def test_sync_and_run(project: Path) -> None:
+    wheels = {"UV_FIND_LINKS": ",".join(FOLDERS)} if FOLDERS else {}
+    uv(project, "uv", "sync", "--quiet", **wheels)
+    assert "Training is complete" in uv(project, "uv", "run", "train.py", "--epochs", "1", **wheels)
+    uv(project, "make", "test", **wheels)  # by the Python of .venv, which nobody has activated
+    assert not list((project / ".venv").glob("lib/python*/site-packages/pip")), "or this shows nothing"
+
+
+def test_make_setup_in_an_environment_without_pip(project: Path) -> None:
+    uv(project, "uv", "venv", "--quiet")
+    wheels = {"CPU_WHEELS": " ".join(f"--find-links {folder}" for folder in FOLDERS)} if FOLDERS else {}
+    assert "torch for CPU: about" in uv(project, "make", "setup", "TORCH=cpu", **wheels)
+    assert "Training is complete" in uv(project, "make", "train", **wheels)
+
+
+def test_the_image_s_lock_is_made_from_uv_s(project: Path) -> None:
+    """Both are one resolution: check says when they differ, make lock ends that."""
+    python = f"PYTHON={sys.executable}"
+    uv(project, "uv", "lock", "--quiet")
+    uv(project, "uv", "lock", "--quiet", "--upgrade-package", f"rich<{locked(project)}")
+    ended = subprocess.run(
+        [sys.executable, "-m", "isc_runtime", "check"], cwd=project, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert re.search(r"requirements\.lock: .* in uv\.lock.* Run: make lock", ended.stdout)
+    uv(project, "make", "lock", python)
+    lock = project / "requirements.lock"
+    assert f"rich=={locked(project)} " in lock.read_text()
+    assert "No errors" in uv(project, "make", "check", python)
+    assert "http" not in lock.read_text(), "whoever installs it has an index of their own"
