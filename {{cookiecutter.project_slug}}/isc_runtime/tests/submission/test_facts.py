@@ -27,7 +27,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("Dockerfile", ".dockerignore", ".gitignore", "requirements.lock"):
         shutil.copy(PROJECT / name, root / name)
     (root / "train.py").write_text("x = 1\n")
-    (root / "pyproject.toml").write_text('[tool.isc-template]\nversion = "9.8.7"\n')
+    (root / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["torch==2.13.0", "numpy"]\n[tool.isc-template]\nversion = "9.8.7"\n'
+    )
     (root / "experiment.isc").write_text(
         'command = "bash x"\nexperiment_name = "N"\nisc_project_id = "prj-a"\n'
     )
