@@ -19,7 +19,7 @@ import ranks
 import train
 from isc_runtime import preflight
 from isc_runtime.checkpointing.checkpointer import Checkpointer
-from isc_runtime.checkpointing.stores import artifact_store, local_store, repair, store
+from isc_runtime.checkpointing.stores import artifact_store, local_store, output, repair
 from isc_runtime.errors import ExitCode
 
 HOST = socket.gethostname()
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Callable[[Path], None], int, str, int]] = {
 MASTER_CASES = {
     "prepare": (local_store.LocalStore, "next_payload"),
     "write": (local_store.LocalStore, "write"),
-    "sync": (store, "sync_file"),
+    "sync": (output, "sync"),
     "commit": (repair, "link_durably"),
 }
 
