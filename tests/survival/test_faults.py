@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.checkpointing.on_disk.durable import Manifest
+from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from strace import Call, attach, mutating_calls, needs_strace
 from trainee import KINDS, Trainee, fork, uninterrupted, writer_thread
 

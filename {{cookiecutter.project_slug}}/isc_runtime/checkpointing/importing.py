@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from isc_runtime.checkpointing.imported import IMPORTED, POSITION
-from isc_runtime.checkpointing.on_disk.durable import WHOLE
 from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry, newest_good
 from isc_runtime.checkpointing.on_disk.foreign_state import Taken, find_foreign, read_foreign, take_parts
 from isc_runtime.checkpointing.on_disk.layout import SAVER, ArtifactLayout, Layout, LocalLayout, has_manifest
+from isc_runtime.checkpointing.on_disk.manifest import WHOLE
 from isc_runtime.checkpointing.saving.loadable import check_state
 from isc_runtime.checkpointing.saving.save import check_readable
 from isc_runtime.checkpointing.saving.state_size import size_of

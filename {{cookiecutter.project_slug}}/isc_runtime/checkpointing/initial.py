@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isc_runtime.checkpointing.on_disk.durable import checksum
 from isc_runtime.checkpointing.on_disk.export import read_weights
+from isc_runtime.checkpointing.on_disk.manifest import checksum
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import Counterparts, distribute

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from isc_runtime import rng
 from isc_runtime.checkpointing import imported
 from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
-from isc_runtime.checkpointing.on_disk.durable import SHARDED, Damaged, Manifest, Progress
 from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Damaged, Manifest, Progress
 from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.position import Position

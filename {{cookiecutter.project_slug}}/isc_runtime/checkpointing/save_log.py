@@ -7,7 +7,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 
-from isc_runtime.checkpointing.on_disk.durable import Manifest
+from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.saving.save import Save
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode

@@ -13,9 +13,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout
+from isc_runtime.checkpointing.on_disk.manifest import Damaged
 from isc_runtime.checkpointing.on_disk.start_notes import FOLDER as STARTS
 from isc_runtime.errors import ExitCode, IscError
 

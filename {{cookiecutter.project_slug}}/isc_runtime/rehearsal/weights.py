@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged
 from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.manifest import Damaged
 from isc_runtime.errors import ExitCode, IscError
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ MOVED = {
     "isc_runtime.credentials": "isc_runtime.submission.contents.credentials",
     "isc_runtime.distributed": "isc_runtime.ranks.group",
     "isc_runtime.dockerfile": "isc_runtime.submission.contents.dockerfile",
-    "isc_runtime.durable": "isc_runtime.checkpointing.on_disk.durable",
+    "isc_runtime.durable": "isc_runtime.checkpointing.on_disk.manifest",
     "isc_runtime.entries": "isc_runtime.checkpointing.on_disk.entries",
     "isc_runtime.entry": "isc_runtime.ranks.entry",
     "isc_runtime.export": "isc_runtime.checkpointing.on_disk.export",

@@ -6,7 +6,8 @@ foreign_state                 what checkpoints of other programs hold, in the pa
 verification                  every byte of a checkpoint is read, and whoever waits is told
 layout                        where checkpoints are, what names say, which one is the newest
 entries                       a checkpoint, by name and manifest
-durable                       bytes that are on the disk, and are the ones that were written
+manifest                      bytes that are the ones that were written
+durable                       bytes that are on the disk
 foreign  start_notes          checkpoints that another program has written; what starts have noted
 untrusted  outline            files of strangers: plain ones, only so far, as data; what a pickle holds
 """

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest, Progress, unheard
+from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest, Progress, unheard
 
 PAYLOAD, MANIFEST = "checkpoint.pt", "manifest.json"  # of a checkpoint that is a folder
 

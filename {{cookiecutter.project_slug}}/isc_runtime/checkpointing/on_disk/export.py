@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, Manifest, sync_directory, sync_file
+from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, sync_directory, sync_file
 from isc_runtime.checkpointing.on_disk.entries import MANIFEST, Entry, newest_good
 from isc_runtime.checkpointing.on_disk.foreign import is_foreign
 from isc_runtime.checkpointing.on_disk.layout import foreign_in, has_manifest, layouts
+from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import ExitCode, IscError
 

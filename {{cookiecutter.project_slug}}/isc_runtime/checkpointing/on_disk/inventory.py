@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.foreign import Foreign, described, is_foreign
 from isc_runtime.checkpointing.on_disk.layout import LOCAL, SAVER, SET_ASIDE, Layout, foreign_in, layouts
+from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.untrusted import plain_size
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import IscError

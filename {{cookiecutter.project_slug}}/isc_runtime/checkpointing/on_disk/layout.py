@@ -16,9 +16,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.entries import MANIFEST, PAYLOAD, Entry, Examine, Resume, newest_good
 from isc_runtime.checkpointing.on_disk.foreign import described, is_foreign, nature, other_checkpoints
+from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.start_notes import SAVER as STARTS
 from isc_runtime.errors import IscError
 

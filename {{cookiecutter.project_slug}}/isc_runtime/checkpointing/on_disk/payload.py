@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from isc_runtime.checkpointing.on_disk.durable import SHARDED, Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Manifest
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.shards import Counterparts, read
 

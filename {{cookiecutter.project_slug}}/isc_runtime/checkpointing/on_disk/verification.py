@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
-from isc_runtime.checkpointing.on_disk.durable import Manifest, Progress, unheard
 from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.manifest import Manifest, Progress, unheard
 from isc_runtime.sizes import readable_size
 
 SECONDS = 5.0  # between two lines

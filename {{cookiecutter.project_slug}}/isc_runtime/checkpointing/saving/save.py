@@ -21,7 +21,7 @@ from typing import Any, ParamSpec
 
 import torch
 
-from isc_runtime.checkpointing.on_disk.durable import WHOLE, Manifest
+from isc_runtime.checkpointing.on_disk.manifest import WHOLE, Manifest
 from isc_runtime.checkpointing.saving.background import Background
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot

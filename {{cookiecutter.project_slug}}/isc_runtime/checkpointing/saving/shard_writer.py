@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
-from isc_runtime.checkpointing.on_disk.durable import Described, describe, sync_directory, sync_file
+from isc_runtime.checkpointing.on_disk.durable import sync_directory, sync_file
+from isc_runtime.checkpointing.on_disk.manifest import Described, describe
 from isc_runtime.ranks.group import Group
 
 METADATA = ".metadata"  # torch's name for it

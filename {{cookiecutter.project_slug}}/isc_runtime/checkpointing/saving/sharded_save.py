@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from isc_runtime.checkpointing.on_disk.durable import SHARDED, Manifest
+from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Manifest
 from isc_runtime.checkpointing.saving.save import Save, check_finite
 from isc_runtime.checkpointing.saving.shard_writer import ShardWriter, Written
 from isc_runtime.checkpointing.saving.snapshot import Owned

@@ -16,9 +16,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged, sync_directory
+from isc_runtime.checkpointing.on_disk.durable import sync_directory
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import Layout
+from isc_runtime.checkpointing.on_disk.manifest import Damaged
 from isc_runtime.errors import ExitCode, IscError
 
 RUN_FOLDER = re.compile(r"\.isc-run-([0-9]{1,18})-([0-9a-f]{12})")

@@ -20,15 +20,13 @@ from pathlib import Path
 from isc_runtime.checkpointing.on_disk.durable import (
     PROBE_PREFIX,
     TEMPORARY_SUFFIX,
-    Manifest,
-    Progress,
     link_durably,
     sync_directory,
-    unheard,
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.foreign import METADATA, is_foreign
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
+from isc_runtime.checkpointing.on_disk.manifest import Manifest, Progress, unheard
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.checkpointing.stores.fence import Fence, remove
 from isc_runtime.errors import START_OVER, ExitCode, IscError

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged, link_durably, sync_directory, sync_file
+from isc_runtime.checkpointing.on_disk.durable import link_durably, sync_directory, sync_file
 from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.manifest import Damaged
 from isc_runtime.checkpointing.on_disk.start_notes import (
     BEGINNING,
     FILE,

@@ -20,18 +20,15 @@ from typing import Any, NoReturn
 
 from isc_runtime.checkpointing.on_disk.durable import (
     TEMPORARY_SUFFIX,
-    Damaged,
-    Described,
-    Manifest,
-    Progress,
     link_durably,
     sync_directory,
     sync_file,
-    unheard,
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout, Layout
+from isc_runtime.checkpointing.on_disk.manifest import Described, Manifest, Progress, unheard
 from isc_runtime.checkpointing.stores.fence import Fence, remove
+from isc_runtime.checkpointing.stores.keeping import superfluous
 from isc_runtime.checkpointing.stores.output import written_by_torch
 from isc_runtime.checkpointing.stores.repair import Repair
 from isc_runtime.checkpointing.stores.starts import Starts
@@ -188,24 +185,11 @@ class Store(ABC):
         Kept are the newest, those that were the best when they were saved, all anchors, and what this run
         has published last. A failure to delete is no failure to save.
         """
-        if not self.keep:
-            return
-        usual: list[Entry] = []
-        best: list[Entry] = []
-        for entry in self.entries():
-            if entry.path in self.repair.immovable:  # it may have the highest step and is no good
-                continue
-            with contextlib.suppress(Damaged, IscError):
-                details = entry.read_manifest().details
-                is_forced = bool(details.get("force"))
-                if not details.get("anchor", is_forced):  # what is forced by an old version is kept
-                    (best if is_forced else usual).append(entry)
-        kept = [*usual[-self.keep :], *best[len(best) - self.keep_best :], self._newest]
-        for entry in [*usual, *best]:
-            if all(one is None or entry.path != one.path for one in kept):
-                with contextlib.suppress(OSError):  # in this order: what a kill leaves of it is no checkpoint
-                    for path in entry.parts():
-                        self.fence.throw_away(path)
+        found = superfluous(self.entries(), self.keep, self.keep_best, self.repair.immovable, self._newest)
+        for entry in found:
+            with contextlib.suppress(OSError):  # in this order: what a kill leaves of it is no checkpoint
+                for path in entry.parts():
+                    self.fence.throw_away(path)
 
     def manifest_path(self, payload: Path) -> Path:
         """Where the manifest of a payload goes."""

@@ -107,7 +107,7 @@ def test_only_the_folder_of_the_last_run_is_there(store: Store) -> None:
 
 def disown(payload: Path, store: Store, step: int) -> None:
     """Makes it the checkpoint of a version that names no owner."""
-    from isc_runtime.checkpointing.on_disk.durable import Manifest
+    from isc_runtime.checkpointing.on_disk.manifest import Manifest
 
     manifest = store.manifest_path(payload)
     Manifest.of([payload], step, "2026-01-01T00:00:00+00:00", {}).write(manifest)

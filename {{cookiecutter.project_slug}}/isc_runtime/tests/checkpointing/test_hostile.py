@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from isc_runtime.__main__ import main
-from isc_runtime.checkpointing.on_disk.durable import SHARDED, WHOLE, Damaged, Manifest, _checksum_of
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.export import export
 from isc_runtime.checkpointing.on_disk.inventory import take_inventory
+from isc_runtime.checkpointing.on_disk.manifest import SHARDED, WHOLE, Damaged, Manifest, _checksum_of
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.shards import MARK

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from isc_runtime.checkpointing.on_disk.durable import Manifest
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.inventory import Inventory, take_inventory
 from isc_runtime.checkpointing.on_disk.layout import LOCAL, SET_ASIDE
+from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tests.checkpointing.test_store import DAMAGES, reopened, save

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from isc_runtime.checkpointing.on_disk.durable import checksum
+from isc_runtime.checkpointing.on_disk.manifest import checksum
 from isc_runtime.checkpointing.stores import output as output_module
 from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.checkpointing.stores.output import write_out, written_by_torch

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from isc_runtime.checkpointing.on_disk.durable import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
+from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
 from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.checkpointing.stores.store import Store

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isc_runtime.checkpointing.on_disk.durable import Manifest
+from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.rehearsal import artifact, samples
 from isc_runtime.rehearsal.command import localize
