@@ -100,7 +100,7 @@ class Trainer:
         self.replica = parallelize(self.model, group, self.first_loss, how)  # trained: on all ranks alike
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
         self.optimizer = optim.AdamW(
-            self.model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
+            self.model.parameters(), arguments.learning_rate, weight_decay=arguments.weight_decay, fused=True
         )
         self.scheduler = optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=False)  # fp16 needs it
@@ -181,7 +181,7 @@ class Trainer:
         """One step of the optimizer. Returns the norm of the gradient of all ranks."""
         self.guard.remember()
         norm = self.gradients(batch, totals)
-        if self.guard.allows(norm, self.sampler.progress.step + 1, self.scaler):
+        if self.guard.allows(norm, self.sampler.progress.step + 1, self.scaler, self.optimizer):
             take_step(self.optimizer, partial(self.gradients, batch), self.group)
         self.scaler.update()
         return norm
@@ -218,14 +218,14 @@ class Trainer:
         if self.sampler.is_epoch_done:
             self.sampler.next_epoch()
             where = f"epoch {self.sampler.progress.epoch} of {self.arguments.epochs}"
-        scalars.report("evaluation", f"{where}: held-out", means, step)
+        scalars.report("evaluation", f"{where}: held-out", means | self.guard.look(), step)
         before, self.metrics["evaluated_step"] = self.metrics[BEST_SO_FAR], step
         self.metrics[BEST_SO_FAR] = BEST.better_of(before, means)
         checkpointer.save(force=self.metrics[BEST_SO_FAR] != before)
 
     def log(self, totals: Totals, norm: Tensor, scalars: Scalars, show: Show) -> None:
         """One dense line, and the same for TensorBoard."""
-        progress, values = self.sampler.progress, totals.over_ranks()
+        progress, values = self.sampler.progress, totals.over_ranks() | self.guard.look()
         values |= {"gradient_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         where = f"epoch {progress.epoch + 1} batch {progress.batch} step {progress.step}:"
         show(progress.step, scalars.report("training", where, values, progress.step))

@@ -23,7 +23,7 @@ PLAIN = (*GIVEN_PLAIN, type(None))
 SETTINGS = {"learning_rate": "lr"}  # options that are called otherwise than what an optimizer calls them
 RATES = ("initial_lr", "max_lr", "min_lr", "swa_lr")  # what schedulers note of a learning rate
 # What changes how a training runs, and not what it computes.
-OPERATIONAL = {"workers", "log_steps", "data_root", "timeout", "first_timeout", "local", GIVEN}
+OPERATIONAL = {"workers", "log_steps", "data_root", "timeout", "first_timeout", "local", "device", GIVEN}
 OPERATIONAL |= {field.name for field in fields(CheckpointOptions)}
 
 Groups = dict[str, list[dict[str, Any]]]  # the settings of each optimizer, by its name in the state

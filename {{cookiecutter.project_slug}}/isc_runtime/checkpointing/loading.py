@@ -24,6 +24,8 @@ from isc_runtime.ranks.shards import Counterparts, distribute
 
 EVALUATION = "evaluation"  # the part of the state that says how far an evaluation is
 
+COMPUTED = ("fused", "foreach", "capturable")  # of an optimizer's settings those that change no result
+
 logger = logging.getLogger("checkpoint")
 
 
@@ -120,7 +122,17 @@ def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry) -> Iterator[No
 def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped: bool) -> None:
     if is_mapped and not isinstance(part, nn.Module):  # which copies
         state = copy.deepcopy(state)  # others keep what they are given, and must not depend on the file
+    if isinstance(part, Optimizer):
+        state = _computed_as_now(part, state)
     part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
+
+
+def _computed_as_now(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state, with what belongs to this run and not to the training: how a step is computed."""
+    groups = []
+    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        groups.append({**saved, **{name: own[name] for name in COMPUTED if name in own}})
+    return {**state, "param_groups": groups}
 
 
 def _say_what_is_overruled(given: dict[str, Any], begun: dict[str, Any], kept: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.shards import is_expanded, is_sharded
@@ -31,9 +32,12 @@ class StepGuard:
     is written through `.data` tells torch's version counter. Buffers and parameters that were bound anew are
     bound again to what they were. Trained parameters change in a step only, and are not looked at.
 
+    Where the optimizer can leave a step out by itself (torch's fused ones can), nobody waits for the device:
+    it decides, and counts, and `look` reads that once in a while.
+
     Args:
         model: whose forward pass may change its buffers.
-        metrics: where skipped steps are counted, a part of the training's state.
+        metrics: where skipped steps are counted, a part of the training's state; tensors if a device counts.
         most: so many skipped steps in a row end the training.
     """
 
@@ -48,6 +52,8 @@ class StepGuard:
         self._step: int | None = None  # the last one that was asked about
         self._is_skipped = False  # by one of its optimizers
         self._before = 0, math.inf  # skipped in a row and at which scale, before this step
+        self._waited: int | None = None  # the last step for which an answer was waited for
+        self._on_device: _OnDevice | None = None  # if that decides
         # The schedule goes on when a step is skipped, be it the first: torch takes that for a mistake.
         warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
         metrics |= {"skipped": 0, "skipped_in_a_row": 0, "skipped_at_scale": math.inf}
@@ -76,7 +82,7 @@ class StepGuard:
                     copy = self._copies[number, name] = torch.empty_like(tensor)
                 yield copy, tensor
 
-    def allows(self, norm: Tensor, step: int, scaler: GradScaler) -> bool:
+    def allows(self, norm: Tensor, step: int, scaler: GradScaler, optimizer: Optimizer | None = None) -> bool:
         """Whether to take the step; if not, the model is as it was at `remember`.
 
         With several optimizers it is asked for each of them; a step that one of them skips counts once.
@@ -85,12 +91,24 @@ class StepGuard:
             norm: of the gradient of all ranks: the same on all of them, and so is the answer.
             step: the training's, for the log.
             scaler: with one that is enabled an overflow is no failure as long as it scales less and less.
+            optimizer: whose step comes next, if nothing else depends on the answer. One that can leave a step
+                out by itself is told to, on the device, and the answer is True at once. Without it, and with
+                any other, the answer is waited for.
 
         Raises:
             IscError: too many steps in a row were not finite.
         """
+        is_possible = optimizer is not None and not scaler.is_enabled() and _can_leave_out(optimizer)
+        # What was bound anew cannot be bound again by a device.
+        is_possible = is_possible and not any(_is_bound_anew(table, before) for table, before in self._tables)
+        if is_possible and step != self._waited:  # what is asked twice in a step is asked in one way
+            self._leave_out(norm.isfinite().logical_not(), step, optimizer)
+            return True
+        self._waited = step
+        if hasattr(optimizer, "found_inf"):  # of an earlier step
+            setattr(optimizer, "found_inf", None)  # noqa: B010  # mypy knows no other way
         if step != self._step:
-            before = self._metrics["skipped_in_a_row"], float(self._metrics["skipped_at_scale"])
+            before = int(self._metrics["skipped_in_a_row"]), float(self._metrics["skipped_at_scale"])
             self._step, self._is_skipped, self._before = step, False, before
         if norm.isfinite():
             if not self._is_skipped:
@@ -111,7 +129,12 @@ class StepGuard:
             if 1 < scaler.get_scale() < scale:  # it comes down, and can fall further
                 return
         self._metrics["skipped_in_a_row"] = in_a_row = in_a_row + 1
-        logger.warning(f"step {step} is skipped, loss or gradient are not finite: number {in_a_row} in a row")
+        self._report(step, in_a_row)
+
+    def _report(self, step: int, in_a_row: int, more: str = "") -> None:
+        logger.warning(
+            f"step {step} is skipped, loss or gradient are not finite: number {in_a_row} in a row{more}"
+        )
         if in_a_row >= self._most:
             raise IscError(
                 f"{self._most} steps in a row were not finite",
@@ -121,16 +144,50 @@ class StepGuard:
             )
 
     @torch.no_grad()
+    def _leave_out(self, is_bad: Tensor, step: int, optimizer: Any) -> None:
+        """Lets the device decide: the optimizer's step does nothing if `is_bad`, and buffers go back."""
+        optimizer.found_inf, optimizer.grad_scale = is_bad.float(), None  # as torch's GradScaler tells it
+        for copy, tensor in self._pairs():
+            target = (
+                tensor.data if isinstance(tensor, nn.Parameter) else tensor
+            )  # no change, for whoever counts
+            target.copy_(torch.where(is_bad.to(tensor.device), copy, target))
+        if self._on_device is None:
+            self._on_device = _OnDevice(self._metrics, is_bad.device)
+        if step != self._step:
+            self._step = step
+            self._on_device.begin(self._metrics)
+        self._on_device.count(is_bad, step, self._metrics)
+
+    def look(self) -> dict[str, float]:
+        """Reads what the device has counted since the last look, with the log line: waits for it.
+
+        Returns:
+            For the log how many steps were skipped in all, if any were.
+
+        Raises:
+            IscError: too many steps in a row were not finite.
+        """
+        skipped = int(self._metrics["skipped"])
+        if self._on_device is not None:
+            longest, last, new = self._on_device.look(self._metrics)
+            if new:
+                self._report(last, longest, f"; {new} since the last line" if new > 1 else "")
+        return {"skipped": skipped} if skipped else {}
+
+    @torch.no_grad()
     def _take_back(self) -> None:
         for table, before in self._tables:
-            if any(table.get(name) is not tensor for name, tensor in before.items()) or len(table) > len(
-                before
-            ):
+            if _is_bound_anew(table, before):
                 table.clear()
                 table.update(before)
         for copy, tensor in self._pairs():
             if not (isinstance(tensor, nn.Parameter) and torch.equal(tensor, copy)):
                 tensor.copy_(copy)
+
+
+def _is_bound_anew(table: Table, before: Table) -> bool:
+    return len(table) > len(before) or any(table.get(name) is not tensor for name, tensor in before.items())
 
 
 def _may_change(tensor: Tensor) -> bool:
@@ -141,3 +198,48 @@ def _may_change(tensor: Tensor) -> bool:
         return True
     is_plain = type(tensor) is nn.Parameter and tensor.is_floating_point() and tensor.element_size() > 1
     return is_plain and not tensor.requires_grad and tensor.numel() <= SMALL
+
+
+class _OnDevice:
+    """Counts skipped steps without asking the device for a number.
+
+    Args:
+        metrics: where it goes on from, and counts.
+        device: where the steps are taken.
+    """
+
+    def __init__(self, metrics: dict[str, Any], device: torch.device) -> None:
+        self._device = device
+        self.begin(metrics)
+        self._longest = self._before[1]
+        self._last, self._new = self._zero(), self._zero()
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=torch.int64, device=self._device)
+
+    def begin(self, metrics: dict[str, Any]) -> None:
+        """A step begins, of which each optimizer may be asked about."""
+        names = ("skipped", "skipped_in_a_row")
+        self._before = [torch.as_tensor(metrics[name], device=self._device) for name in names]
+        self._is_bad = torch.zeros((), dtype=torch.bool, device=self._device)
+
+    def count(self, is_bad: Tensor, step: int, metrics: dict[str, Any]) -> None:
+        """Counts the step, once, if one of its optimizers leaves it out."""
+        self._new = self._new + (is_bad & ~self._is_bad)
+        self._is_bad = self._is_bad | is_bad
+        skipped, in_a_row = self._before
+        metrics["skipped"] = skipped + self._is_bad
+        metrics["skipped_in_a_row"] = (in_a_row + 1) * self._is_bad
+        self._longest = torch.maximum(self._longest, metrics["skipped_in_a_row"])
+        self._last = torch.where(self._is_bad, torch.full_like(self._last, step), self._last)
+
+    def look(self, metrics: dict[str, Any]) -> tuple[int, int, int]:
+        """The longest row, the last step that was skipped, and how many were, since the last look."""
+        longest, last, new = torch.stack([self._longest, self._last, self._new]).tolist()
+        self._longest, self._new = torch.as_tensor(metrics["skipped_in_a_row"]), self._zero()
+        return longest, last, new
+
+
+def _can_leave_out(optimizer: Optimizer) -> bool:
+    """Whether its step does nothing when it is told on the device that it should not, as torch's fused do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

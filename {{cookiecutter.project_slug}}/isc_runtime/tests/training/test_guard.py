@@ -10,9 +10,24 @@ import pytest
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.tests.processes import differences
 from isc_runtime.training.guard import StepGuard
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a number is asked of the device, which then is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
 
 OFF = GradScaler("cpu", enabled=False)
 NAN, FINE = torch.tensor(torch.nan), torch.tensor(1.0)
@@ -182,3 +197,117 @@ def test_a_step_that_neither_of_two_optimizers_skips_ends_the_row() -> None:
         assert [guard.allows(norm, step, OFF) for norm in (FINE, NAN)] == [True, False]
         assert [guard.allows(norm, step + 1, OFF) for norm in (FINE, FINE)] == [True, True]
     assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (4, 0)
+
+
+def train(model: nn.Module, guard: StepGuard, is_fused: bool, steps: range, bad: set[int]) -> Any:
+    """Some steps, the bad ones with data that are not finite; returns the optimizer's state after them."""
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, fused=is_fused)
+    for step in steps:
+        torch.manual_seed(step)
+        guard.remember()
+        inputs = torch.randn(8, 4)
+        loss = model(inputs * (torch.nan if step in bad else 1.0)).square().mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if guard.allows(norm, step, OFF, optimizer):
+            optimizer.step()
+    return optimizer.state_dict()["state"]
+
+
+def test_a_step_that_the_device_leaves_out_leaves_nothing_behind() -> None:
+    """As if it had not been: weights, running statistics, the optimizer's moments and its count of steps."""
+    model, metrics = model_with_memory(), dict[str, Any]()
+    other, nothing_bad = copy.deepcopy(model), dict[str, Any]()
+    state = train(model, StepGuard(model, metrics, most=5), True, range(6), bad={2, 3, 5})
+    guard = StepGuard(other, nothing_bad, most=5)
+    optimizer = torch.optim.AdamW(other.parameters(), 0.1, fused=True)
+    for step in (0, 1, 4):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        torch.autograd.backward(other(torch.randn(8, 4)).square().mean())
+        nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+        optimizer.step()
+    assert guard.look() == {}
+    assert differences(model.state_dict(), other.state_dict()) == []
+    assert differences(state, optimizer.state_dict()["state"]) == []
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (3, 1)
+
+
+def test_a_fused_step_asks_the_device_for_nothing() -> None:
+    model = model_with_memory()
+    guard = StepGuard(model, {}, most=5)
+    train(model, guard, True, range(2), bad=set())
+    with Waits() as waits:
+        train(model, guard, True, range(2, 6), bad={3})
+    assert waits.count == 0
+    with Waits() as waits:
+        train(model, guard, False, range(6, 7), bad=set())
+    assert waits.count > 0  # what waits is noticed
+
+
+def test_what_the_device_has_counted_is_said_when_it_is_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    model, metrics = nn.Linear(4, 4), dict[str, Any]()
+    guard = StepGuard(model, metrics, most=3)
+    train(model, guard, True, range(1, 8), bad={2, 5, 6})
+    assert caplog.text == ""
+    assert guard.look() == {"skipped": 3}
+    assert "step 6 is skipped" in caplog.text
+    assert "number 2 in a row; 3 since the last line" in caplog.text
+    caplog.clear()
+    assert guard.look() == {"skipped": 3}
+    assert caplog.text == ""
+
+
+def test_too_many_in_a_row_end_the_training_at_the_next_look_and_over_a_resume() -> None:
+    model, metrics = nn.Linear(4, 4), dict[str, Any]()
+    train(model, StepGuard(model, metrics, most=3), True, range(2), bad={1})
+    restored = dict[str, Any]()
+    guard = StepGuard(model, restored, most=3)
+    restored |= {name: copy.deepcopy(value) for name, value in metrics.items()}
+    train(model, guard, True, range(2, 5), bad={2, 3})
+    with pytest.raises(IscError, match=r"3 steps in a row were not finite: step 3\.") as raised:
+        guard.look()
+    assert raised.value.exit_code is ExitCode.DIVERGED
+
+
+def test_a_step_that_two_optimizers_leave_out_counts_once() -> None:
+    metrics = dict[str, Any]()
+    guard = StepGuard(nn.Linear(1, 1), metrics, most=9)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], fused=True)
+    for step, norms in enumerate([(NAN, FINE), (FINE, NAN), (NAN, NAN)]):
+        assert [guard.allows(norm, step, OFF, optimizer) for norm in norms] == [True, True]
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (3, 3)
+
+
+def test_others_are_asked_as_before() -> None:
+    guard = StepGuard(nn.Linear(1, 1), {}, most=9)
+    parameters = [torch.zeros(1, requires_grad=True)]
+    for optimizer in (torch.optim.LBFGS(parameters), torch.optim.SGD(parameters, fused=False)):
+        assert not guard.allows(NAN, 1, OFF, optimizer)
+    scaler = GradScaler("cpu", init_scale=2.0)
+    scaler.scale(FINE)
+    assert not guard.allows(NAN, 2, scaler, torch.optim.SGD(parameters, fused=True))
+
+
+class Queue(nn.Linear):
+    """Binds its buffer anew in the forward pass, every other time."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.register_buffer("last", torch.zeros(4))
+        self.calls = 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.last = inputs.mean(dim=0)
+        return super().forward(inputs) + self.last
+
+
+def test_what_is_bound_anew_is_waited_for_and_no_earlier_step_s_answer_is_left() -> None:
+    model, metrics = Queue(), dict[str, Any]()
+    state = train(model, StepGuard(model, metrics, most=5), True, range(6), bad={2, 3})
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (2, 0)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert {int(own["step"]) for own in state.values()} == {4}
