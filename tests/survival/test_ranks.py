@@ -90,7 +90,7 @@ def test_several_in_a_row_stop_all_ranks(rank: int, tmp_path: Path) -> None:
     )
     assert training.wait() == [ExitCode.DIVERGED] * 2, training.story
     said = training.log + training.output(1)  # all know it; the first one says it
-    assert said.count("3 steps in a row were not finite: step 9") == 1
+    assert said.count("3 steps in a row were not finite: step ") == 1
 
 
 def spoil(first: int, count: int) -> None:

@@ -13,17 +13,17 @@ import re
 import signal
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.processes import PROJECT, Ended, Place, differences, rest_of, wait_for
+from isc_runtime.tests.waits import Waits
+from isc_runtime.training.means import Totals
 from model import BEST
 
 SCRIPT = PROJECT / "train.py"
@@ -116,23 +116,13 @@ def test_missing_data_and_wrong_arguments_are_refused_at_once(tmp_path: Path) ->
     assert "--epochs" in wrong.output.splitlines()[-1]
 
 
-class Waits(TorchDispatchMode):
-    """Counts how often a number is asked of the device, which then is waited for."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
-
 def test_between_two_log_lines_a_step_waits_for_nothing() -> None:
     """On a GPU each number that is asked of it lets the CPU stand still until all before it is computed."""
     import train
 
     group = Group(Environment(), torch.device("cpu"))
     trainer = train.Trainer(train.parse_arguments([]), group)
-    batches, totals = iter(trainer.loader), train.Totals(group)
+    batches, totals = iter(trainer.loader), Totals(group)
     trainer.train_batch(next(batches), totals)  # the first one makes the optimizer's state
     trainer.scheduler.step()
     with Waits() as waits:

@@ -10,24 +10,11 @@ import pytest
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tests.processes import differences
+from isc_runtime.tests.waits import Waits
 from isc_runtime.training.guard import StepGuard
-
-
-class Waits(TorchDispatchMode):
-    """Counts how often a number is asked of the device, which then is waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
 
 OFF = GradScaler("cpu", enabled=False)
 NAN, FINE = torch.tensor(torch.nan), torch.tensor(1.0)
