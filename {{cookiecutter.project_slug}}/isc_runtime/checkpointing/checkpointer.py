@@ -239,24 +239,23 @@ class Checkpointer:
 
     def _begin(self, step: int, begun: float, force: bool) -> Save:
         """Copies the state and lets the background write it. Raises RankError."""
-        parts, own, put_off = self._collect()
+        parts, own, put_off, error = self._collect()
         anchor = self.options.anchor_saves and self._saves % self.options.anchor_saves == 0
-        said = self.group.gather((own, force))
-        for failed in (own for own, _ in said if isinstance(own, RankError)):
-            raise failed
-        forced = bool(anchor) or any(wish for _, wish in said)
+        failed, forced = self.group.largest(error is not None, bool(force or anchor))
+        if failed:
+            raise next(filter(None, self.group.gather(error)))
+        known = self.group.to_master(own)
         if not self._is_size_known:  # only now the optimizers have made their state
             self.group.master(lambda: self.store.check_room(size_of(parts)))
             self._is_size_known = True
-        payload = self.store.prepare(step, forced)
+        payload = self.store.prepare(step, bool(forced))
         logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
-        details = {**vars(self._sampler.progress), "force": forced, "anchor": bool(anchor)}
+        details = {**vars(self._sampler.progress), "force": bool(forced), "anchor": bool(anchor)}
         details["world_size"] = self.group.world_size
         details["seconds"] = self._seconds_trained()
         save = self._kind(self.equipment, payload, step, begun, details, self.options.save_timeout)
-        known = [own for own, _ in said if isinstance(own, dict)]  # all of them: nobody failed
         state = {**parts, "rng": [own["rng"] for own in known], "saves": self._saves}
-        for name in known[0].keys() - {"rng"}:
+        for name in {name for own in known for name in own} - {"rng"}:  # the master's: it alone writes them
             state[name] = {**parts[name], "ranks": [own[name] for own in known]}
         state["asked"] = self._asked.state()
         save.start(state, put_off)
@@ -264,14 +263,14 @@ class Checkpointer:
         self._saved_position = [parts[name] for name in (POSITION, EVALUATION) if name in parts]
         return save
 
-    def _collect(self) -> tuple[dict[str, Any], dict[str, Any] | RankError, Owned]:
-        """The state of the parts, what only this rank knows or why there is none, what can be put off."""
+    def _collect(self) -> tuple[dict[str, Any], dict[str, Any], Owned, RankError | None]:
+        """The state of the parts, what only this rank knows, what can be put off; or why there is none."""
         try:
             own = {"rng": rng.capture(self.group.device), **collect_own(self._training)}
-            pickle.dumps(own)  # it goes to the other ranks
-            return collect(self._training), own, self._put_off()
+            pickle.dumps(own)  # it goes to the master
+            return collect(self._training), own, self._put_off(), None
         except Exception as error:  # a state_dict of the user's; the others must not wait for this rank
-            return {}, RankError.of(error, self.group.environment), {}
+            return {}, {}, {}, RankError.of(error, self.group.environment)
 
     def _put_off(self) -> Owned:
         """What may be copied later, before the optimizer's next step."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -81,6 +82,31 @@ class Group:
         dist.all_gather_object(values, value, group=self._control)
         self._wait_on()
         return values
+
+    def largest(self, *words: int) -> list[int]:
+        """For each word the largest that a rank says, on all of them. A collective."""
+        tensor = torch.tensor(words)
+        if self._control is not None:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._control)
+        self._wait_on()
+        return tensor.tolist()
+
+    def to_master(self, value: T) -> list[T]:
+        """What each rank says, in the order of ranks, on the master; nothing on the others. A collective.
+
+        Unlike `gather` it costs the others the same whatever their number.
+        """
+        if self._control is None:
+            return [value]
+        said = bytearray(pickle.dumps(value))
+        (size,) = self.largest(len(said))
+        own = torch.frombuffer(
+            said.ljust(size, b"\0"), dtype=torch.uint8
+        )  # what follows a pickle is not read
+        all_of_them = [torch.empty_like(own) for _ in range(self.world_size)] if self.is_master else None
+        dist.gather(own, all_of_them, dst=0, group=self._control)
+        self._wait_on()
+        return [pickle.loads(tensor.numpy().tobytes()) for tensor in all_of_them or ()]
 
     def each(self, function: Callable[[], T]) -> T:
         """Calls `function` on each rank and returns what it returned on this one. A collective.

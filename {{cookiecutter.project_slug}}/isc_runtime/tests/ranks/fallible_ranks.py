@@ -32,6 +32,9 @@ def agree(group: Group) -> None:
     assert group.master(lambda: f"from {group.rank}") == "from 0"
     assert group.sum(torch.tensor([1.0 + group.rank])).tolist() == [3.0]
     assert group.each(lambda: -group.rank) == -group.rank
+    assert group.largest(group.rank, 7 - group.rank) == [1, 7]
+    to_master = group.to_master(("x" * group.rank * 1000, group.rank))
+    assert to_master == ([] if group.rank else [("", 0), ("x" * 1000, 1)])
     said = [group.pulse(batch * (1 + group.rank), 7 - group.rank) for batch in range(4)]
     assert said == [[0, 0], [0, 7], [2, 7], [4, 7]]
     print(f"rank {group.rank} agrees")

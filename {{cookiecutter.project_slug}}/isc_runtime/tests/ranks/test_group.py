@@ -95,6 +95,8 @@ def test_what_takes_long_on_one_rank_is_waited_for_while_it_says_so(tmp_path: Pa
 def test_a_group_of_one_agrees_with_itself() -> None:
     group = Group(Environment(), torch.device("cpu"))
     assert group.gather("x") == ["x"]
+    assert group.to_master("x") == ["x"]
+    assert group.largest(3, 4) == [3, 4]
     assert group.pulse(3, 4) == [3, 4]
     assert group.master(lambda: 5) == 5
     assert group.each(lambda: 6) == 6
