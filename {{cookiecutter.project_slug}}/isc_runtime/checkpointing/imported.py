@@ -50,6 +50,21 @@ def complete(loaded: dict[str, Any], parts: Mapping[str, Any], source: str) -> l
     return missing
 
 
+def check_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any]) -> None:
+    """Torch takes over whatever a state holds, and goes on with a mixture of both.
+
+    Args:
+        scheduler: of the training.
+        saved: what is about to be loaded into it.
+
+    Raises:
+        ValueError: it is the state of another kind of scheduler.
+    """
+    own = {name for name in scheduler.state_dict() if not name.startswith("_")}
+    if missing := sorted(own - saved.keys()):
+        raise ValueError(f"it has no {', '.join(missing)}: the state of another kind of scheduler?")
+
+
 def check_optimizer(optimizer: Optimizer, fresh: list[dict[str, Any]]) -> None:
     """Torch loads the state of whatever optimizer, and fails at the first step.
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime import rng
 from isc_runtime.checkpointing import imported
@@ -89,12 +90,14 @@ def _put_all_back(
     source, fresh = manifest.details.get(imported.IMPORTED), settings_of(state)
     missing = [EVALUATION] if EVALUATION not in loaded else []  # before 0.2.0 each one began anew
     if source:
-        with _must_fit("sampler", loaded, entry):
+        with _must_fit("sampler", loaded, entry, source):
             missing = imported.complete(loaded, state, str(source))
     for name, part in state.items():
         if name in missing:
             continue
-        with _must_fit(name, loaded, entry):
+        with _must_fit(name, loaded, entry, source):
+            if source and isinstance(part, LRScheduler):
+                imported.check_scheduler(part, loaded[name])
             _put_back(part, loaded[name], is_mapped=manifest.details.get("format") != SHARDED)
             if source and isinstance(part, Optimizer):
                 imported.check_optimizer(part, fresh[name])
@@ -103,8 +106,14 @@ def _put_all_back(
 
 
 @contextlib.contextmanager
-def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry) -> Iterator[None]:
+def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry, source: str | None) -> Iterator[None]:
     """Around the loading of a part: says which one does not fit. Raises IscError."""
+    hint = f"Go back to the code that wrote it, or {START_OVER}."
+    if source:
+        hint = (
+            f"It was imported from {source}. Move it away, and import that again: --strip and --model find other "
+            "weights, --without leaves a part out; or begin with the weights alone: --init-from."
+        )
     try:
         yield
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
@@ -114,7 +123,7 @@ def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry) -> Iterator[No
         raise IscError(
             f"The checkpoint is of another training: its {name!r} does not fit ({misfit})",
             entry.path,
-            f"Go back to the code that wrote it, or {START_OVER}.",
+            hint,
             ExitCode.CHECKPOINT,
         ) from None
 

@@ -259,6 +259,28 @@ def test_the_state_of_another_optimizer_is_refused_before_the_first_step(tmp_pat
     assert place.train("--epochs", "1").code == 0
 
 
+def test_a_scheduler_goes_on_and_one_of_another_kind_is_refused(tmp_path: Path) -> None:
+    _, optimizer = trained()
+    own = torch.optim.lr_scheduler.StepLR(optimizer, step_size=5)
+    own.last_epoch = 40
+    other = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)
+    place = Place(tmp_path)
+    import_checkpoint(
+        recipe(tmp_path / "a.pt", lr_scheduler=own.state_dict()), place.checkpoints, False, Wishes()
+    )
+    assert place.train("--epochs", "1").code == 0
+    assert place.newest()["scheduler"]["last_epoch"] == 40 + 13
+    shutil.rmtree(place.checkpoints)
+    file = recipe(tmp_path / "b.pt", lr_scheduler=other.state_dict())
+    import_checkpoint(file, place.checkpoints, False, Wishes())
+    refused = place.train("--epochs", "1")
+    assert refused.code == ExitCode.CHECKPOINT
+    assert "'scheduler' does not fit (it has no gamma, step_size: the state of another kind" in refused.output
+    shutil.rmtree(place.checkpoints)
+    import_checkpoint(file, place.checkpoints, False, Wishes(without=("scheduler",)))
+    assert place.train("--epochs", "1").code == 0
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     torch.save({"model": nn.Linear(2, 2).state_dict(), "step": 1}, tmp_path / "a.pt")
     place = Place(tmp_path)
@@ -266,6 +288,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     ended = place.train("--epochs", "1")
     assert ended.code == ExitCode.CHECKPOINT
     assert "'model' does not fit" in ended.output
+    assert "It was imported from a.pt. Move it away, and import that again" in ended.output
     assert "Traceback" not in ended.output
 
 
