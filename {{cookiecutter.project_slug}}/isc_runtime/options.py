@@ -214,8 +214,8 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fresh",
         action="store_true",
-        help="start over; checkpoints that exist are moved to set-aside/, not deleted (the ISC is not sure to "
-        "keep that); where torchrun restarts the ranks, the first attempt alone does this",
+        help="start over; checkpoints that exist are moved to set-aside/, not deleted (the ISC is not "
+        "sure to keep that); where torchrun restarts the ranks, the first attempt alone does this",
     )
 
 

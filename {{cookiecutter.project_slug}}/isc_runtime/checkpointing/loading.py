@@ -111,8 +111,8 @@ def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry, source: str | 
     hint = f"Go back to the code that wrote it, or {START_OVER}."
     if source:
         hint = (
-            f"It was imported from {source}. Move it away, and import that again: --strip and --model find other "
-            "weights, --without leaves a part out; or begin with the weights alone: --init-from."
+            f"It was imported from {source}. Move it away, and import that again: --strip and --model find "
+            "other weights, --without leaves a part out; or begin with the weights alone: --init-from."
         )
     try:
         yield
