@@ -24,7 +24,7 @@ import torch
 
 from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked
-from isc_runtime.checkpointing.clock import Clock
+from isc_runtime.checkpointing.clock import SLOW, Clock
 from isc_runtime.checkpointing.initial import begin_with
 from isc_runtime.checkpointing.loading import EVALUATION, load
 from isc_runtime.checkpointing.parts import (
@@ -236,6 +236,8 @@ class Checkpointer:
             self.policy.pace.stood_still(time.monotonic() - begun)
         if self.options.sync_save:
             self.finish()
+        elif self._clock.training_seconds > SLOW:
+            self._finish_soon(self._clock.training_seconds)
 
     def _begin(self, step: int, begun: float, force: bool) -> Save:
         """Copies the state and lets the background write it. Raises RankError."""
@@ -304,15 +306,16 @@ class Checkpointer:
         self.policy.save_steps = ended.save_steps
         self._log.succeeded(save, ended)
 
-    def _finish_soon(self) -> None:
+    def _finish_soon(self, patience: float) -> None:
         """Where batches are slow: publishes the save that is on its way, if it is written before another
         batch would be done. The ISC ships only what has its link, and cycles may hold few such batches."""
         save, begun = self._save, time.monotonic()
-        if save is None or not self._clock.is_slow:
+        if save is None:
             return
-        patience = self._clock.since_poll()
         is_written = self.group.master(lambda: save.is_written_within(patience, self.group.busy))
-        self.policy.pace.stood_still(time.monotonic() - begun)
+        waited = time.monotonic() - begun
+        self.policy.pace.stood_still(waited)
+        save.held_up += waited
         if is_written:
             self.finish()
 
@@ -381,7 +384,8 @@ class Checkpointer:
         """
         progress = self._sampler.progress
         self.policy.pace.poll(progress.step, progress.batch, self.is_saving, time.monotonic())
-        self._finish_soon()
+        if self._clock.is_slow:
+            self._finish_soon(self._clock.since_poll())
         save = self._save
         signal_number, written, is_time_up, *said = self.group.pulse(
             self.stop.signal_number,

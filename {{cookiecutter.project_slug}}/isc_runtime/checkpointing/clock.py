@@ -7,7 +7,7 @@ import time
 from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.ranks.group import Group
 
-SLOW = 500  # milliseconds of a batch
+SLOW = 0.5  # seconds of a batch
 LATENCY = 2  # batches until what a rank says of a batch is acted upon: read at the next one, then one more
 
 
@@ -24,6 +24,7 @@ class Clock:
 
     Attributes:
         is_evaluation: whether what it was asked about last was an evaluation.
+        training_seconds: of the last batch that was trained on, as all ranks know it.
     """
 
     def __init__(self, policy: SavePolicy, group: Group) -> None:
@@ -31,7 +32,9 @@ class Clock:
         self._group = group
         self._polls = self._polls_at_save = 0
         self._polled = time.monotonic()
-        self._unknown, self._milliseconds = LATENCY, 0
+        self._unknown, self._seconds = LATENCY, 0.0
+        self.training_seconds = 0.0
+        self._was_training = True
         self.is_evaluation = False
 
     def look(self, is_evaluation: bool, is_writing: bool) -> None:
@@ -44,7 +47,7 @@ class Clock:
     @property
     def is_slow(self) -> bool:
         """Whether two batches are a long time, or nobody knows yet; the same on all ranks."""
-        return self._unknown > 0 or self._milliseconds > SLOW
+        return self._unknown > 0 or self._seconds > SLOW
 
     def since_poll(self) -> float:
         """Seconds since the last poll: at a poll that is how long a batch takes."""
@@ -61,7 +64,10 @@ class Clock:
 
     def heard(self, late_poll: int, milliseconds: int) -> None:
         """What the ranks said at the poll before this one: the largest of each word."""
-        self._unknown, self._milliseconds = max(0, self._unknown - 1), milliseconds
+        self._unknown, self._seconds = max(0, self._unknown - 1), milliseconds / 1000
+        if self._was_training:
+            self.training_seconds = self._seconds
+        self._was_training = not self.is_evaluation
         if late_poll > self._polls_at_save:  # what was said before a save is answered by it
             self._policy.ask()
 

@@ -92,3 +92,14 @@ def test_by_default_the_first_batch_of_a_start_is_saved_before_the_next_one(
         assert f"step {step + 1}: loss" not in said
         process.send_signal(signal.SIGKILL)
         rest_of(process)
+
+
+def test_where_batches_are_slow_an_evaluation_s_save_has_its_link_before_the_next_batch(
+    tmp_path: Path,
+) -> None:
+    ended = Place(tmp_path).run("--epochs", "2", "--batch-size", "50", "--pause", "1")
+    assert ended.code == 0, ended.output
+    saved = ended.output.index(
+        "[COMPLETE] Checkpoint of step 2:", ended.output.rindex("evaluated a batch after step 2")
+    )
+    assert saved < ended.output.index("step 3: loss")
