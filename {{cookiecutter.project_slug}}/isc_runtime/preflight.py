@@ -122,8 +122,10 @@ def open_store(
     """
     from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
     from isc_runtime.checkpointing.stores.local_store import LocalStore
+    from isc_runtime.ranks.sameness import check_same
     from isc_runtime.ranks.self_test import check_devices
 
+    check_same(group)
     check_devices(group)
     report = Report(environment.local_rank == 0 if speaks is None else speaks)
     report.begin("CHECKPOINT DIRECTORY VALIDATION", environment)

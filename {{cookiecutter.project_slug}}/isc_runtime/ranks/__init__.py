@@ -1,6 +1,7 @@
 """The ranks of a training: how they meet, agree, share a model, and end together.
 
-    self_test                           whether each rank computes rightly and reaches the others
+    self_test  sameness                 whether each rank computes rightly and reaches the others; and runs
+                                        the same as they do
     parallel                            replicas or shards of a model on all ranks
     group                               the process group, the device, agreement between ranks
     entry                               how a program ends: a message, an exit code, all ranks

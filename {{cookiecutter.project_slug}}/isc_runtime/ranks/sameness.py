@@ -1,0 +1,132 @@
+"""All ranks must run the same: one with another learning rate, seed or code trains on in silence.
+
+The master tells what it runs, and each rank compares: however many there are, a rank has one look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from isc_runtime.errors import IscError
+from isc_runtime.ranks.group import Group
+
+HARMLESS = ("--data-root", "--workers", "--log-steps")  # a node may have its data elsewhere
+MOST_FILES, LARGEST = 2000, 2**20  # of the project; more are not looked at, or larger ones
+MOST_SAID = 5
+NO_CODE = ("checkpoints", "runs", "rehearsals", "build", "node_modules", "site-packages")
+FILE = "the content of "
+
+Description = dict[str, str]
+
+
+def check_same(group: Group) -> None:
+    """Compares the command line, the project's Python files and the versions with the master's. A collective.
+
+    Raises:
+        RankError: a rank runs something else; the message says what, and on which node.
+    """
+    if group.world_size == 1:
+        return
+    script = Path(sys.argv[0]).resolve()
+    own = group.each(lambda: describe(script.parent, sys.argv[1:]))
+    masters = group.master(lambda: own)
+
+    def compare() -> None:
+        found = differences(own, masters)
+        if found:
+            more = f", and {len(found) - MOST_SAID} more" if len(found) > MOST_SAID else ""
+            raise IscError(
+                f"This rank runs something else than rank 0: {'; '.join(found[:MOST_SAID])}{more}",
+                f"node {group.environment.node_rank} on {group.environment.hostname}",
+                "Give all nodes the same command, the same code and the same packages.",
+            )
+
+    group.each(compare)
+
+
+def describe(project: Path, words: Sequence[str]) -> Description:
+    """What a training runs, by what it is called.
+
+    Args:
+        project: the folder with its script.
+        words: its command line.
+    """
+    description = {
+        "Python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "CUDA of torch": str(torch.version.cuda),
+        "numpy": np.__version__,
+    }
+    for file in python_files(project):
+        description[f"{FILE}{file.relative_to(project)}"] = _digest(file)
+    return description | _options(words)
+
+
+def differences(own: Description, masters: Description) -> list[str]:
+    """What is not the same, in words."""
+    found = []
+    for name in sorted(own.keys() | masters.keys()):
+        here, there = own.get(name), masters.get(name)
+        if here == there:
+            continue
+        if name.startswith(FILE):
+            found.append(name if here and there else f"{name} ({'not there' if here else 'not here'})")
+        else:
+            found.append(f"{name}: {here or 'not given'} here, {there or 'not given'} there")
+    return found
+
+
+def python_files(project: Path) -> Iterator[Path]:
+    """The project's own, in order, without virtual environments and what is no code of the training."""
+    count = 0
+    for folder, folders, files in os.walk(project):
+        place = Path(folder)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith((".", "__")) and name not in (*NO_CODE, "tests")
+            if not (place / name / "pyvenv.cfg").exists()
+        )
+        for name in sorted(files):
+            if name.endswith(".py"):
+                count += 1
+                if count > MOST_FILES:
+                    return
+                yield place / name
+
+
+def _options(words: Sequence[str]) -> Description:
+    """The options of a command line with their values; of a file that one names, its content too."""
+    found: Description = {}
+    name = "an argument"
+    for word in words:
+        value = word
+        if word.startswith("--"):
+            name, has_value, value = word.partition("=")
+            if not has_value:
+                found[name] = "given"
+                continue
+        if name in HARMLESS:
+            continue
+        before = found.get(name, "given")
+        found[name] = value if before == "given" else f"{before} {value}"
+        if Path(value).is_file():
+            found[f"{FILE}{value}"] = _digest(Path(value))
+    return {key: value for key, value in found.items() if key not in HARMLESS}
+
+
+def _digest(file: Path) -> str:
+    try:
+        if file.stat().st_size > LARGEST:
+            return f"{file.stat().st_size} bytes"
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
