@@ -56,6 +56,8 @@ def _run(command_line: list[str]) -> int:
     if command_line[:1] == ["rehearse"]:  # it has a parser of its own, made only when it is asked for
         return _rehearse(command_line[1:])
     parser = _parser()
+    if command_line[:1] == ["preflight"]:
+        command_line = _with_config(command_line)
     arguments, others = parser.parse_known_args(command_line)
     if others and arguments.command != "preflight":
         parser.error(f"unrecognized arguments: {' '.join(others)}")
@@ -213,6 +215,16 @@ def _import(arguments: argparse.Namespace) -> int:
     done = import_checkpoint(arguments.source, target, layout == "artifact", wishes)
     print("\n".join([f"{done.path}: a training there goes on from it.", *done.notes]))
     return 0
+
+
+def _with_config(command_line: list[str]) -> list[str]:
+    """The words for train.py, and those of its config file before them."""
+    from isc_runtime import config
+
+    file = config.config_file(command_line, PROJECT / "train.toml")
+    with contextlib.suppress(config.ConfigError):  # train.py says what is wrong with it
+        return [*command_line[:1], *(config.words_of(file) if file else []), *command_line[1:]]
+    return command_line
 
 
 def _preflight(arguments: argparse.Namespace) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from isc_runtime import config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,15 +37,33 @@ def make_parser(manual: str | None) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, command_line: list[str] | None = None) -> argparse.Namespace:
-    """Parses a command line, and notes in `given`, a frozenset, which options stand in it.
+    """Parses a command line, and notes in `given`, a frozenset, which options it or a config file gives.
 
-    So that what is asked for explicitly can be told from what is a default.
+    So that what is asked for explicitly can be told from what is a default. A parser with --config reads that
+    file, or the one beside the program that is called as it is: train.toml.
     """
-    arguments = parser.parse_args(command_line)
+    words = sys.argv[1:] if command_line is None else command_line
+    has_config = config.OPTION in parser._option_string_actions
+    if has_config and (file := config.config_file(words, Path(sys.argv[0]).with_suffix(".toml"))):
+        try:
+            words = [*config.words_of(file, parser._option_string_actions), *words]
+        except config.ConfigError as error:
+            parser.error(str(error))
+    arguments = parser.parse_args(words)
     without_defaults = argparse.Namespace(**dict.fromkeys(vars(arguments), _ABSENT))
-    found = vars(parser.parse_args(command_line, without_defaults))
+    found = vars(parser.parse_args(words, without_defaults))
+    if has_config:  # the two have done their work: what they are is no setting of the training
+        del arguments.config, found["config"], found["print_config"]
+        if vars(arguments).pop("print_config"):
+            print(config.as_toml({**vars(arguments), **_written(arguments)}))
+            parser.exit()
     setattr(arguments, GIVEN, frozenset(name for name, value in found.items() if value is not _ABSENT))
     return arguments
+
+
+def _written(arguments: argparse.Namespace) -> dict[str, str]:
+    """The options whose values are written otherwise than they are held."""
+    return {"save_steps": "auto"} if getattr(arguments, "save_steps", None) == AUTO else {}
 
 
 class Options:
@@ -121,6 +142,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
     add_distributed_options(parser)
     add_device_options(parser)
+    config.add_config_options(parser)
     parser.add_argument("--local", action="store_true", help=LOCAL)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+NO_TOML = "this Python has neither tomllib nor tomli"
+
 
 def load_toml(text: str) -> dict[str, Any]:
     """Parses TOML.
@@ -23,4 +25,4 @@ def load_toml(text: str) -> dict[str, Any]:
         except RecursionError as error:
             raise ValueError("it is nested too deep") from error
         return values
-    raise ImportError("this Python has neither tomllib nor tomli")
+    raise ImportError(NO_TOML)

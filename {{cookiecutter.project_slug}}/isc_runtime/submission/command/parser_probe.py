@@ -63,7 +63,8 @@ def _listen(answer: dict[str, Any]) -> None:
         answer["values"] = _values(namespace)
         return namespace, others
 
-    def refuse(_parser: argparse.ArgumentParser, message: str) -> None:
+    def refuse(self: argparse.ArgumentParser, message: str) -> None:
+        answer["options"] = sorted(self._option_string_actions)  # of a config file it was not asked yet
         answer["refusal"] = message
         raise Ended
 

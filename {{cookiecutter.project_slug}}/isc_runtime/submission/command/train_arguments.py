@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from isc_runtime.config import OPTION, config_file
 from isc_runtime.python_files import name_of, parse_python
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import VARIABLES
+from isc_runtime.toml import NO_TOML
 
 PROBE = Path(__file__).with_name("parser_probe.py")
 LIMIT = 5  # seconds; our own parser takes a twentieth of one
@@ -53,7 +55,14 @@ def check_arguments(
     """
     if not (root / "train.py").is_file():
         return  # that is said already
+    words, missing = _with_config_here(root, words)
+    if missing:
+        hint = "Put it into the project, and name it by its path in it: launch.sh runs train.py there."
+        yield Finding(where, f"There is no config file {missing}", hint)
+        return
     answer = ask_parser(root, words)
+    if NO_TOML in answer.refusal:  # Python 3.10: the parser is asked without what is installed
+        answer = Answer(unclear=f"{NO_TOML}, for the config file")
     options = answer.options or sorted(options_of_train(root))
     names = dict.fromkeys(word.partition("=")[0] for word in words)
     unknown = [name for name in names if options and _is_unknown(name, options)]
@@ -68,7 +77,7 @@ def check_arguments(
         what = f"train.py refuses its arguments ({answer.refusal})"
         yield Finding(where, what, "python train.py --help says what it takes.")
     elif answer.only_helps:
-        yield Finding(where, "train.py would print something and end, and not train", "Delete --help.")
+        yield Finding(where, "train.py would print something and end, and not train", "Delete that option.")
     # Not parsed: by the words alone, in which an abbreviation is not seen.
     values = answer.values or {
         name.strip("-").replace("-", "_"): _value_of(name, words) for name in options if name in names
@@ -83,6 +92,17 @@ def check_arguments(
         yield from _check_dataset(values.get("dataset_id"), datasets, where)
     if "--model" in options:
         yield from _check_model(values.get("model"), models_of(root), where)
+
+
+def _with_config_here(root: Path, words: Sequence[str]) -> tuple[list[str], str]:
+    """The words with the config file as it is called in the project here, and its name if it is missing."""
+    given = config_file(words, root / "none")
+    if given is None or "$" in str(given):
+        return list(words), ""
+    parts = given.parts[3:] if given.parts[:2] == ("/", "root") else given.parts  # /root/<project>/...
+    here = Path(*parts)
+    named = [word for word in words if word != str(given) and word.partition("=")[0] != OPTION]
+    return [f"{OPTION}={here}", *named], "" if (root / here).is_file() else str(given)
 
 
 def _check_dataset(given: str | None, datasets: Sequence[str], where: str) -> Iterator[Finding]:
@@ -181,6 +201,7 @@ def _value_of(option: str, words: Sequence[str]) -> str:
 
 def _depends_on_the_node(refusal: str, words: Sequence[str]) -> bool:
     """Whether a refusal may be about a value that is another one there: `$NNODES`, or a path."""
+    words = [word for word in words if not word.startswith(OPTION)]  # that file was found
     unsure = [word for word in words if "$" in word or "`" in word]
     unsure += [] if refusal.startswith("unrecognized") else [word for word in words if "/" in word]
     return any(word.rpartition("=")[2] in refusal for word in unsure)

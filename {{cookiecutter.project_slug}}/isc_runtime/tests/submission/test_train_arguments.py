@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -113,3 +114,25 @@ def test_variables_of_the_isc_are_set(root: Path) -> None:
 
 def test_without_a_train_py_nothing_more_is_said(tmp_path: Path) -> None:
     assert list(check_arguments(tmp_path, ["--size"], ["uds-one"], "x")) == []
+
+
+def test_a_config_file_in_the_command_is_judged_as_its_options_are(tmp_path: Path) -> None:
+    for name in ("train.py", "data.py", "model.py"):
+        shutil.copy(PROJECT / name, tmp_path)
+    ignored = shutil.ignore_patterns("tests", "__pycache__")
+    shutil.copytree(PROJECT / "isc_runtime", tmp_path / "isc_runtime", ignore=ignored)
+    (tmp_path / "configs").mkdir()
+
+    def said(text: str, name: str = "configs/a.toml") -> str:
+        (tmp_path / "configs" / "a.toml").write_text(text)
+        findings = check_arguments(tmp_path, ["--config", name, "--seed", "1"], ["uds-x"], "experiment.isc:1")
+        return "\n".join(map(str, findings))
+
+    assert said("dataset-id = 'uds-x'\nepochs = 3") == ""
+    assert said("dataset-id = 'uds-x'", "/root/any-project/configs/a.toml") == ""
+    assert "configs/a.toml: argument --epochs: '0' is not" in said("dataset-id = 'uds-x'\nepochs = 0")
+    assert "no option epoch; did you mean epochs?" in said("epoch = 2")
+    assert "The dataset uds-y is not in dataset_id_list" in said("dataset-id = 'uds-y'")
+    assert "--fresh would start over" in said("dataset-id = 'uds-x'\nfresh = true")
+    assert "There is no config file configs/b.toml. Put it into the project" in said("", "configs/b.toml")
+    assert said("", "$HOME/b.toml") != "", "what only the node knows is left to it; datasets are not"

@@ -1,0 +1,113 @@
+"""Options from a file: `--config FILE.toml`, or train.toml beside train.py. The command line wins.
+
+What a file says becomes words in front of those of the command line. So each value is checked as there, and
+counts as asked for in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from isc_runtime.text_files import read_text
+from isc_runtime.toml import load_toml
+
+OPTION = "--config"
+PRINT = "--print-config"
+NOT_IN_FILES = {OPTION, PRINT, "--help"}
+PLAIN = (bool, int, float, str)
+
+
+class ConfigError(ValueError):
+    """What is wrong with a config file, in words for a person."""
+
+
+class _One(argparse.ArgumentParser):
+    """Judges a single option."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --config and --print-config."""
+    group = parser.add_argument_group("configuration")
+    group.add_argument(OPTION, metavar="FILE.toml", help="options, otherwise those of train.toml")
+    group.add_argument(PRINT, action="store_true", help="print all options as such a file, and end")
+
+
+def config_file(command_line: Sequence[str], beside: Path) -> Path | None:
+    """The file whose options hold: the one that is named, else `beside` if it exists."""
+    named = None
+    for word, after in zip(command_line, [*command_line, ""][1:], strict=True):
+        if word.partition("=")[0] == OPTION:
+            named = word.partition("=")[2] or after
+    return Path(named) if named is not None else beside if beside.is_file() else None
+
+
+def words_of(file: Path, actions: Mapping[str, argparse.Action] | None = None) -> list[str]:
+    """What a file says, as words of a command line.
+
+    Args:
+        file: TOML, option = value.
+        actions: of the parser, by option; each value is judged. None takes all as they are.
+
+    Raises:
+        ConfigError: it cannot be read, or the parser would not take it.
+    """
+    try:
+        table = load_toml(read_text(file))
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
+    words: list[str] = []
+    for key, value in table.items():
+        try:
+            words += _words(f"--{key.replace('_', '-')}", value, actions)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
+    return words
+
+
+def _words(option: str, value: Any, actions: Mapping[str, argparse.Action] | None) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, PLAIN) for one in values):
+        raise ConfigError(f"{option[2:]} must be a string, a number, true or false, or a list of such")
+    if actions is not None and (option not in actions or option in NOT_IN_FILES):
+        close = difflib.get_close_matches(option, [*actions], 1, cutoff=0.75)
+        raise ConfigError(
+            f"there is no option {option[2:]}" + (f"; did you mean {close[0][2:]}?" if close else "")
+        )
+    if isinstance(value, bool):
+        negative = f"--no-{option[2:]}"
+        words = [option] if value else [negative] if actions and negative in actions else []
+    elif isinstance(value, list):
+        words = [option, *map(str, value)]
+    else:
+        words = [f"{option}={value}"]  # so that a negative number is no option
+    if actions is not None and words:
+        single = _One(add_help=False, allow_abbrev=False)
+        single._add_action(actions[option])  # argparse has no public way to ask for one option
+        single.parse_args(words)
+    return words
+
+
+def as_toml(values: Mapping[str, Any]) -> str:
+    """Options as a config file has them; those without a value are comments."""
+    lines = []
+    for name, value in sorted(values.items()):
+        key = name.replace("_", "-")
+        if value is None:
+            lines.append(f"# {key} =")
+        elif isinstance(value, list | tuple):
+            lines.append(f"{key} = {json.dumps([*map(_plain, value)], ensure_ascii=False)}")
+        else:
+            lines.append(f"{key} = {json.dumps(_plain(value), ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, PLAIN) else str(value)
