@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,6 +39,38 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("configuration")
     group.add_argument(OPTION, metavar="FILE.toml", help="options, otherwise those of train.toml")
     group.add_argument(PRINT, action="store_true", help="print all options as such a file, and end")
+
+
+def expanded(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The words of a command line, and before them those of its config file, if the parser has --config."""
+    actions = parser._option_string_actions
+    if OPTION not in actions or not (file := config_file(words, Path(sys.argv[0]).with_suffix(".toml"))):
+        return list(words)
+    try:
+        return [*words_of(file, actions), *words]
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def take_out(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, written: Mapping[str, str]
+) -> set[str]:
+    """Removes the two options, which are no settings of a training; prints all others if that was asked for.
+
+    Args:
+        parser: which ends the program after printing.
+        arguments: as parsed.
+        written: the options that are written otherwise than they are held.
+
+    Returns:
+        the names that were removed.
+    """
+    names = {option[2:].replace("-", "_") for option in (OPTION, PRINT)}
+    taken = {name: vars(arguments).pop(name, None) for name in names}
+    if taken["print_config"]:
+        print(as_toml({**vars(arguments), **written}))
+        parser.exit()
+    return names
 
 
 def config_file(command_line: Sequence[str], beside: Path) -> Path | None:

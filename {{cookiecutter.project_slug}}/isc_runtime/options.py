@@ -42,28 +42,14 @@ def parse(parser: argparse.ArgumentParser, command_line: list[str] | None = None
     So that what is asked for explicitly can be told from what is a default. A parser with --config reads that
     file, or the one beside the program that is called as it is: train.toml.
     """
-    words = sys.argv[1:] if command_line is None else command_line
-    has_config = config.OPTION in parser._option_string_actions
-    if has_config and (file := config.config_file(words, Path(sys.argv[0]).with_suffix(".toml"))):
-        try:
-            words = [*config.words_of(file, parser._option_string_actions), *words]
-        except config.ConfigError as error:
-            parser.error(str(error))
+    words = config.expanded(parser, sys.argv[1:] if command_line is None else command_line)
     arguments = parser.parse_args(words)
     without_defaults = argparse.Namespace(**dict.fromkeys(vars(arguments), _ABSENT))
     found = vars(parser.parse_args(words, without_defaults))
-    if has_config:  # the two have done their work: what they are is no setting of the training
-        del arguments.config, found["config"], found["print_config"]
-        if vars(arguments).pop("print_config"):
-            print(config.as_toml({**vars(arguments), **_written(arguments)}))
-            parser.exit()
-    setattr(arguments, GIVEN, frozenset(name for name, value in found.items() if value is not _ABSENT))
+    given = frozenset(name for name, value in found.items() if value is not _ABSENT)
+    auto = {"save_steps": "auto"} if getattr(arguments, "save_steps", None) == AUTO else {}
+    setattr(arguments, GIVEN, given - config.take_out(parser, arguments, auto))
     return arguments
-
-
-def _written(arguments: argparse.Namespace) -> dict[str, str]:
-    """The options whose values are written otherwise than they are held."""
-    return {"save_steps": "auto"} if getattr(arguments, "save_steps", None) == AUTO else {}
 
 
 class Options:
