@@ -32,6 +32,8 @@ BUILD = ROOT / "build"
 PROJECT = BUILD / "mutants" / "isc-experiment"
 TESTS = {  # for each module the tests that are about it
     "checkpointing.checkpointer": "checkpointer publishing two_ranks",
+    "checkpointing.publishing": "checkpointer publishing two_ranks",
+    "checkpointing.resuming": "checkpointer",
     "checkpointing.save_log": "checkpointer publishing",
     "checkpointing.asked": "asked",
     "checkpointing.loading": "checkpointer",

@@ -1,7 +1,8 @@
 """Saving and resuming: from what a training loop talks to down to bytes on the disk.
 
     checkpointer                    what a training loop talks to: restore, save, poll, close
-    save_log  parts  run            what became of the saves; what a training consists of; what it runs in
+    publishing  resuming            what becomes of a save; what a start goes on from
+    save_log  parts  run            what is said of saves; what a training consists of; what it runs in
     clock  importing                when a save is due by time; checkpoints of other programs
     loading  saving  policy         what a checkpoint puts back; one save and its states; when one is due
     initial                         weights to begin with

@@ -25,26 +25,16 @@ import torch
 from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked
 from isc_runtime.checkpointing.clock import SLOW, Clock
-from isc_runtime.checkpointing.initial import begin_with
-from isc_runtime.checkpointing.loading import EVALUATION, load
-from isc_runtime.checkpointing.parts import (
-    POSITION,
-    State,
-    Training,
-    collect,
-    collect_own,
-    look_at,
-    parts_of,
-    warn_of_what_is_left_out,
-)
+from isc_runtime.checkpointing.loading import EVALUATION
+from isc_runtime.checkpointing.parts import POSITION, State, Training, collect, collect_own, parts_of
 from isc_runtime.checkpointing.policy import SavePolicy
+from isc_runtime.checkpointing.publishing import Publisher
+from isc_runtime.checkpointing.resuming import resume
 from isc_runtime.checkpointing.run import Run
-from isc_runtime.checkpointing.save_log import Ended, SaveLog
 from isc_runtime.checkpointing.saving.hold import StepHold
-from isc_runtime.checkpointing.saving.save import TORN, Equipment, Save, WholeSave
+from isc_runtime.checkpointing.saving.save import Equipment, Save, WholeSave
 from isc_runtime.checkpointing.saving.snapshot import Owned
-from isc_runtime.checkpointing.saving.state_size import expected_size, size_of
-from isc_runtime.errors import IscError
+from isc_runtime.checkpointing.saving.state_size import size_of
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.position import Position
 from isc_runtime.ranks.interruption import Stopped
@@ -68,27 +58,24 @@ class Checkpointer:
     Attributes:
         policy: when a save is due.
         equipment: what all saves share.
-        is_time_up: whether the training has taken `max_seconds`, as all ranks know since the last poll.
 
     Raises:
         IscError: a part is neither, or there is no position.
     """
 
     def __init__(self, run: Run, training: Training, options: CheckpointOptions) -> None:
+        self._run = run
         self.store, self.group, self.stop, self.scalars = run.store, run.group, run.stop, run.scalars
         self.options = options
         self.policy = SavePolicy(options, time.monotonic())
         self._training = training
-        self.is_time_up = False
-        self._clock = Clock(self.policy, run.group)
-        self._saves, self._seconds, self._since = 0, 0.0, time.monotonic()
-        self._log = SaveLog(run.store, options, run.scalars, run.group.environment.isc_mode)
-        self._save: Save | None = None  # the one that is on its way
-        self._saved_position: list[dict[str, Any]] | None = None
+        self._clock = Clock(self.policy, run.group, options.max_seconds)
+        self._saves = 0  # so many were begun
         run.store.keep_best = options.keep_best
         self.equipment = Equipment(run.store, run.group)
-        self._is_size_known = self._is_torn = False
-        self._step_hold = StepHold(self.equipment.snapshot, self._note_wait)
+        self._publisher = Publisher(run, options, self.equipment.snapshot, self.policy)
+        self._is_size_known = False
+        self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait)
         parts = parts_of(training)
         self._asked = Asked(getattr(training, "arguments", None), parts)
         modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
@@ -128,12 +115,17 @@ class Checkpointer:
     @property
     def is_saving(self) -> bool:
         """Whether a save is on its way."""
-        return self._save is not None
+        return self._publisher.is_saving
 
     @property
     def failed_saves(self) -> int:
         """Failed saves in a row."""
-        return self._log.failures
+        return self._publisher.failed_saves
+
+    @property
+    def is_time_up(self) -> bool:
+        """Whether the training has taken `max_seconds`, as all ranks know since the last poll."""
+        return self._clock.is_time_up
 
     def restore(self) -> bool:
         """Goes on from the newest good checkpoint. All ranks call it, before the first batch.
@@ -145,40 +137,16 @@ class Checkpointer:
             RankError: there are checkpoints and none is good, or this one is of another training, or there is
                 no room for two more.
         """
-        parts = parts_of(self._training)
-        warn_of_what_is_left_out(self._training)
-        if self.options.fresh and not self.group.environment.restarts:  # only the first attempt of torchrun's
-            self.group.master(self.store.set_all_aside)
-        size = self.group.each(lambda: expected_size(parts.values()))  # a state_dict may be a collective
-        self.group.master(lambda: self.store.check_room(size))
-        chosen = self.group.master(lambda: self.store.choose(self.group.busy))
-        if chosen is None and self.options.init_from is not None:
-            begin_with(self.options.init_from, parts, self.options.init_partly, self.group)
-        if chosen is None:
-            self.equipment.not_finite = self.group.each(lambda: look_at(self._training))
-            logger.info("No checkpoint in %s: training starts at step 0", self.store.directory)
+        resumed = resume(self._run, self._training, self.options, self.equipment, self._asked)
+        if resumed is None:
             self.scalars.begin(0)
             return False
-        entry, manifest = chosen
-        if self.options.init_from is not None:
-            logger.info("[INIT] There is a checkpoint to go on from: --init-from is not used")
-        self._saves = self.group.each(lambda: load(parts, entry, manifest, self.group, self._asked))
-        self.equipment.not_finite = self.group.each(lambda: look_at(self._training))
-        self._seconds, self._since = float(manifest.details.get("seconds", 0.0)), time.monotonic()
-        self._saved_position = self._position()
-        progress = self._sampler.progress
-        self.policy.resumed(progress.step)
-        self.scalars.begin(progress.step)
-        logger.info(
-            "Resumed from %s: step %d, epoch %d, batch %d, saved %s%s",
-            *(entry.path, progress.step, progress.epoch, progress.batch, manifest.time),
-            str(parts.get(EVALUATION, "")),
-        )
+        self._saves = resumed.saves
+        self._clock.resumed(resumed.seconds)
+        self._publisher.position = self._position()
+        self.policy.resumed(self._sampler.progress.step)
+        self.scalars.begin(self._sampler.progress.step)
         return True
-
-    def _is_writing(self) -> bool:
-        """Whether a save would have to wait for the one before it, as far as this rank knows."""
-        return self._save is not None and not self._save.is_written()
 
     def _position(self) -> list[dict[str, Any]]:
         """How far the training is, and an evaluation that is under way."""
@@ -188,7 +156,7 @@ class Checkpointer:
     def _has_moved(self) -> bool:
         """Whether there is something to save since the last one; if this rank cannot say, its save will."""
         try:
-            return self._saved_position != self._position()
+            return self._publisher.position != self._position()
         except Exception:
             return True
 
@@ -198,7 +166,7 @@ class Checkpointer:
         Args:
             batch: the one of the epoch that was just trained on, counted from 0; None in an evaluation.
         """
-        self._clock.look(batch is None, self._is_writing())
+        self._clock.look(batch is None, self._publisher.is_writing())
         return self.policy.due(self._sampler.progress.step, batch)
 
     def equalize(self) -> None:
@@ -228,18 +196,18 @@ class Checkpointer:
         self._saves += 1
         self.scalars.flush()  # what was logged before this checkpoint does not come again after it
         try:
-            self._save = self._begin(step, begun, force)
+            self._begin(step, begun, force)
         except RankError as error:
-            self._failed(error, step)
+            self._publisher.failed(error, step)
             return
         finally:
             self.policy.pace.stood_still(time.monotonic() - begun)
         if self.options.sync_save:
             self.finish()
         elif self._clock.training_seconds > SLOW:
-            self._finish_soon(self._clock.training_seconds)
+            self._publisher.finish_soon(self._clock.training_seconds)
 
-    def _begin(self, step: int, begun: float, force: bool) -> Save:
+    def _begin(self, step: int, begun: float, force: bool) -> None:
         """Copies the state and lets the background write it. Raises RankError."""
         parts, own, put_off, error = self._collect()
         anchor = self.options.anchor_saves and self._saves % self.options.anchor_saves == 0
@@ -254,7 +222,7 @@ class Checkpointer:
         logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
         details = {**vars(self._sampler.progress), "force": bool(forced), "anchor": bool(anchor)}
         details["world_size"] = self.group.world_size
-        details["seconds"] = self._seconds_trained()
+        details["seconds"] = self._clock.seconds_trained()
         save = self._kind(self.equipment, payload, step, begun, details, self.options.save_timeout)
         state = {**parts, "rng": [own["rng"] for own in known], "saves": self._saves}
         for name in {name for own in known for name in own} - {"rng"}:  # the master's: it alone writes them
@@ -262,8 +230,7 @@ class Checkpointer:
         state["asked"] = self._asked.state()
         save.start(state, put_off)
         save.held_up = time.monotonic() - begun
-        self._saved_position = [parts[name] for name in (POSITION, EVALUATION) if name in parts]
-        return save
+        self._publisher.take(save, [parts[name] for name in (POSITION, EVALUATION) if name in parts])
 
     def _collect(self) -> tuple[dict[str, Any], dict[str, Any], Owned, RankError | None]:
         """The state of the parts, what only this rank knows, what can be put off; or why there is none."""
@@ -276,15 +243,9 @@ class Checkpointer:
 
     def _put_off(self) -> Owned:
         """What may be copied later, before the optimizer's next step."""
-        if self.options.sync_save or self._is_unsaved:  # some rank's copy may have been torn: be careful
+        if self.options.sync_save or self._publisher.is_unsaved:  # a copy may have been torn
             return {}
         return self._step_hold.over(parts_of(self._training).values())
-
-    def _note_wait(self, seconds: float) -> None:
-        """A step of an optimizer has waited so long for the copy."""
-        self.policy.pace.stood_still(seconds)
-        if self._save is not None:
-            self._save.held_up += seconds
 
     def finish(self) -> None:
         """Waits for the save that is on its way, if one is, and publishes it. All ranks call it.
@@ -292,74 +253,7 @@ class Checkpointer:
         Raises:
             RankError: too many saves in a row have failed.
         """
-        save, self._save = self._save, None
-        if save is None:
-            return
-        waited = time.monotonic()
-        try:
-            while (ended := self.group.master(lambda: self._publish(save, waited))) is None:
-                pass
-        except RankError as error:
-            self._failed(error, save.step)
-            return
-        self._is_torn = False
-        self.policy.save_steps = ended.save_steps
-        self._log.succeeded(save, ended)
-
-    def _finish_soon(self, patience: float) -> None:
-        """Where batches are slow: publishes the save that is on its way, if it is written before another
-        batch would be done. The ISC ships only what has its link, and cycles may hold few such batches."""
-        save, begun = self._save, time.monotonic()
-        if save is None:
-            return
-        is_written = self.group.master(lambda: save.is_written_within(patience, self.group.busy))
-        waited = time.monotonic() - begun
-        self.policy.pace.stood_still(waited)
-        save.held_up += waited
-        if is_written:
-            self.finish()
-
-    def _failed(self, error: RankError, step: int) -> None:
-        """A save has come to nothing, on all ranks alike. Raises RankError if that is one too many."""
-        self._saved_position = None
-        if error.what != TORN:
-            self._log.failed(error, step)
-            return
-        self._is_torn = True
-        self.equipment.snapshot.put_off_nothing()
-        self.policy.ask()  # the next one is made at once, and copies all before the training goes on
-        logger.warning("[AGAIN] Checkpoint of step %d is made again: %s", step, error)
-
-    @property
-    def _is_unsaved(self) -> bool:
-        """Whether the last save came to nothing."""
-        return self._is_torn or self._log.failures > 0
-
-    def _publish(self, save: Save, waited: float) -> Ended | None:
-        """The master's: publishes a save if it is written by now, and decides when the next ones are due.
-
-        Args:
-            save: the save.
-            waited: since when the training waits for it, on the monotonic clock.
-        """
-        try:
-            manifest = save.progress()
-            if manifest is None:
-                return None
-            save.publish()
-        except (OSError, IscError):
-            self.store.check_owner()  # then that is the reason
-            raise
-        waiting = time.monotonic() - waited
-        self.policy.pace.stood_still(waiting)
-        save_steps, cost = self.policy.saved(save.write_seconds)
-        if save_steps != self.policy.save_steps:
-            logger.info("Saving every %d batches: a save costs %.3f s", save_steps, cost)
-        return Ended(manifest, save.held_up + waiting, save.write_seconds, save_steps)
-
-    def _seconds_trained(self) -> float:
-        """Since the training began, over all resumes."""
-        return self._seconds + time.monotonic() - self._since
+        self._publisher.finish()
 
     def settle(self) -> None:
         """Waits until the last save is published, and repeats it if it failed. All ranks call it.
@@ -368,7 +262,7 @@ class Checkpointer:
             RankError: it keeps failing.
         """
         self.finish()
-        while self._is_unsaved:
+        while self._publisher.is_unsaved:
             self.group.busy()
             time.sleep(PAUSE * self.failed_saves)  # what failed now, fails a moment later, too
             self.save()
@@ -385,18 +279,15 @@ class Checkpointer:
         progress = self._sampler.progress
         self.policy.pace.poll(progress.step, progress.batch, self.is_saving, time.monotonic())
         if self._clock.is_slow:
-            self._finish_soon(self._clock.since_poll())
-        save = self._save
-        signal_number, written, is_time_up, *said = self.group.pulse(
+            self._publisher.finish_soon(self._clock.since_poll())
+        signal_number, written, *said = self.group.pulse(
             self.stop.signal_number,
-            self._saves if save is not None and (save.is_written() or save.is_overdue()) else -1,
-            self._seconds_trained() > self.options.max_seconds,
-            *self._clock.words(self._is_writing()),
+            self._saves if self._publisher.has_ended() else -1,
+            *self._clock.words(self._publisher.is_writing()),
         )
-        self.is_time_up |= bool(is_time_up)
         self._clock.heard(*said)
         self.store.starts.saw(progress.step, self.failed_saves, self.is_saving, self._clock.is_evaluation)
-        if save is not None and written == self._saves:
+        if written == self._saves:
             self.finish()
         if signal_number:
             if any(self.group.gather(self._has_moved())):

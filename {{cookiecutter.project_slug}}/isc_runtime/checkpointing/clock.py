@@ -21,15 +21,20 @@ class Clock:
     Args:
         policy: is told.
         group: the ranks.
+        max_seconds: of training, over all resumes, after which the time is up.
 
     Attributes:
         is_evaluation: whether what it was asked about last was an evaluation.
         training_seconds: of the last batch that was trained on, as all ranks know it.
+        is_time_up: whether the time is up, as all ranks know since the last poll.
     """
 
-    def __init__(self, policy: SavePolicy, group: Group) -> None:
+    def __init__(self, policy: SavePolicy, group: Group, max_seconds: float) -> None:
         self._policy = policy
         self._group = group
+        self._max_seconds = max_seconds
+        self._seconds_before, self._since = 0.0, time.monotonic()
+        self.is_time_up = False
         self._polls = self._polls_at_save = 0
         self._polled = time.monotonic()
         self._unknown, self._seconds = LATENCY, 0.0
@@ -56,14 +61,27 @@ class Clock:
     def _is_late(self, is_writing: bool) -> bool:
         return not is_writing and self._policy.is_late(time.monotonic())
 
-    def words(self, is_writing: bool) -> tuple[int, int]:
-        """What this rank says at a poll: its number if a save is due, and milliseconds since the last one."""
+    def resumed(self, seconds: float) -> None:
+        """The training has taken so many seconds before this start."""
+        self._seconds_before, self._since = seconds, time.monotonic()
+
+    def seconds_trained(self) -> float:
+        """Since the training began, over all resumes."""
+        return self._seconds_before + time.monotonic() - self._since
+
+    def words(self, is_writing: bool) -> tuple[int, int, int]:
+        """What this rank says at a poll: whether its time is up, the poll's number if a save is due, and
+        milliseconds since the last one.
+        """
         before, self._polled = self._polled, time.monotonic()
         self._polls += 1
-        return self._polls if self._is_late(is_writing) else 0, int(1000 * (self._polled - before))
+        is_time_up = int(self.seconds_trained() > self._max_seconds)
+        late_poll = self._polls if self._is_late(is_writing) else 0
+        return is_time_up, late_poll, int(1000 * (self._polled - before))
 
-    def heard(self, late_poll: int, milliseconds: int) -> None:
+    def heard(self, is_time_up: int, late_poll: int, milliseconds: int) -> None:
         """What the ranks said at the poll before this one: the largest of each word."""
+        self.is_time_up |= bool(is_time_up)
         self._unknown, self._seconds = max(0, self._unknown - 1), milliseconds / 1000
         if self._was_training:
             self.training_seconds = self._seconds
