@@ -7,11 +7,14 @@ and what is left of the model after them. A model without such a list is a singl
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import MethodType
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +31,8 @@ from isc_runtime.ranks.shards import is_expanded, is_sharded
 # The types of buffers that gloo can exchange; others are constants, as a rule, and are equal from the start.
 EXCHANGED = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bfloat16}
 EXCHANGED |= {torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128}
+
+logger = logging.getLogger("train")
 
 
 def parallelize(
@@ -57,8 +62,8 @@ def parallelize(
     if not sharded:
         model.to(group.device)
     for block in blocks(model) or [model]:
-        if options.checkpoint_activations:
-            _recompute(block)
+        if options.checkpoint_activations or options.compile:
+            _wrap(block, options.checkpoint_activations)
         if options.compile:
             block.compile()
     if sharded:
@@ -155,12 +160,25 @@ def _require_compiler() -> None:
         )
 
 
-def _recompute(block: nn.Module) -> None:
-    """Lets a block keep its inputs only, and compute the rest again in the backward pass.
+def _wrap(block: nn.Module, is_recomputed: bool) -> None:
+    """Lets a function of ours call a block: torch.compile finds nothing to compile where all is torch's own.
 
-    The block stays the module it is, and so its parameters keep their names.
+    Such are a `partial`, and the forward of an nn.Sequential. The block stays the module it is, and so its
+    parameters keep their names; it is bound as a method, so that a copy of the block calls itself.
     """
-    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    setattr(block, "forward_itself", block.forward)  # noqa: B010  # mypy knows no other way
+    block.forward = MethodType(_recomputed if is_recomputed else _called, block)
+
+
+def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    """Keeps the inputs only, and computes the rest again in the backward pass."""
+    forward: Any = block.forward_itself
+    return checkpoint(forward, *inputs, use_reentrant=False, **named)
+
+
+def _called(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    forward: Any = block.forward_itself
+    return forward(*inputs, **named)
 
 
 def _shard(model: nn.Module, group: Group) -> nn.Module:
@@ -168,6 +186,12 @@ def _shard(model: nn.Module, group: Group) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard  # a second, for those who shard
 
+    if not blocks(model):
+        logger.warning(
+            "[FSDP] %s has no nn.ModuleList: it is sharded as one block, and each rank holds all of it while "
+            "it computes. Put its layers into an nn.ModuleList.",
+            type(model).__name__,
+        )
     mesh = init_device_mesh(group.device.type, (group.world_size,))
     for block in blocks(model):
         fully_shard(block, mesh=mesh)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -217,6 +220,58 @@ def test_compiling_keeps_the_names_of_the_parameters(monkeypatch: pytest.MonkeyP
     names = list(Network().state_dict())
     model = parallelize(Network(), ALONE, first_loss, ParallelOptions(compile=True))
     assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_blocks_are_compiled_be_they_recomputed_or_torch_s_own(
+    is_recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch compiles nothing, and says nothing, of an nn.Sequential or of a partial."""
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda block: compile_module(block, backend=count))
+    monkeypatch.setenv("CXX", sys.executable)  # the backend needs none
+    torch._dynamo.reset()
+    options = ParallelOptions(compile=True, checkpoint_activations=is_recomputed)
+    model = parallelize(Network().eval(), ALONE, first_loss, options)
+    torch.autograd.backward(first_loss(model))
+    torch._dynamo.reset()
+    assert any("linear" in str(node.target) for graph in graphs for node in nodes_of(graph))
+
+
+def test_a_copy_of_a_model_calls_itself() -> None:
+    """An average of the weights is one."""
+    model = parallelize(Network().eval(), ALONE, first_loss, ParallelOptions(checkpoint_activations=True))
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+        block, own = (one.get_submodule("blocks.0") for one in (copied, model))
+        assert not block(torch.ones(1, 32)).any()
+        assert own(torch.ones(1, 32)).any()
+
+
+def nodes_of(graph: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    """Of a graph and of those within it."""
+    return [node for part in graph.modules() for node in getattr(part, "graph", torch.fx.Graph()).nodes]
+
+
+def warn_of_a_single_block() -> None:
+    """On each of two ranks."""
+    logging.basicConfig(level=logging.INFO, force=True)
+    with process_group(Environment.read(), 60, 60) as group:
+        parallelize(nn.Sequential(nn.Linear(FEATURES, CLASSES)), group, first_loss, ParallelOptions("fsdp"))
+
+
+def test_a_model_without_blocks_is_sharded_with_a_warning(tmp_path: Path) -> None:
+    for ended in run_forked(tmp_path, warn_of_a_single_block):
+        assert ended.code == 0, ended.output
+        assert "Sequential has no nn.ModuleList" in ended.output
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
