@@ -118,6 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     setup = commands.add_parser("setup", help="install what pyproject.toml names (make setup)")
     setup.add_argument("--torch", default="auto", choices=("auto", "cpu", "cuda"), help="by what is here")
     setup.add_argument("wheels", nargs="*", help="after --: where pip finds the CPU builds of torch")
+    swept = commands.add_parser("sweep", help="write a launch file for each point of a sweep")
+    swept.add_argument("launch_file", type=Path, help="what they have in common: experiment.isc")
+    swept.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        required=True,
+        metavar="OPTION=VALUE,VALUE",
+        help="of train.py",
+    )
     submit = commands.add_parser(
         "submit", help="check, write down what it is, and run: isc train experiment.isc"
     )
@@ -247,6 +257,12 @@ def _setup(arguments: argparse.Namespace) -> int:
     return install(PROJECT, arguments.torch, arguments.wheels)
 
 
+def _sweep(arguments: argparse.Namespace) -> int:
+    from isc_runtime.submission.sweep import sweep
+
+    return sweep(arguments.launch_file, arguments.settings, PROJECT)
+
+
 def _submit(arguments: argparse.Namespace) -> int:
     from isc_runtime.submission.submit import submit
 
@@ -276,6 +292,7 @@ RUN = {
     "preflight": _preflight,
     "setup": _setup,
     "submit": _submit,
+    "sweep": _sweep,
 }
 
 if __name__ == "__main__":

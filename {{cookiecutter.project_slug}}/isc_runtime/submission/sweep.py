@@ -1,0 +1,103 @@
+"""A launch file for each point of a sweep: `python -m isc_runtime sweep experiment.isc --set seed=0,1`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.submission.launch_file import check_launch_file
+from isc_runtime.submission.project import homes
+from isc_runtime.text_files import read_text
+from isc_runtime.toml import load_toml
+
+Point = tuple[tuple[str, str], ...]  # options of train.py, and their values
+MOST = 100  # so many experiments at once are a slip of the keyboard
+
+
+def sweep(launch_file: Path, settings: Sequence[str], root: Path) -> int:
+    """Writes the files beside `launch_file`, checks each, and prints what submits it.
+
+    Args:
+        launch_file: what all points have in common.
+        settings: `option=value,value`, of train.py; all combinations are made.
+        root: the project.
+
+    Returns:
+        The exit code: 1 if one would fail, and then none is kept.
+
+    Raises:
+        IscError: what was given makes no sweep.
+    """
+    try:
+        text = read_text(launch_file)
+        values = load_toml(text)
+        name, command = values["experiment_name"], values["command"]
+    except (OSError, ValueError, LookupError, ImportError) as error:
+        hint = "Name a launch file with an experiment_name and a command."
+        raise IscError(f"It cannot be read ({error})", launch_file, hint, ExitCode.USAGE) from error
+    made: dict[Path, str] = {}
+    for point in points(settings):
+        file = launch_file.with_name(f"{launch_file.stem}-{'-'.join(map(_safe, map('-'.join, point)))}.isc")
+        words = "".join(f" --{option} {shlex.quote(value)}" for option, value in point)
+        called = f"{name}, {', '.join(map(' '.join, point))}"
+        made[file] = _with(_with(text, "experiment_name", called), "command", command + words)
+    for file, new in made.items():
+        if file.exists() and read_text(file) != new:
+            raise IscError(
+                "It is there already, and is another one", file, "Delete it first.", ExitCode.USAGE
+            )
+    for file, new in made.items():
+        file.write_text(new, encoding="utf-8")
+    findings = [finding for file in made for finding in check_launch_file(file, root, homes(root))]
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in dict.fromkeys(findings):
+        print(f"{finding.severity.upper()}: {finding}")
+    if errors:
+        for file in made:
+            file.unlink()
+        print(f"None is written: {len(errors)} error{'s' * (len(errors) > 1)}.")
+        return 1
+    for file in made:
+        print(f"isc train {file.name}")
+    return 0
+
+
+def points(settings: Sequence[str]) -> list[Point]:
+    """All combinations of `option=value,value`. Raises IscError."""
+    axes: dict[str, list[tuple[str, str]]] = {}
+    for setting in settings:
+        option, _, values = setting.partition("=")
+        option = option.lstrip("-").replace("_", "-")
+        found = list(dict.fromkeys(value.strip() for value in values.split(",")))
+        if not re.fullmatch(r"[a-z0-9-]+", option) or option in axes or not all(found):
+            hint = "Each option once: --set learning-rate=1e-3,3e-3"
+            raise IscError(f"{setting!r} names no option with its values", "", hint, ExitCode.USAGE)
+        axes[option] = [(option, value) for value in found]
+    combined = list(itertools.islice(itertools.product(*axes.values()), MOST + 1))
+    if not axes or len(combined) > MOST:
+        hint = f"A sweep has one --set at least, and {MOST} points at most."
+        raise IscError("That makes no sweep", " ".join(settings), hint, ExitCode.USAGE)
+    return combined
+
+
+def _with(text: str, key: str, value: str) -> str:
+    """A launch file with another value of a key, whose old one stands on one line."""
+    line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    new, count = re.subn(rf"^{key}\s*=.*$", lambda _: line, text, flags=re.MULTILINE)
+    try:
+        is_changed = count == 1 and load_toml(new).get(key) == value
+    except ValueError:  # the rest of the old value is still there
+        is_changed = False
+    if not is_changed:
+        hint = "Write its value on that line, in quotes."
+        raise IscError(f"The value of {key} is not on one line", "", hint, ExitCode.USAGE)
+    return new
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text)

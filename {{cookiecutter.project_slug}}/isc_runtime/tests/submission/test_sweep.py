@@ -1,0 +1,96 @@
+"""A sweep is launch files: one a point, each with a name of its own, each checked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from isc_runtime.__main__ import main
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.submission.sweep import points, sweep
+from isc_runtime.tests.processes import PROJECT
+from isc_runtime.toml import load_toml
+
+TEXT = """# A comment that stays.
+isc_project_id = "prj-quiet-river-261124"
+experiment_name = "Otters"
+gpus = 8
+command = "bash /root/project/launch.sh --seed 3"
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    ignored = shutil.ignore_patterns("tests", "__pycache__", "checkpoints", "runs")
+    shutil.copytree(PROJECT, root, ignore=ignored)
+    (root / "pyproject.toml").write_text('[project]\nname = "project"\n')
+    (root / "experiment.isc").write_text(TEXT)
+    return root
+
+
+def made(root: Path) -> dict[str, dict[str, object]]:
+    files = [file for file in root.glob("*.isc") if file.name != "experiment.isc"]
+    return {file.name: load_toml(file.read_text()) for file in files}
+
+
+def test_a_file_for_each_combination(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(root / "experiment.isc", ["learning-rate=1e-3,3e-3", "epochs=2"], root) == 0
+    files = made(root)
+    assert files.keys() == {f"experiment-learning-rate-{rate}-epochs-2.isc" for rate in ("1e-3", "3e-3")}
+    one = files["experiment-learning-rate-1e-3-epochs-2.isc"]
+    assert one["command"] == "bash /root/project/launch.sh --seed 3 --learning-rate 1e-3 --epochs 2"
+    assert one["experiment_name"] == "Otters, learning-rate 1e-3, epochs 2"
+    assert one["gpus"] == 8
+    assert "# A comment that stays." in (root / "experiment-learning-rate-1e-3-epochs-2.isc").read_text()
+    said = capsys.readouterr().out
+    assert "isc train experiment-learning-rate-3e-3-epochs-2.isc" in said
+    assert "ERROR" not in said
+    assert sweep(root / "experiment.isc", ["learning-rate=1e-3,3e-3", "epochs=2"], root) == 0, (
+        "again is the same"
+    )
+
+
+@pytest.mark.parametrize("setting", ["learning-rat=1", "epochs=0,1"])
+def test_what_train_py_refuses_is_written_nowhere(
+    root: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(root / "experiment.isc", [setting], root) == 1
+    said = capsys.readouterr().out
+    assert "ERROR: experiment-" in said
+    assert "None is written" in said
+    assert made(root) == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["epochs"], ["epochs="], ["=1"], ["a=1", "a=2"], [], ["a=" + ",".join("x" * n for n in range(1, 102))]],
+)
+def test_what_makes_no_sweep(settings: list[str]) -> None:
+    with pytest.raises(IscError) as raised:
+        points(settings)
+    assert raised.value.exit_code is ExitCode.USAGE
+    assert raised.value.hint
+
+
+def test_what_is_there_is_not_overwritten(root: Path) -> None:
+    (root / "experiment-epochs-1.isc").write_text("mine")
+    with pytest.raises(IscError, match=r"there already.*Delete it first"):
+        sweep(root / "experiment.isc", ["epochs=1"], root)
+    assert (root / "experiment-epochs-1.isc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "gpus = =", TEXT.replace('"bash', '"""\nbash').replace('3"', '3"""')])
+def test_a_launch_file_that_cannot_be_changed(root: Path, text: str) -> None:
+    (root / "experiment.isc").write_text(text)
+    with pytest.raises(IscError, match=r"cannot be read|not on one line"):
+        sweep(root / "experiment.isc", ["epochs=1"], root)
+    assert made(root) == {}
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(tmp_path / "none.isc"), "--set", "epochs=1"])
+    assert ended.value.code == ExitCode.USAGE
