@@ -1,6 +1,6 @@
 """Is this project ready to submit? `python -m isc_runtime check` looks at its parts. Standard library only.
 
-submit  sweep                           hands it over, and writes down what it is; a launch file for each point
+submit  sweep                           hands it over and notes what it is; a file for each point
 project  launch_schema                  all parts; what editors are told of launch files
 facts                                   what is submitted
 launch_file  imports  update            its parts; what an update left for a person
