@@ -108,10 +108,11 @@ class Scalars:
             self._writer = SummaryWriter(str(self._directory), purge_step=purge_step)
 
     def _attempt(self, action: Callable[[], object]) -> None:
-        """A full disk costs the curves of a training, not the training."""
+        """A full disk costs the curves of a training, not the training; so does a path that the locale cannot
+        spell, and TensorBoard neither."""
         try:
             action()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             writer, self._writer = self._writer, None
             if writer is not None:
                 with contextlib.suppress(OSError):

@@ -18,6 +18,9 @@ PROBE_PREFIX = ".isc-probe-"
 TEMPORARY_SUFFIX = ".temp"  # cycling_utils' too
 
 
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what is said where directories cannot be synced
+
+
 def sync_file(file: Path) -> None:
     """Waits until a file's bytes are on the disk. Raises OSError."""
     descriptor = os.open(file, os.O_RDONLY)
@@ -27,7 +30,19 @@ def sync_file(file: Path) -> None:
         os.close(descriptor)
 
 
-sync_directory = sync_file  # a directory is opened and synced in the same way: it makes its entries durable
+def sync_directory(directory: Path) -> None:
+    """Makes what is in a directory durable, and what was taken away: as far as its file system can.
+
+    Some of FUSE and of networks have no such call. What they promise there nobody can say.
+
+    Raises:
+        OSError: it failed.
+    """
+    try:
+        sync_file(directory)
+    except OSError as error:
+        if error.errno not in NO_SYNC or not directory.is_dir():
+            raise
 
 
 def write_durably(file: Path, content: bytes) -> None:

@@ -5,9 +5,12 @@ Its checksums only say that a checkpoint is as it was written. Who wrote it, and
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +42,8 @@ def read_state(
     """
     is_sharded = manifest.details.get("format") == SHARDED
     try:
-        state = torch.load(entry.payload, map_location="cpu", weights_only=True, mmap=not is_sharded)
+        with path_for_torch(entry.payload) as path:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=not is_sharded)
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
             raise TypeError("it is no dict of parts")
         if parts is not None:
@@ -50,6 +54,25 @@ def read_state(
     except Exception as error:  # of all kinds: torch stumbles over what it did not write in many ways
         raise _refused(error, entry) from None
     return dict(state)
+
+
+@contextlib.contextmanager
+def path_for_torch(file: Path) -> Iterator[str]:
+    """A path of a file that torch can map: in a C locale Python's own is no UTF-8, which torch refuses.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    try:
+        str(file).encode()
+        yield str(file)
+        return
+    except UnicodeEncodeError:
+        descriptor = os.open(file, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _refused(error: Exception, entry: Entry) -> IscError:

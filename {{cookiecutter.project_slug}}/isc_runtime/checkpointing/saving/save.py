@@ -22,6 +22,7 @@ from typing import Any, ParamSpec
 import torch
 
 from isc_runtime.checkpointing.on_disk.manifest import WHOLE, Manifest
+from isc_runtime.checkpointing.on_disk.payload import path_for_torch
 from isc_runtime.checkpointing.saving.background import Background
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot
@@ -218,7 +219,8 @@ def check_readable(payload: Path) -> None:
         IscError: it cannot be read.
     """
     try:
-        torch.load(payload, map_location="cpu", weights_only=True, mmap=True)
+        with path_for_torch(payload) as path:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise IscError(
             f"What was written cannot be loaded again ({' '.join(str(error).split())[:300]})",
