@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,9 +104,10 @@ def _is_foreign(source: Path) -> bool:
     try:
         if source.is_dir():
             every = [entry for layout in layouts(source) for entry in layout.entries()]
-            is_own = (source / MANIFEST).exists() or any(entry.is_complete for entry in every)
-            return not is_own and bool(foreign_in(source))
-        return is_foreign(source.resolve()) and not has_manifest(source.resolve()) and not _is_json(source)
+            is_own = os.path.lexists(source / MANIFEST) or any(entry.is_complete for entry in every)
+            return not is_own and any(path.is_dir() or is_foreign(path) for path in foreign_in(source))
+        file = Path(os.path.realpath(source))  # Path.resolve raises where a link leads to itself
+        return is_foreign(file) and not has_manifest(file) and not _is_json(source)
     except OSError:
         return False
 
