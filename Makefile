@@ -15,10 +15,13 @@ export RUFF_CACHE_DIR := $(CURDIR)/build/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/build/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/build/hypothesis
 
-# Slow tests, each with a target of its own.
-LANES := combinations image newcomer recipes rehearsal survival updates
+# The Python of `make cuda`: one with a CUDA build of torch, pytest and numpy, which .venv need not have.
+CUDA_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 
-.PHONY: help venv real demo test lint combinations newest recipes rehearsal picture survival soak peers benchmarks mutants newcomer image clean
+# Slow tests, each with a target of its own.
+LANES := combinations image newcomer recipes rehearsal survival updates cuda
+
+.PHONY: help venv real demo test lint combinations newest recipes rehearsal picture survival soak peers benchmarks mutants newcomer image cuda clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +50,7 @@ lint: venv ## style, types, shell and Dockerfile, of the template and of what it
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	test ! -d tests/survival || (cd tests/survival && $(BIN)/mypy --config-file ../../pyproject.toml .)
+	cd tests/cuda && $(BIN)/mypy --config-file ../../pyproject.toml .
 	cd tests/rehearsal && $(BIN)/mypy --config-file ../../pyproject.toml .
 	cd tests/recipes && $(BIN)/mypy --config-file ../../pyproject.toml *.py ../baking.py ../../docs/make_recipes_page.py
 	cd '$(PROJECT)' && $(BIN)/mypy --strict . && $(BIN)/lint-imports --no-cache
@@ -100,6 +104,9 @@ benchmarks: venv ## measure all that is promised; on a machine that does nothing
 
 newcomer: venv ## follow both READMEs word for word, in an empty folder
 	$(BIN)/python -m pytest -q tests/newcomer
+
+cuda: ## the runtime and its training on CUDA, with the torch that this Python has: skipped with its reason where there is no GPU
+	$(CUDA_PYTHON) -m pytest -q -rs -p no:cacheprovider --confcutdir=tests/cuda tests/cuda
 
 image: venv ## build the generated image, train in it, look for secrets in it
 	.venv/bin/python -m pytest -q -rs tests/image

@@ -1,0 +1,117 @@
+"""What ranks say to each other, in collectives and bytes: for each batch and each save, of 2 to 32 ranks.
+
+    python benchmarks/many_ranks.py [--ranks 2,4,8,16,32] [--json FILE]
+
+The ranks are forks on this machine with a tiny model. Counted is what the training's own thread calls
+of torch's collectives, the gradients' exchange left out: bytes that a rank gives into them, and gets
+out of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import Report, parser
+from torch.utils._python_dispatch import TorchDispatchMode
+from training import Training
+
+from isc_runtime.environment import Environment
+from isc_runtime.ranks.group import Group, process_group
+from isc_runtime.tests.processes import run_forked
+
+BATCHES, SAVES = 20, 3
+
+
+class Collectives(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own are not
+    """Counts collectives, and the bytes of the tensors that go into them and come out of them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls, self.bytes = 0, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "c10d":
+            self.calls += 1
+            self.bytes += _bytes_of(args)
+        return function(*args, **(kwargs or {}))
+
+
+def _bytes_of(node: Any) -> int:
+    if isinstance(node, torch.Tensor):
+        return node.nbytes
+    return sum(map(_bytes_of, node)) if isinstance(node, list | tuple) else 0
+
+
+def measure(group: Group, directory: Path) -> dict[str, float]:
+    """On each rank: what a batch and a save cost it."""
+    training = Training(directory, 1, group, save_steps=10**9)
+    checkpointer = training.checkpointer
+    checkpointer.restore()
+    found: dict[str, float] = {}
+    for _ in range(2):  # the first pulse is special
+        checkpointer.poll()
+    with Collectives() as batches:
+        for number in range(BATCHES):
+            training.sampler.advance()
+            checkpointer.is_due(number)
+            checkpointer.poll()
+    checkpointer.save()
+    checkpointer.finish()
+    begun = time.monotonic()
+    with Collectives() as saves:
+        for _ in range(SAVES):
+            training.sampler.advance()
+            checkpointer.save()
+            checkpointer.finish()
+    found["seconds of a save"] = (time.monotonic() - begun) / SAVES
+    for name, counted, times in (("batch", batches, BATCHES), ("save", saves, SAVES)):
+        found[f"collectives of a {name}"] = counted.calls / times
+        found[f"bytes of a {name}"] = counted.bytes / times
+    return found
+
+
+def count(ranks: int) -> list[dict[str, float]]:
+    """What `measure` found on each of so many ranks."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "checkpoints").mkdir()
+
+        def work() -> None:
+            environment = Environment.read(device="cpu")
+            with process_group(environment, 300, 300) as group:
+                found = measure(group, Path(place) / "checkpoints")
+                (Path(place) / f"{group.rank}.json").write_text(json.dumps(found))
+
+        ended = run_forked(Path(place), work, ranks)
+        if any(one.code for one in ended):
+            sys.exit("\n".join(one.output for one in ended))
+        return [json.loads((Path(place) / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def main() -> None:
+    """Counts and prints."""
+    options = parser(__doc__)
+    options.add_argument("--ranks", default="2,4,8,16,32")
+    arguments = options.parse_args()
+    report = Report("many_ranks")
+    numbers = [int(number) for number in arguments.ranks.split(",")]
+    others = {}
+    for ranks in numbers:
+        found = count(ranks)
+        others[ranks] = found[1]
+        for name in found[0]:
+            report.figure(f"{ranks} ranks, master: {name}", found[0][name])
+            report.figure(f"{ranks} ranks, another: {name}", found[1][name])
+    first, last = others[numbers[0]], others[numbers[-1]]
+    for name in first.keys() - {"seconds of a save"}:  # nothing may grow but the master's own list
+        report.ratio(f"{name}, {numbers[-1]} ranks against {numbers[0]}", last[name] / first[name], most=1.05)
+    report.write(arguments.json)
+
+
+if __name__ == "__main__":
+    main()
