@@ -52,7 +52,10 @@ def mapped(tree: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> An
         return type(tree)(*parts.values())
     if isinstance(tree, list | tuple):
         return type(tree)(parts.values())
-    return dataclasses.replace(tree, **parts)
+    copied = copy.copy(tree)  # not `replace`: it would call __post_init__ again
+    for name, part in parts.items():
+        object.__setattr__(copied, name, part)
+    return copied
 
 
 def name_of(path: Path) -> str:

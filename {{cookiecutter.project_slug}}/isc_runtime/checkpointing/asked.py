@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -134,10 +134,18 @@ def _set(key: str, parts: Mapping[str, Any], fresh: Groups, times: float | None)
                 _set_rate(group, asked, times)
             elif key in asked:
                 group[key] = asked[key]
-        for scheduler in (part for part in parts.values() if isinstance(part, LRScheduler)):
+        for scheduler in _schedulers(parts.values()):
             if key == "lr" and scheduler.optimizer is optimizer and hasattr(scheduler, "base_lrs"):
                 scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
     return found
+
+
+def _schedulers(parts: Iterable[Any]) -> Iterator[LRScheduler]:
+    """The schedulers among the parts, and those that a SequentialLR or a ChainedScheduler is made of."""
+    for part in parts:
+        if isinstance(part, LRScheduler):
+            yield part
+            yield from _schedulers(getattr(part, "_schedulers", ()))
 
 
 def _set_rate(group: dict[str, Any], asked: dict[str, Any], times: float | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from torch import nn
@@ -100,7 +101,7 @@ def warn_of_what_is_left_out(training: Training) -> None:
         logger.warning(
             "[STATE] %s.%s has a state_dict and is not saved: a resume would begin with a new one. Add %r to "
             "what state() returns, or to %s.left_out if that is what you want.",
-            *(type(training).__name__, name, name, type(training).__name__),
+            *(type(training).__name__, name, name.partition("[")[0], type(training).__name__),
         )
 
 
@@ -110,8 +111,12 @@ def left_out(training: Training) -> list[str]:
     saved = {id(parameter) for part in parts if isinstance(part, nn.Module) for parameter in _tensors(part)}
     declared = getattr(training, "left_out", ())
     found = []
-    for name, value in vars(training).items():
-        if name in declared or not callable(getattr(value, "state_dict", None)) or isinstance(value, type):
+    for name, value in _held_by(training):
+        if (
+            name.partition("[")[0] in declared
+            or not callable(getattr(value, "state_dict", None))
+            or isinstance(value, type)
+        ):
             continue
         if any(value is part for part in parts) or not value.state_dict():
             continue  # a GradScaler that is switched off has nothing to save
@@ -119,6 +124,16 @@ def left_out(training: Training) -> list[str]:
             continue  # another view of what is saved: DistributedDataParallel, a part of the model
         found.append(name)
     return found
+
+
+def _held_by(training: Training) -> Iterator[tuple[str, Any]]:
+    """The attributes of the training, and what plain lists, tuples and dicts among them hold."""
+    for name, value in vars(training).items():
+        yield name, value
+        if type(value) in (list, tuple):
+            yield from ((f"{name}[{index}]", part) for index, part in enumerate(value))
+        elif type(value) is dict:
+            yield from ((f"{name}[{key!r}]", part) for key, part in value.items())
 
 
 def _tensors(module: nn.Module) -> list[Any]:

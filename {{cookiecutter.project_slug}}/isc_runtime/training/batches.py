@@ -30,8 +30,18 @@ def size_of_batch(batch: Any) -> int:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on a device."""
-    return _each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    """The batch with its tensors on a device.
+
+    What has a method `to` of its own moves itself: a PackedSequence, whose lengths stay on the CPU, a graph.
+    """
+
+    def move(_: Path, node: Any) -> Any:
+        if isinstance(node, Tensor):
+            return node.to(device, non_blocking=True)
+        can_move = not isinstance(node, type) and callable(getattr(node, "to", None))
+        return node.to(device) if can_move else node
+
+    return mapped(batch, move)
 
 
 def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
@@ -101,7 +111,3 @@ def _cut(batch: Any, size: int, begin: int, end: int) -> Any:
         return node
 
     return mapped(batch, cut)
-
-
-def _each_tensor(batch: Any, change: Any) -> Any:
-    return mapped(batch, lambda _, node: change(node) if isinstance(node, Tensor) else node)

@@ -214,3 +214,32 @@ def test_settings_that_the_training_has_changed_are_not_overruled(
     Checkpointer(run, changed, CheckpointOptions()).restore()
     assert "settings hold (optimizer 0 dampening_so_far: 1.0, not 2.0)" in caplog.text
     assert changed.optimizer.param_groups[0]["step"] == 3
+
+
+class AskingOneAfterTheOther(Asking):
+    """A warm-up, then a decay: two schedulers that a third one is made of."""
+
+    def __init__(self, directory: Path, group: Group, *command_line: str) -> None:
+        super().__init__(directory, group, *command_line)
+        schedulers = torch.optim.lr_scheduler
+        first = schedulers.LinearLR(self.optimizer, start_factor=0.1, total_iters=4)
+        then = schedulers.CosineAnnealingLR(self.optimizer, T_max=10)
+        self.scheduler = schedulers.SequentialLR(self.optimizer, [first, then], milestones=[4])  # type: ignore[assignment]
+
+
+def test_a_rate_is_taken_over_by_schedulers_of_schedulers(tmp_path: Path, group: Group) -> None:
+    (tmp_path / "other").mkdir()
+    begun = AskingOneAfterTheOther(tmp_path, group)
+    whole = AskingOneAfterTheOther(tmp_path / "other", group, "--learning-rate", "0.01")
+    with begun.checkpointer as checkpointer:
+        for _ in range(2):
+            begun.step()
+        checkpointer.save()
+    for _ in range(2):
+        whole.step()
+    asked = AskingOneAfterTheOther(tmp_path, group, "--learning-rate", "0.01")
+    assert asked.checkpointer.restore()
+    for _ in range(6):  # beyond the milestone
+        assert asked.setting == pytest.approx(whole.setting)
+        asked.step()
+        whole.step()

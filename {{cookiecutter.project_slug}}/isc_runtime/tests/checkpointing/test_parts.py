@@ -40,6 +40,16 @@ def test_what_has_a_state_and_is_not_saved_is_found() -> None:
     assert left_out(training) == []
 
 
+def test_what_lists_and_dicts_hold_is_found_too() -> None:
+    training = Forgetful()
+    training.left_out = ("average", "optimizer")
+    models = {"critic": nn.Linear(1, 1), "model": training.model}
+    training.__dict__ |= {"optimizers": [training.optimizer, training.scaler], "models": models}
+    assert left_out(training) == ["optimizers[0]", "models['critic']"]
+    training.more = {"optimizer": training.optimizer, "critic": models["critic"]}
+    assert left_out(training) == []
+
+
 def test_a_plain_value_would_not_come_back() -> None:
     training = Forgetful()
     training.more = {"best": 0.5}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
@@ -102,3 +102,35 @@ def test_a_batch_without_samples_is_said(batch: Any) -> None:
     with pytest.raises(IscError, match="no tensor with a dimension for the samples") as raised:
         size_of_batch(batch)
     assert raised.value.exit_code is ExitCode.DATA
+
+
+def test_what_can_move_moves_itself() -> None:
+    """The lengths of a PackedSequence must stay on the CPU; a graph of another library is no tree."""
+
+    class Graph:
+        def to(self, device: torch.device) -> str:
+            return f"on {device}"
+
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
+    moved = to_device({"texts": packed, "graph": Graph(), "kind": Graph}, torch.device("meta"))
+    assert (moved["texts"].data.is_meta, moved["texts"].batch_sizes.is_cpu) == (True, True)
+    assert (moved["graph"], moved["kind"]) == ("on meta", Graph)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A batch that computes something when it is made."""
+
+    values: torch.Tensor
+    total: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", self.values.sum())
+
+
+def test_a_dataclass_is_not_made_anew() -> None:
+    moved = to_device(Checked(torch.ones(3)), torch.device("meta"))
+    assert moved.values.is_meta
+    assert moved.total.is_meta
+    (first, _), _ = parts_of(Checked(torch.arange(4)), 2)
+    assert (first.values.tolist(), first.total.item()) == ([0, 1], 6)
