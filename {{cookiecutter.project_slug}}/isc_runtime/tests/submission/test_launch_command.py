@@ -73,7 +73,7 @@ ERRORS = {
     "no value, then an option": (f"{START} --epochs --no-amp", "--epochs: expected one argument", "--help"),
     "stray": (f"{START} stray", "unrecognized arguments: stray", "--help"),
     "no choice": (f"{START} --parallelism none", "invalid choice: 'none'", "--help"),
-    "help": (f"{START} --help", "print something and end", "Delete --help"),
+    "help": (f"{START} --help", "print something and end", "Delete that option"),
     "local": (f"{START} --local", "--local would save checkpoints in the container", "Delete it"),
     "fresh": (f"{START} --fresh", "--fresh would start over", "Delete it"),
     "dataset": (
