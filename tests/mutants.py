@@ -45,6 +45,7 @@ TESTS = {  # for each module the tests that are about it
     "checkpointing.saving.snapshot": "snapshot publishing",
     "checkpointing.saving.state_size": "state_size",
     "checkpointing.saving.background": "publishing",
+    "checkpointing.saving.hold": "hold snapshot",
     "checkpointing.saving.finite": "finite",
     "checkpointing.saving.loadable": "loadable",
     "checkpointing.stores.artifact_store": "store order_on_disk",

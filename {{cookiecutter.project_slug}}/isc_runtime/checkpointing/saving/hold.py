@@ -26,7 +26,9 @@ class StepHold:
 
     def over(self, parts: Iterable[Any]) -> Owned:
         """The tensors that only steps of the optimizers among these parts change; from now on these wait."""
-        optimizers = [part for part in parts if isinstance(part, Optimizer)]
+        # Some wrap another optimizer and do not call Optimizer.__init__: of these nothing can be put off.
+        hooks = "_optimizer_step_pre_hooks"
+        optimizers = [part for part in parts if isinstance(part, Optimizer) and hasattr(part, hooks)]
         for optimizer in optimizers:
             if optimizer not in self._held:
                 optimizer.register_step_pre_hook(lambda *_: self._waited(self._snapshot.hold()))
