@@ -138,6 +138,8 @@ def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped:
 
 def _computed_as_now(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's state, with what belongs to this run and not to the training: how a step is computed."""
+    if len(state["param_groups"]) != len(optimizer.param_groups):
+        return state  # torch itself says so, in words
     groups = []
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         groups.append({**saved, **{name: own[name] for name in COMPUTED if name in own}})
