@@ -112,13 +112,6 @@ class Observer:
     def watch_checkpointer(self, module: ModuleType) -> None:
         """Wraps Checkpointer.poll(), which every rank calls after every batch, and in evaluations."""
         restore, poll = module.Checkpointer.restore, module.Checkpointer.poll
-        finish = module.Checkpointer.finish
-
-        def note_finish(this: Any) -> None:
-            save = this._save
-            finish(this)
-            if save is not None and not this.failed_saves:
-                self.write("published", save.step, time.time())
 
         def note_restore(this: Any) -> Any:
             begun = time.time()
@@ -141,7 +134,16 @@ class Observer:
             poll(this)
 
         module.Checkpointer.restore, module.Checkpointer.poll = note_restore, note_poll
-        module.Checkpointer.finish = note_finish
+
+    def watch_save_log(self, module: ModuleType) -> None:
+        """Wraps SaveLog.succeeded(), which says on all ranks that a checkpoint is published."""
+        succeeded = module.SaveLog.succeeded
+
+        def note_succeeded(this: Any, save: Any, ended: Any) -> None:
+            self.write("published", save.step, time.time())
+            succeeded(this, save, ended)
+
+        module.SaveLog.succeeded = note_succeeded
 
     def watch_save(self, module: ModuleType) -> None:
         """Wraps torch.save()."""
@@ -250,6 +252,7 @@ def observe() -> None:
         "torch.utils.data.dataloader": observer.watch_data_loader,
         "torch": observer.watch_save,
         "isc_runtime.checkpointing.checkpointer": observer.watch_checkpointer,
+        "isc_runtime.checkpointing.save_log": observer.watch_save_log,
     }
     sys.meta_path.insert(0, ImportHook(actions))
 
