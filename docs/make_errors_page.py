@@ -28,7 +28,7 @@ BEGINNING = f"""# Errors
 
 Every exit code, and what is said with it: what is wrong, and what to do. `{OPEN}` stands for what is known
 only when it happens: a path, a rank, a number. Written by `docs/make_errors_page.py`, from the code; a test
-holds that it is current. In the logs of an experiment `python -m isc_runtime explain LOG` finds the right line.
+holds that it is current. In the logs of an experiment `python -m isc_runtime explain LOG` finds the line.
 
 An error is one line, `ERROR: what is wrong: where. What to do.`, and the process ends with its code. A run
 that was asked to stop saves and ends with 128 + the signal's number; 137 is SIGKILL, and nothing was said.

@@ -11,7 +11,7 @@ import importlib.util
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -190,7 +190,8 @@ def _arguments_for_train(arguments: argparse.Namespace, root: Path) -> list[str]
 
 def _draw(file: Path, rehearsal: Rehearsal, result: Verdict) -> None:
     uninterrupted = rehearsal.logs_of("uninterrupted") if result.comparison is not None else None
-    draw(file, conclusion(result), result.cycles, rehearsal.logs_of("interrupted"), uninterrupted)
+    title = conclusion(replace(result, stand_in=False))  # that is no matter of the curve
+    draw(file, title, result.cycles, rehearsal.logs_of("interrupted"), uninterrupted)
 
 
 @contextlib.contextmanager
