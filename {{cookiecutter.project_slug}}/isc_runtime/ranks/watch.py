@@ -32,12 +32,14 @@ from isc_runtime.ranks.mailbox import Store
 from isc_runtime.ranks.rank_error import RankError
 
 INTERVAL = 0.25  # seconds between two looks at the store
+HEAD_START = 2 * INTERVAL  # seconds for the rank that others wait for: its stacks tell more than theirs
 GRACE = 2.0  # seconds that node 0's store has to answer once the time for a batch is over
 FAILURE = "isc_runtime/failure"  # the first reason to fall
 ROLL_CALL = "isc_runtime/roll-call"  # who sets it wants to know who is still there
 PRESENT = "isc_runtime/present/"  # + rank: that rank's answer
 HOST = "isc_runtime/host/"  # + rank
 NEVER = "never came"  # what is said of such a rank
+COLLECTIVES = ("torch.distributed", "torch.autograd")  # a backward pass ends with the gradients' exchange
 BUSY = "isc_runtime/busy"  # counts what a rank says that lets the others wait
 
 
@@ -212,7 +214,7 @@ class Watch:
             self.wait_on()
         if os.getppid() != self._launcher:
             return self._launcher_is_gone()
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self._deadline + (HEAD_START if _waits_for_others() else 0):
             absent = self._absent(self._store)
             with contextlib.suppress(OSError, ValueError):
                 show_stacks()
@@ -267,6 +269,16 @@ class Watch:
 
     def _failure(self, what: str, where: str, hint: str) -> RankError:
         return RankError.of(IscError(what, where, hint, ExitCode.PEER), self._environment)
+
+
+def _waits_for_others() -> bool:
+    """Whether the training stands in a collective, and not in its own data or computation."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith(COLLECTIVES):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_debugged() -> bool:

@@ -57,7 +57,7 @@ def test_a_rank_that_never_came_is_named_with_the_limit_that_it_missed(tmp_path:
 
     ended = run_forked(tmp_path, work, ranks=3)
     assert [one.code for one in ended] == [ExitCode.PEER, ExitCode.PEER, 0], ended
-    said = errors(*ended)
+    said = errors(*ended) if by_agent == "True" else errors(ended[0])  # the store is gone with rank 0
     if by_agent == "True":
         expected = f"on {HOST}: No batch was finished within 2 s; rank 2 never came. Its log tells why; "
         assert expected in said[0]
@@ -99,7 +99,8 @@ def test_a_batch_that_does_not_end_in_time_ends_all_and_shows_where_they_are(tmp
     ended = run_forked(tmp_path, partial(watched_ranks.work, watched_ranks.nothing))
     assert [one.code for one in ended] == [ExitCode.PEER] * 2, ended
     (error,) = errors(*ended)
-    assert re.match(rf"rank [01] on {HOST}: No batch was finished within 2 s\. Above is where", error)
+    # the one that the other one waits for
+    assert re.match(rf"rank 1 on {HOST}: No batch was finished within 2 s\. Above is where", error)
     assert error.endswith("if a batch really takes that long, raise --timeout.")
     (speaker,) = (one for one in ended if errors(one))
     assert "in wait_where_nothing_ends" in speaker.output.partition("ERROR")[0]
