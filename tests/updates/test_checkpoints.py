@@ -18,7 +18,8 @@ from isc_runtime.tests.processes import differences
 
 STEP = 19  # amidst the second epoch: there are 15 batches in each
 ARGUMENTS = ("--epochs", "2", "--save-steps", "4", "--keep-checkpoints", "0")
-SCALED = 1e-6  # a fused optimizer rounds otherwise (seen: 2e-10), and so do means over all ranks in a sharded step (2e-9)
+# A fused optimizer rounds otherwise (seen: 2e-10), and so do means over all ranks in a sharded step (2e-9).
+SCALED = 1e-6
 PARTS = ("model", "optimizer", "scheduler", "sampler", "metrics", "rng")  # what 0.1.0 saved of a training
 SHARDED = ("--parallelism", "fsdp", "--model", "transformer")
 
