@@ -62,6 +62,8 @@ def read_curves(directory: Path) -> tuple[str, list[Curve]]:
         found: dict[str, Curve] = {}
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
+                if value.tensor.tensor_shape.dim or value.tensor.string_val:
+                    continue  # no number: the note of what a start is, say
                 curve = found.setdefault(value.tag, Curve([], []))
                 curve.steps.append(event.step)
                 curve.values.append(float(tensor_util.make_ndarray(value.tensor)))
