@@ -3,12 +3,12 @@
 It is the template's, and moves on with it: update it, do not edit it. Six wings over one ground floor:
 
     __main__                      the commands: python -m isc_runtime check | checkpoints | export | ...
-    preflight  rehearsal          is this place fit to train in? experiment.isc, run here as the ISC would
+    preflight  rehearsal  record  is this place fit to train in? experiment.isc, run here as the ISC would;
+                                  what a start is, kept beside its curves
     checkpointing  submission     saving and resuming; is this project ready to submit?
     training  explanation         what the loop of train.py is made of; from a failed experiment to its cause
     ranks                         one falls, all fall: the process group, signals, replicas and shards
-    sampler position permutation logs rng environment node roll_call options errors sizes tree disk
-    python_files text_files       the ground floor
+    sampler  logs  environment  options  roll_call  and what these stand on: the ground floor
     tests                         of all this, in the same wings
 
 A module imports only from floors below its own, and a wing's own floors are in its `__init__.py`, which

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isc_runtime import config
+from isc_runtime.option_values import not_negative as not_negative
+from isc_runtime.option_values import not_negative_float as not_negative_float
+from isc_runtime.option_values import positive as positive
+from isc_runtime.option_values import positive_float as positive_float
+from isc_runtime.option_values import seed as seed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 AUTO = 0  # the value of `save_steps` that stands for "auto"
 SAVES_BETWEEN_INTERRUPTIONS = 3  # at least, if nothing else is said
-
-
 DEVICES = ("auto", "cuda", "mps", "cpu")
 LOCAL = "train as on a laptop, in ./checkpoints, though variables of the ISC's artifacts are set"
 GIVEN = "given"  # the attribute that names the options that were given
@@ -289,44 +292,5 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """A whole number, 1 or more. Raises ArgumentTypeError."""
-    return _number(text, 1)
-
-
-def not_negative(text: str) -> int:
-    """A whole number, 0 or more. Raises ArgumentTypeError."""
-    return _number(text, 0)
-
-
-def positive_float(text: str) -> float:
-    """A finite number above 0. Raises ArgumentTypeError."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def not_negative_float(text: str) -> float:
-    """A finite number, 0 or more. Raises ArgumentTypeError."""
-    return 0.0 if text in ("0", "0.0") else positive_float(text)
-
-
-def seed(text: str) -> int:
-    """A whole number from 0 to 2**32 - 1, which every generator takes. Raises ArgumentTypeError."""
-    if _number(text, 0) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is larger than {2**32 - 1}")
-    return int(text)
-
-
 def _steps(text: str) -> int:
     return AUTO if text == "auto" else positive(text)
-
-
-def _number(text: str, least: int) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(text)
