@@ -34,7 +34,8 @@ MESSAGES = (
     ),
     Cause(
         "rendezvous",
-        r"The rendezvous of the ranks failed",
+        r"The ranks did not find each other|The nodes' torchruns have lost each other"
+        r"|Node 0 does not answer|Nodes? \d[\d, ]* of \d+ did not come",
         "The ranks did not find each other.",
         "Look at node 0's log first: it must be running, and every node must reach MASTER_ADDR. A node that "
         "ended in its checks never comes.",

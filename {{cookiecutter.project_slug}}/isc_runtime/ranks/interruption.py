@@ -134,13 +134,22 @@ def prepare_worker(worker_id: int) -> None:
         return
     end_with_parent(signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_await_end, args=(os.getppid(),), name="signals", daemon=True).start()
+    training = multiprocessing.parent_process()
+    assert training is not None  # a worker is a process of multiprocessing's
+    threading.Thread(target=_await_end, args=(training.pid,), name="signals", daemon=True).start()
+    if training.pid != os.getppid():  # the server of "forkserver" is its parent, and lives as long as it does
+        threading.Thread(target=_end_with, args=(training,), name="training", daemon=True).start()
 
 
 def _await_end(training: int) -> None:
     while signal.sigwaitinfo(SIGNALS).si_pid != training:
         pass  # somebody else has sent it
     os._exit(0)  # as torch's own workers do: another code would be reported as a failure
+
+
+def _end_with(training: multiprocessing.process.BaseProcess) -> None:
+    training.join()
+    os._exit(0)
 
 
 @atexit.register

@@ -12,31 +12,41 @@ from pathlib import Path
 import pytest
 
 from isc_runtime.ranks.interruption import Stopped, StopRequest, preparing_workers
-from isc_runtime.tests.processes import PROJECT
+from isc_runtime.tests.processes import PROJECT, Place
 
 WITH_WORKERS = """
 import os, sys, time
 from torch.utils.data import DataLoader
 from isc_runtime.ranks.interruption import prepare_worker
-iterator = iter(DataLoader(range(10**6), num_workers=2, worker_init_fn=prepare_worker))
-next(iterator), next(iterator)  # one from each: both have begun
-print(*[worker.pid for worker in iterator._workers], flush=True)
-time.sleep(600)
+if __name__ == "__main__":
+    loader = DataLoader(
+        range(10**6), num_workers=2, worker_init_fn=prepare_worker, multiprocessing_context=sys.argv[1]
+    )
+    iterator = iter(loader)
+    next(iterator), next(iterator)  # one from each: both have begun
+    print(*[worker.pid for worker in iterator._workers], flush=True)
+    time.sleep(600)
 """
 
 WITH_A_STUCK_WORKER = """
-import time
+import sys, time
 from torch.utils.data import DataLoader, _utils
 from isc_runtime.ranks.interruption import prepare_worker, show_stacks
 _utils.MP_STATUS_CHECK_INTERVAL = 0.2  # else torch itself gives a worker 5 s to end
 class Storage:
     def __len__(self):
-        return 1
+        return 2
     def __getitem__(self, index):
-        time.sleep(600)
-iterator = iter(DataLoader(Storage(), num_workers=1, worker_init_fn=prepare_worker))
-time.sleep(0.5)
-show_stacks()
+        time.sleep(600 * index)
+        return index
+if __name__ == "__main__":
+    loader = DataLoader(
+        Storage(), num_workers=2, worker_init_fn=prepare_worker, multiprocessing_context=sys.argv[1]
+    )
+    iterator = iter(loader)
+    next(iterator)  # they have begun
+    time.sleep(0.5)
+    show_stacks()
 """
 
 ON_A_MAC = """
@@ -178,10 +188,11 @@ def test_a_stop_is_never_read_as_completed() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the workers notice within seconds")
-def test_a_killed_training_leaves_no_workers() -> None:
-    training = subprocess.Popen(
-        [sys.executable, "-c", WITH_WORKERS], cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    )
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_killed_training_leaves_no_workers(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "with_workers.py"
+    script.write_text(WITH_WORKERS)
+    training = Place(tmp_path, script=script).start(method)
     assert training.stdout is not None
     workers = [int(pid) for pid in training.stdout.readline().split()]
     assert len(workers) == 2
@@ -198,19 +209,15 @@ def test_a_killed_training_leaves_no_workers() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no signal tells who has sent it")
-def test_a_worker_that_is_stuck_is_shown_and_holds_up_no_end() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", WITH_A_STUCK_WORKER],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    training, _, worker = ended.stderr.partition("And its worker ")
-    assert ended.returncode == 0, ended.stderr
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_worker_that_is_stuck_is_shown_and_holds_up_no_end(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "with_a_stuck_worker.py"
+    script.write_text(WITH_A_STUCK_WORKER)
+    ended = Place(tmp_path, script=script).run(method)
+    training, _, workers = ended.output.partition("And its worker ")
+    assert ended.code == 0, ended.output
     assert "show_stacks" in training
-    assert "in __getitem__" in worker, ended.stderr
+    assert "in __getitem__" in workers, ended.output
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -162,6 +162,9 @@ def test_a_package_may_do_what_it_likes_when_it_is_imported(
     assert says in node.output
 
 
+SAYS = "sys.stdout.write(f'it is {it.mine}.')"  # at once: the ranks' words may not mix
+
+
 @pytest.mark.parametrize(
     "how",
     ["os.environ['MINE'] = 'set'", "os.environ.update(MINE='set')", "from neighbour import nothing"],
@@ -173,10 +176,10 @@ def test_a_variable_that_a_script_sets_is_there_when_a_package_is_imported(tmp_p
     (packages / "package_of_others.py").write_text("import os\nmine = os.environ.get('MINE')\n")
     (tmp_path / "neighbour.py").write_text("import os\nos.environ.setdefault('MINE', 'set')\nnothing = 0\n")
     script = tmp_path / "sets.py"
-    script.write_text(f"import os\n{how}\nimport package_of_others\nprint('it is', package_of_others.mine)\n")
+    script.write_text(f"import os, sys\n{how}\nimport package_of_others as it\n{SAYS}\n")
     path = os.pathsep.join([str(PROJECT), str(packages)])
     node = Place(tmp_path, variables={"PYTHONPATH": path}, script=script).run(ranks=2)
-    assert node.output.count("it is set") == 2, node.output
+    assert node.output.count("it is set.") == 2, node.output
 
 
 @pytest.mark.parametrize(
