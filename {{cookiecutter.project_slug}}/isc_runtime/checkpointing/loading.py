@@ -137,12 +137,15 @@ def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped:
 
 
 def _computed_as_now(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state, with what belongs to this run and not to the training: how a step is computed."""
-    if len(state["param_groups"]) != len(optimizer.param_groups):
-        return state  # torch itself says so, in words
-    groups = []
-    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        groups.append({**saved, **{name: own[name] for name in COMPUTED if name in own}})
+    """An optimizer's state, with what belongs to this run and not to the training: how a step is computed.
+
+    One that holds others may have a state of any form, and one of another kind is named by torch itself.
+    """
+    saved = state.get("param_groups")
+    if not isinstance(saved, list) or len(saved) != len(optimizer.param_groups):
+        return state
+    pairs = zip(saved, optimizer.param_groups, strict=True)
+    groups = [{**group, **{name: own[name] for name in COMPUTED if name in own}} for group, own in pairs]
     return {**state, "param_groups": groups}
 
 
