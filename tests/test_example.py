@@ -19,7 +19,12 @@ import torch
 
 from baking import ROOT
 from data import check_data, load_data
+from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
+from isc_runtime.tests.waits import Waits
+from isc_runtime.training import fusing
+from isc_runtime.training.means import Totals
 from model import ConvNet, Transformer
 
 ID = "fashion"
@@ -293,3 +298,21 @@ def test_a_model_takes_as_many_channels_and_classes_as_asked_for(
     kind: type[ConvNet] | type[Transformer],
 ) -> None:
     assert kind(channels=3, classes=7)(torch.randn(2, 3, 8, 8)).shape == (2, 7)
+
+
+def test_between_two_log_lines_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each number that is asked of it lets the CPU stand still until all before it is computed."""
+    import train
+
+    monkeypatch.setattr(fusing, "FUSED_ON", {"cpu"})  # as if it were a GPU
+    group = Group(Environment(), torch.device("cpu"))
+    trainer = train.Trainer(train.parse_arguments([]), group)
+    batches, totals = iter(trainer.loader), Totals(group)
+    trainer.train_batch(next(batches), totals)  # the first one makes the optimizer's state
+    trainer.scheduler.step()
+    with Waits() as waits:
+        for _ in range(3):
+            trainer.train_batch(next(batches), totals)
+            trainer.sampler.advance()
+            trainer.scheduler.step()
+    assert waits.count == 0

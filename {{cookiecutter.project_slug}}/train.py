@@ -5,7 +5,7 @@
     python train.py --dataset-id ID --data-root DIR     # Fashion-MNIST's files in DIR/ID
     isc train experiment.isc                            # on the ISC, through launch.sh
 
-Run the same again after an interruption: it resumes by itself. One model with one loss needs no change here.
+Yours to change; one model with one loss needs no change. Run it again after an interruption: it resumes.
 """
 
 import argparse
@@ -100,7 +100,7 @@ class Trainer:
         self.replica = parallelize(self.model, group, self.first_loss, how)  # trained: on all ranks alike
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
         self.optimizer = optim.AdamW(
-            self.model.parameters(), arguments.learning_rate, weight_decay=arguments.weight_decay, fused=True
+            self.model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
         )
         self.scheduler = optim.lr_scheduler.LambdaLR(self.optimizer, self.learning_rate_factor)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=False)  # fp16 needs it

@@ -63,7 +63,8 @@ def get(
 def lines(result: subprocess.CompletedProcess[str]) -> list[str]:
     """What was said, without what uv says of installing."""
     text = result.stdout + result.stderr
-    return [line for line in text.splitlines() if line and not line.startswith(("Installed ", "warning: "))]
+    installs = ("Downloading ", "Downloaded ", "Installed ", "warning: ")
+    return [line for line in text.splitlines() if line and not line.lstrip().startswith(installs)]
 
 
 def refused(result: subprocess.CompletedProcess[str], place: Path) -> str:

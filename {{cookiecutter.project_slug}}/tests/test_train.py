@@ -15,15 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
-from isc_runtime.ranks.group import Group
 from isc_runtime.tests.processes import PROJECT, Ended, Place, differences, rest_of, wait_for
-from isc_runtime.tests.waits import Waits
-from isc_runtime.training.means import Totals
 from model import BEST
 
 SCRIPT = PROJECT / "train.py"
@@ -114,20 +109,3 @@ def test_missing_data_and_wrong_arguments_are_refused_at_once(tmp_path: Path) ->
     wrong = place.run("--epochs", "0")
     assert wrong.code == ExitCode.USAGE
     assert "--epochs" in wrong.output.splitlines()[-1]
-
-
-def test_between_two_log_lines_a_step_waits_for_nothing() -> None:
-    """On a GPU each number that is asked of it lets the CPU stand still until all before it is computed."""
-    import train
-
-    group = Group(Environment(), torch.device("cpu"))
-    trainer = train.Trainer(train.parse_arguments([]), group)
-    batches, totals = iter(trainer.loader), Totals(group)
-    trainer.train_batch(next(batches), totals)  # the first one makes the optimizer's state
-    trainer.scheduler.step()
-    with Waits() as waits:
-        for _ in range(3):
-            trainer.train_batch(next(batches), totals)
-            trainer.sampler.advance()
-            trainer.scheduler.step()
-    assert waits.count == 0

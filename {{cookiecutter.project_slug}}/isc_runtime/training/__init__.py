@@ -4,6 +4,7 @@ evaluation                    of the held-out data: it goes on where it was inte
 loaders                       the batches of a rank, from any dataset
     streams                       and from data without a length
 guard  steps                  steps that are not finite; steps that compute the loss several times
+fusing                        steps in one kernel on a GPU
 means                         sums and counts over batches and ranks
 workers                       processes that load data
 batches                       a batch is an opaque tree of tensors: moved, split, cut

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.shards import is_expanded, is_sharded
+from isc_runtime.training.fusing import fuse
 
 logger = logging.getLogger("train")
 
@@ -98,6 +99,8 @@ class StepGuard:
         Raises:
             IscError: too many steps in a row were not finite.
         """
+        if optimizer is not None:
+            fuse(optimizer)
         is_possible = optimizer is not None and not scaler.is_enabled() and _can_leave_out(optimizer)
         # What was bound anew cannot be bound again by a device.
         is_possible = is_possible and not any(_is_bound_anew(table, before) for table, before in self._tables)
