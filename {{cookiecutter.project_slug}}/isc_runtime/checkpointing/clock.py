@@ -39,7 +39,6 @@ class Clock:
         self._polled = time.monotonic()
         self._unknown, self._seconds = LATENCY, 0.0
         self.training_seconds = 0.0
-        self._was_training = True
         self.is_evaluation = False
 
     def look(self, is_evaluation: bool, is_writing: bool) -> None:
@@ -69,23 +68,23 @@ class Clock:
         """Since the training began, over all resumes."""
         return self._seconds_before + time.monotonic() - self._since
 
-    def words(self, is_writing: bool) -> tuple[int, int, int]:
-        """What this rank says at a poll: whether its time is up, the poll's number if a save is due, and
-        milliseconds since the last one.
+    def words(self, is_writing: bool) -> tuple[int, int, int, int]:
+        """What this rank says at a poll: whether its time is up, the poll's number if a save is due,
+        milliseconds since the last one, and these again if it trained meanwhile.
         """
         before, self._polled = self._polled, time.monotonic()
         self._polls += 1
         is_time_up = int(self.seconds_trained() > self._max_seconds)
         late_poll = self._polls if self._is_late(is_writing) else 0
-        return is_time_up, late_poll, int(1000 * (self._polled - before))
+        milliseconds = int(1000 * (self._polled - before))
+        return is_time_up, late_poll, milliseconds, 0 if self.is_evaluation else milliseconds
 
-    def heard(self, is_time_up: int, late_poll: int, milliseconds: int) -> None:
+    def heard(self, is_time_up: int, late_poll: int, milliseconds: int, of_training: int) -> None:
         """What the ranks said at the poll before this one: the largest of each word."""
         self.is_time_up |= bool(is_time_up)
         self._unknown, self._seconds = max(0, self._unknown - 1), milliseconds / 1000
-        if self._was_training:
-            self.training_seconds = self._seconds
-        self._was_training = not self.is_evaluation
+        if of_training:
+            self.training_seconds = of_training / 1000
         if late_poll > self._polls_at_save:  # what was said before a save is answered by it
             self._policy.ask()
 

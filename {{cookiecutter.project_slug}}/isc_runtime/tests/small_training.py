@@ -21,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=options.positive, default=3)
     parser.add_argument("--batch-size", type=options.positive, default=8, help="on each rank")
     parser.add_argument("--workers", type=options.not_negative, default=0, help="processes that load data")
-    parser.add_argument("--pause", type=options.not_negative_float, default=0.0, help="seconds after a batch")
+    parser.add_argument("--pause", type=options.not_negative_float, default=0.0, help="seconds in a batch")
     parser.add_argument("--eval-pause", type=options.not_negative_float, default=0.0, help="the same there")
     options.add_parallel_options(parser)
     options.add_checkpoint_options(parser)
@@ -134,6 +134,7 @@ class SmallTraining:
     def train_epoch(self, checkpointer: Checkpointer) -> None:
         self.replica.train()
         for inputs, labels in self.loader:
+            time.sleep(self.arguments.pause)
             loss = cross_entropy(self.replica(inputs.to(self.group.device)), labels.to(self.group.device))
             torch.autograd.backward(loss)
             clip_gradients(self.model, 1.0)
@@ -147,7 +148,6 @@ class SmallTraining:
             if checkpointer.is_due(progress.batch - 1) and not self.sampler.is_epoch_done:
                 checkpointer.save()
             checkpointer.poll()
-            time.sleep(self.arguments.pause)
 
     @torch.no_grad()
     def evaluate(self, checkpointer: Checkpointer) -> float:
