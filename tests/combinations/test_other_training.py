@@ -47,7 +47,11 @@ def test_lint_passes(project: Path) -> None:
 
 
 def test_the_runtime_s_tests_pass(project: Path) -> None:
-    passes(*MAKE, "test-runtime", cwd=project)
+    """But for those of checkpoints, a third of the time: they run no file of a project's own, and nor do
+    the others import one (`make lint`). All of them run where the example is in place.
+    """
+    others = "--ignore=isc_runtime/tests/checkpointing"
+    passes(*MAKE, "test-runtime", cwd=project, PYTEST_ADDOPTS=others)
 
 
 def test_the_example_s_tests_fail_and_no_others(project: Path) -> None:
