@@ -54,3 +54,10 @@ def _tell_other_ranks(error: Exception) -> None:
         from isc_runtime.ranks.watch import announce_early  # torch itself may be what is missing
 
         announce_early(error)
+
+
+def said_by_exit(error: SystemExit) -> IscError:
+    """What `sys.exit(...)` on one rank means for all of them: an exit code, or a text to print."""
+    if isinstance(error.code, int) and error.code in set(ExitCode):
+        return IscError("The training ended itself (sys.exit)", exit_code=ExitCode(error.code))
+    return IscError(f"The training ended itself (sys.exit: {error.code})", exit_code=ExitCode.FAILED)

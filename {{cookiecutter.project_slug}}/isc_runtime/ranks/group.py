@@ -25,6 +25,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.determinism import explained, set_determinism
 from isc_runtime.ranks.device import choose_device
 from isc_runtime.ranks.ending import end
+from isc_runtime.ranks.entry import said_by_exit
 from isc_runtime.ranks.interfaces import choose_interface
 from isc_runtime.ranks.interruption import Stopped, end_with_launcher
 from isc_runtime.ranks.mailbox import Mailbox
@@ -280,7 +281,7 @@ def process_group(
         if isinstance(error, SystemExit) and error.code in (0, None):
             watch.close()
             raise
-        watch.fall(_said_by_exit(error) if isinstance(error, SystemExit) else explained(error) or error)
+        watch.fall(said_by_exit(error) if isinstance(error, SystemExit) else explained(error) or error)
     group.leave()
     watch.close()
     dist.destroy_process_group()
@@ -297,10 +298,3 @@ def _check_launcher(environment: Environment) -> None:
     if os.getppid() != environment.launcher:
         hint = "Without it nobody would end this process."
         raise IscError("torchrun is gone", "it ended while its ranks started", hint, ExitCode.PEER)
-
-
-def _said_by_exit(error: SystemExit) -> IscError:
-    """What `sys.exit(...)` on one rank means for all of them: an exit code, or a text to print."""
-    if isinstance(error.code, int) and error.code in set(ExitCode):
-        return IscError("The training ended itself (sys.exit)", exit_code=ExitCode(error.code))
-    return IscError(f"The training ended itself (sys.exit: {error.code})", exit_code=ExitCode.FAILED)
