@@ -106,6 +106,7 @@ if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
     with context.Pool(2) as pool:  # which terminates its workers
         assert pool.map(double, [1, 2]) == [2, 4]
+    time.sleep(0.5)  # until the pool's threads are gone: python/cpython#112275, a fork that never starts
     child = context.Process(target=wait)
     child.start()
     time.sleep(0.5)
