@@ -15,7 +15,7 @@ from typing import Any
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.node import Node
-from isc_runtime.options import not_negative, positive_float
+from isc_runtime.options import FIRST_TIMEOUT, not_negative, positive_float
 from isc_runtime.ranks.entry import reported
 from isc_runtime.roll_call import all_nodes
 
@@ -113,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
     preflight.add_argument("--local", action="store_true", help="as for train.py")
-    preflight.add_argument("--first-timeout", type=positive_float, default=600.0, help="as for train.py")
+    preflight.add_argument(
+        "--first-timeout", type=positive_float, default=FIRST_TIMEOUT, help="as for train.py"
+    )
     preflight.add_argument("--device", default="auto", help="as for train.py")
     setup = commands.add_parser("setup", help="install what pyproject.toml names (make setup)")
     setup.add_argument("--torch", default="auto", choices=("auto", "cpu", "cuda"), help="by what is here")

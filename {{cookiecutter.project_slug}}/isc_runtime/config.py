@@ -44,7 +44,9 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 def expanded(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """The words of a command line, and before them those of its config file, if the parser has --config."""
     actions = parser._option_string_actions
-    if OPTION not in actions or not (file := config_file(words, Path(sys.argv[0]).with_suffix(".toml"))):
+    if OPTION not in actions or not (
+        file := config_file(words, Path(sys.argv[0] or "train.py").with_suffix(".toml"))
+    ):
         return list(words)
     try:
         return [*words_of(file, actions), *words]
@@ -136,11 +138,12 @@ def as_toml(values: Mapping[str, Any]) -> str:
         if value is None:
             lines.append(f"# {key} =")
         elif isinstance(value, list | tuple):
-            lines.append(f"{key} = {json.dumps([*map(_plain, value)], ensure_ascii=False)}")
+            lines.append(f"{key} = {json.dumps([*map(plain, value)], ensure_ascii=False)}")
         else:
-            lines.append(f"{key} = {json.dumps(_plain(value), ensure_ascii=False)}")
+            lines.append(f"{key} = {json.dumps(plain(value), ensure_ascii=False)}")
     return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, PLAIN) else str(value)
+def plain(value: Any) -> Any:
+    """A setting as JSON and TOML can write it."""
+    return value if value is None or type(value) in PLAIN else str(value)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.checkpointing.on_disk.untrusted import parse, read_plain
+from isc_runtime.config import PLAIN, plain
 from isc_runtime.environment import Environment
 from isc_runtime.logs import Scalars
 from isc_runtime.options import GIVEN
@@ -31,7 +32,6 @@ RECORD = "run.json"
 PATIENCE = 10.0  # seconds for a slow git; it has had all the time until the first batch by then
 MOST = 500  # starts that are kept, the first one among them
 LARGEST = 64 * 2**20  # bytes of a record
-PLAIN = (bool, int, float, str)
 
 logger = logging.getLogger("train")
 
@@ -67,7 +67,7 @@ class Record:
 
     def __init__(self, arguments: argparse.Namespace, environment: Environment, root: Path) -> None:
         self._environment = environment
-        self._options = {name: _plain(value) for name, value in vars(arguments).items() if name != GIVEN}
+        self._options = {name: plain(value) for name, value in vars(arguments).items() if name != GIVEN}
         self._facts: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._look, args=(root,), daemon=True, name="facts")
         self._thread.start()
@@ -151,7 +151,3 @@ def add_start(file: Path, entry: dict[str, Any]) -> None:
 
 def _short(digest: str | None) -> str:
     return digest[:12] if digest else "unknown"
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or type(value) in PLAIN else str(value)

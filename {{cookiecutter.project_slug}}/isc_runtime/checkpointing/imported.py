@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from isc_runtime.position import Position
 
 IMPORTED = "imported"  # in the details of a manifest: the name of the file that it was made of
-POSITION = "sampler"
+POSITION = "sampler"  # the part of the state that says how far the training is
 RATES = ("lr", "initial_lr")
 
 Groups = dict[str, list[dict[str, Any]]]

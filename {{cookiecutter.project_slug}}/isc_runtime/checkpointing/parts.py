@@ -8,13 +8,12 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from isc_runtime.checkpointing.imported import POSITION as POSITION
 from isc_runtime.checkpointing.loading import Stateful
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 from isc_runtime.checkpointing.saving.loadable import check_state
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
-
-POSITION = "sampler"  # the part of the state that says how far the training is
 
 State = dict[str, Stateful | dict[str, Any]]  # the parts of a training, by name
 

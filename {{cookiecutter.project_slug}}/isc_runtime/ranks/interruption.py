@@ -14,14 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
 from isc_runtime.ranks.ending import end
 
 ONE_WISH = 2.0  # seconds: torchrun passes on a signal that a scheduler has sent to its ranks as well
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
-LAUNCHER = "ISC_RUNTIME_LAUNCHER"  # a variable: the number of the process that started this rank
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 SHOW_STACKS = signal.SIGUSR2  # a worker writes where it stands, even from within a call that never ends
 
@@ -109,14 +107,10 @@ def end_with_parent(number: signal.Signals) -> None:
 def end_with_launcher() -> None:
     """Asks this process to stop when torchrun is gone, which could not do so any more (Linux).
 
-    Raises:
-        SystemExit: it is gone already.
+    Whether it is gone already must be looked at after this.
     """
     if sys.platform == "linux":
         end_with_parent(signal.SIGTERM)
-        launcher = os.environ.get(LAUNCHER)
-        if launcher and not Path("/proc", launcher).exists():
-            raise SystemExit(128 + signal.SIGTERM)
 
 
 def prepare_worker(worker_id: int) -> None:

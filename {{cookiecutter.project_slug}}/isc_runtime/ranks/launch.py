@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.options import positive_float
+from isc_runtime.options import FIRST_TIMEOUT, seconds_in
 from isc_runtime.ranks.torchrun import torchrun
-
-FIRST_TIMEOUT = 600.0  # that of train.py
 
 
 def launch(arguments: list[str]) -> int:
@@ -19,7 +16,7 @@ def launch(arguments: list[str]) -> int:
     Raises:
         IscError: the nodes did not find each other, or have lost each other before the ranks could say so.
     """
-    limit = first_timeout(arguments)
+    limit = seconds_in(arguments, "--first-timeout", FIRST_TIMEOUT)
     conf = [] if _has_conf(arguments) else [f"--rdzv-conf=timeout={int(limit + 1)}"]
     try:
         return torchrun([*conf, *arguments])
@@ -34,16 +31,6 @@ def launch(arguments: list[str]) -> int:
             "The log of the other nodes, of node 0 first, tells why they ended or did not come.",
             ExitCode.PEER,
         ) from None
-
-
-def first_timeout(words: list[str]) -> float:
-    """Seconds that a start may take, as the arguments of the training say, or by default."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--first-timeout", type=positive_float, default=FIRST_TIMEOUT)
-    try:
-        return float(parser.parse_known_args(words)[0].first_timeout)
-    except (argparse.ArgumentError, SystemExit):  # the training itself says what is wrong
-        return FIRST_TIMEOUT
 
 
 def _has_conf(arguments: list[str]) -> bool:

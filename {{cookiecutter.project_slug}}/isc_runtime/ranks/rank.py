@@ -22,13 +22,14 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from isc_runtime.ranks import fork_server
-from isc_runtime.ranks.interruption import LAUNCHER, end_with_launcher
+from isc_runtime.ranks.interruption import end_with_launcher
 
 
 def become_a_new_process(script: str) -> None:
     """Puts right what is other in this fork than in a new process."""
-    os.environ[LAUNCHER] = str(fork_server.server)
     end_with_launcher()
+    if os.getppid() != fork_server.server:
+        raise SystemExit(128 + signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.SIGNALS)
     os.setsid()  # as torchrun does: Ctrl-C goes to torchrun alone, which passes it on
     _forget_the_server()

@@ -5,6 +5,7 @@ The master tells what it runs, and each rank compares: however many there are, a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isc_runtime import config
 from isc_runtime.errors import IscError
 from isc_runtime.ranks.group import Group
 
@@ -28,7 +30,7 @@ Description = dict[str, str]
 
 
 def check_same(group: Group) -> None:
-    """Compares the command line, the project's Python files and the versions with the master's. A collective.
+    """Compares the options, the project's Python files and the versions with the master's. A collective.
 
     Raises:
         RankError: a rank runs something else; the message says what, and on which node.
@@ -36,7 +38,7 @@ def check_same(group: Group) -> None:
     if group.world_size == 1:
         return
     script = Path(sys.argv[0]).resolve()
-    own = group.each(lambda: describe(script.parent, sys.argv[1:]))
+    own = group.each(lambda: describe(script, sys.argv[1:]))
     masters = group.master(lambda: own)
 
     def compare() -> None:
@@ -52,11 +54,11 @@ def check_same(group: Group) -> None:
     group.each(compare)
 
 
-def describe(project: Path, words: Sequence[str]) -> Description:
+def describe(script: Path, words: Sequence[str]) -> Description:
     """What a training runs, by what it is called.
 
     Args:
-        project: the folder with its script.
+        script: in the folder of its project.
         words: its command line.
     """
     description = {
@@ -65,8 +67,11 @@ def describe(project: Path, words: Sequence[str]) -> Description:
         "CUDA of torch": str(torch.version.cuda),
         "numpy": np.__version__,
     }
-    for file in python_files(project):
-        description[f"{FILE}{file.relative_to(project)}"] = _digest(file)
+    for file in python_files(script.parent):
+        description[f"{FILE}{file.relative_to(script.parent)}"] = _digest(file)
+    settings = config.config_file(words, script.with_suffix(".toml"))
+    with contextlib.suppress(config.ConfigError):  # of another form, for a parser of the user's own
+        words = [*(config.words_of(settings) if settings else []), *words]
     return description | _options(words)
 
 

@@ -23,9 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.options import CheckpointOptions, positive_float
+from isc_runtime.options import CheckpointOptions, seconds_in
 from isc_runtime.ranks import fork_server
-from isc_runtime.ranks.interruption import LAUNCHER
 
 RANK = Path(__file__).with_name("rank.py")
 MARGIN = 15  # seconds in which ranks end beside their last save
@@ -41,7 +40,6 @@ def torchrun(arguments: list[str]) -> int:
         and a rank was killed before it had saved. Never 0 for a training that was stopped: the ISC reads 0
         as completed.
     """
-    os.environ[LAUNCHER] = str(os.getpid())
     _set_threads(arguments)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -49,7 +47,9 @@ def torchrun(arguments: list[str]) -> int:
 
     options = parse_args(arguments)  # type: ignore[no-untyped-call]
     if options.shutdown_timeout is None and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ:
-        options.shutdown_timeout = MARGIN + int(save_timeout(options.training_script_args))
+        words = [options.training_script, *options.training_script_args]
+        longest_save = seconds_in(words, "--save-timeout", CheckpointOptions().save_timeout)
+        options.shutdown_timeout = MARGIN + int(longest_save)
     is_script = not (options.no_python or options.module or options.run_path)
     # A number that torchrun finds out itself decides about OMP_NUM_THREADS when all is imported.
     if sys.platform == "linux" and is_script and str(options.nproc_per_node).isdecimal():
@@ -74,17 +74,6 @@ def torchrun(arguments: list[str]) -> int:
         sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {code}\n")
         return code
     return 0
-
-
-def save_timeout(words: list[str]) -> float:
-    """Seconds that a save may take, as the arguments of the training say, or by default."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    default = CheckpointOptions().save_timeout
-    parser.add_argument("--save-timeout", type=positive_float, default=default)
-    try:
-        return float(parser.parse_known_args(words)[0].save_timeout)
-    except (argparse.ArgumentError, SystemExit):  # the training itself says what is wrong
-        return default
 
 
 @contextlib.contextmanager

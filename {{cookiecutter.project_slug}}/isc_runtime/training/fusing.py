@@ -16,8 +16,8 @@ def fuse(optimizer: Optimizer) -> None:
     May be called at any time between two steps.
     """
     groups = optimizer.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    if (
+    parameters = (parameter for group in groups for parameter in group["params"])
+    if (  # asked at each step: what is fused, or on a CPU, is known from one look
         type(optimizer) not in (Adam, AdamW)
         or any(group["fused"] is not None or any(map(group.get, OTHER_WAYS)) for group in groups)
         or not all(each.device.type in FUSED_ON and each.is_floating_point() for each in parameters)

@@ -151,9 +151,8 @@ class StepGuard:
         """Lets the device decide: the optimizer's step does nothing if `is_bad`, and buffers go back."""
         optimizer.found_inf, optimizer.grad_scale = is_bad.float(), None  # as torch's GradScaler tells it
         for copy, tensor in self._pairs():
-            target = (
-                tensor.data if isinstance(tensor, nn.Parameter) else tensor
-            )  # no change, for whoever counts
+            # Through `.data` no change, for whoever counts these.
+            target = tensor.data if isinstance(tensor, nn.Parameter) else tensor
             target.copy_(torch.where(is_bad.to(tensor.device), copy, target))
         if self._on_device is None:
             self._on_device = _OnDevice(self._metrics, is_bad.device)

@@ -36,10 +36,8 @@ from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks import ending
 
 INTERVAL = 5.0  # seconds between two notes
-UNSAID = (
-    ExitCode.PEER,
-    ExitCode.TAKEN,
-)  # how a start ends that is interrupted, on the nodes that live longer
+# How a start ends that is interrupted, on the nodes that live longer.
+UNSAID = (ExitCode.PEER, ExitCode.TAKEN)
 logger = logging.getLogger("checkpoint")
 
 

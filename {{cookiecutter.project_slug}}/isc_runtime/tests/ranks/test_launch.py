@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks import launch as launch_module
-from isc_runtime.ranks.launch import first_timeout, launch
+from isc_runtime.ranks.launch import launch
 
 
 def test_the_limit_is_the_training_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,6 @@ def test_the_limit_is_the_training_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch(["--rdzv-conf=timeout=5", "train.py"]) == 7
     assert given[0][0] == "--rdzv-conf=timeout=21"
     assert given[1] == ["--rdzv-conf=timeout=5", "train.py"]
-    assert first_timeout(["train.py", "--first-timeout", "soon"]) == first_timeout([]) == 600
 
 
 def test_a_lost_contact_has_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

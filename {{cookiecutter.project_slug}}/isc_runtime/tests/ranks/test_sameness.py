@@ -55,6 +55,10 @@ def other_seed(project: Path) -> None:
     sys.argv[3] = "--seed=2"
 
 
+def other_settings(project: Path) -> None:
+    (project / "train.toml").write_text("weight-decay = 0.1\n")
+
+
 def other_switch(project: Path) -> None:
     sys.argv.remove("--no-amp")
 
@@ -77,6 +81,7 @@ def other_torch(project: Path) -> None:
         (other_rate, "--learning-rate: 3e-1 here, 3e-3 there"),
         (other_seed, "--seed: 2 here, 1 there"),
         (other_switch, "--no-amp: not given here, given there"),
+        (other_settings, "--weight-decay: 0.1 here, not given there"),
         (other_code, "the content of model.py"),
         (code_that_is_not_there, "the content of deep/more.py (not here)"),
         (other_torch, f"torch: 1.0 here, {torch.__version__} there"),
@@ -96,7 +101,7 @@ def test_a_file_that_the_command_names_counts_with_its_content(tmp_path: Path) -
     described = []
     for number in (1, 2):
         (tmp_path / "settings.yaml").write_text(f"rate: {number}")
-        described.append(describe(tmp_path, ["--config", str(tmp_path / "settings.yaml")]))
+        described.append(describe(tmp_path / "train.py", ["--config", str(tmp_path / "settings.yaml")]))
     assert differences(*described) == [f"the content of {tmp_path / 'settings.yaml'}"]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch.distributed.run as run_of_torch
 
 from isc_runtime.ranks import fork_server, torchrun
 from isc_runtime.tests.processes import PROJECT, TRAINING, UNSET, Ended, Place, rest_of, wait_for
@@ -306,12 +307,22 @@ def stopped(directory: Path, *arguments: str, seconds: float) -> Ended:
 
 def test_the_last_save_is_waited_for(tmp_path: Path) -> None:
     """As long as a save may take, and not for torchrun's 30 s."""
-    assert torchrun.save_timeout(["--epochs", "3", "--save-timeout", "7200"]) == 7200
-    assert torchrun.save_timeout(["--save-timeout=45.5", "--other"]) == 45.5
-    assert torchrun.save_timeout(["--save-timeout", "soon"]) == torchrun.save_timeout([]) == 1800
     node = stopped(tmp_path, "--save-timeout", "3", seconds=1.0)
     assert (node.code, "saved" in node.output) == (143, True)
     assert "killed" not in node.output
+
+
+def test_the_limit_of_a_save_may_be_in_a_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that save for longer are killed: the limit is that of the file beside the script."""
+    monkeypatch.setattr(torchrun, "MARGIN", 0)
+    (tmp_path / "rank.toml").write_text("save-timeout = 1\n")
+    (tmp_path / "rank.py").write_text(SAVES.format(seconds=30))
+    asked: list[object] = []
+    monkeypatch.setattr(run_of_torch, "run", lambda options: asked.append(options.shutdown_timeout))
+    monkeypatch.setattr(fork_server, "start", lambda script: False)
+    assert torchrun.torchrun([str(tmp_path / "rank.py")]) == 0
+    assert torchrun.torchrun([str(tmp_path / "rank.py"), "--save-timeout", "7"]) == 0
+    assert asked == [1, 7]
 
 
 def test_ranks_that_were_killed_before_they_had_saved_are_said(
