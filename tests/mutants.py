@@ -71,7 +71,7 @@ TESTS = {  # for each module the tests that are about it
     "ranks.interruption": "interruption",
     "ranks.rank_error": "group two_ranks",
     "ranks.ending": "group watch",
-    "ranks.torchrun": "torchrun",
+    "ranks.launching.torchrun": "torchrun",
     "ranks.shards": "parallel two_ranks",
     "ranks.shard_metadata": "shard_metadata",
 }
@@ -101,7 +101,7 @@ class Module:
     @property
     def tests(self) -> list[str]:
         """The files with its tests."""
-        found = [PROJECT.glob(f"isc_runtime/tests/*/test_{test}.py") for test in TESTS[self.name].split()]
+        found = [PROJECT.glob(f"isc_runtime/tests/**/test_{test}.py") for test in TESTS[self.name].split()]
         return [str(path.relative_to(PROJECT)) for paths in found for path in paths]
 
     def difference(self, mutant: str) -> str:

@@ -8,7 +8,7 @@ It is the template's, and moves on with it: update it, do not edit it. Six wings
     checkpointing  submission     saving and resuming; is this project ready to submit?
     training  explanation         what the loop of train.py is made of; from a failed experiment to its cause
     ranks                         one falls, all fall: the process group, signals, replicas and shards
-    sampler  logs  environment  options  roll_call  and what these stand on: the ground floor
+    sampler  logs  environment  options  and what these stand on: the ground floor
     tests                         of all this, in the same wings
 
 A module imports only from floors below its own, and a wing's own floors are in its `__init__.py`, which

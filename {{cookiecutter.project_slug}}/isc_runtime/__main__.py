@@ -14,10 +14,10 @@ from typing import Any
 
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import ExitCode
-from isc_runtime.node import Node
 from isc_runtime.options import FIRST_TIMEOUT, not_negative, positive_float
 from isc_runtime.ranks.entry import reported
-from isc_runtime.roll_call import all_nodes
+from isc_runtime.ranks.launching.node import Node
+from isc_runtime.ranks.launching.roll_call import all_nodes
 
 PROJECT = Path(__file__).resolve().parent.parent
 MEET = "ISC_RUNTIME_MEET"  # launch.sh sets it: this is one of the nodes that are about to train
@@ -278,7 +278,7 @@ def _rehearse(command_line: list[str]) -> int:
 
 
 def _torchrun(arguments: list[str]) -> int:
-    from isc_runtime.ranks.launch import launch
+    from isc_runtime.ranks.launching.launch import launch
 
     with reported():
         return launch(arguments)

@@ -6,17 +6,14 @@
     group                               the process group, the device, agreement between ranks
     entry                               how a program ends: a message, an exit code, all ranks
     device  determinism                 where a rank computes; the same bits each time
-    watch  launch                       threads that notice when a rank fell or none makes progress; torchrun
-                                        within the limit of a start, without tracebacks of its own
-    torchrun                            the same with the exit code of the rank that failed
-    fork_server                         what is imported once for all ranks of a node
+    watch                               threads that notice when a rank fell or none makes progress
+      launching/                          how the ranks of all nodes begin
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     interfaces                          which network interface the nodes reach each other through
     collective_error                    what a collective says when it fails though no rank is gone
     ending  shards                      the end that nothing can stop; tensors in shards
     shard_metadata                      where in the files the shards are, read as data
-    rank                                how a rank begins that was forked (a script of torchrun's)
 
-`entry`, `ending`, `interfaces`, `launch`, `rank_error`, `interruption`, `rank` and `torchrun` import no torch
-when they are imported.
+`entry`, `ending`, `interfaces`, `rank_error`, `interruption` and `launching` import no torch when they are
+imported.
 """

@@ -53,7 +53,7 @@ MOVED = {
     "isc_runtime.snapshot": "isc_runtime.checkpointing.saving.snapshot",
     "isc_runtime.state_size": "isc_runtime.checkpointing.saving.state_size",
     "isc_runtime.store": "isc_runtime.checkpointing.stores.store",
-    "isc_runtime.torchrun": "isc_runtime.ranks.torchrun",
+    "isc_runtime.torchrun": "isc_runtime.ranks.launching.torchrun",
     "isc_runtime.version_control": "isc_runtime.submission.contents.version_control",
     "isc_runtime.watch": "isc_runtime.ranks.watch",
     "tests.cycling_utils_choice": "isc_runtime.tests.cycling_utils_choice",

@@ -26,7 +26,7 @@ import torch
 
 from isc_runtime.environment import DEVICE
 from isc_runtime.ranks.interruption import SIGNALS
-from isc_runtime.ranks.torchrun import torchrun
+from isc_runtime.ranks.launching.torchrun import torchrun
 from isc_runtime.tests.cycling_utils_choice import python_path_for_children
 
 PROJECT = Path(__file__).resolve().parents[2]

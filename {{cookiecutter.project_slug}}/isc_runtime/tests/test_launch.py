@@ -249,7 +249,7 @@ def test_on_the_isc_whatever_ends_for_good_says_last_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("isc_runtime.ranks.launch.launch", lambda arguments: code)
+    monkeypatch.setattr("isc_runtime.ranks.launching.launch.launch", lambda arguments: code)
     monkeypatch.delenv("LOSSY_ARTIFACT_PATH", raising=False)
     if isc_mode:
         monkeypatch.setenv("LOSSY_ARTIFACT_PATH", "/somewhere")

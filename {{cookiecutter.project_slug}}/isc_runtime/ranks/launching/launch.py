@@ -7,7 +7,7 @@ import sys
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import FIRST_TIMEOUT, seconds_in
-from isc_runtime.ranks.torchrun import torchrun
+from isc_runtime.ranks.launching.torchrun import torchrun
 
 
 def launch(arguments: list[str]) -> int:

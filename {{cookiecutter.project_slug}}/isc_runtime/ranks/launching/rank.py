@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from isc_runtime.ranks import fork_server
 from isc_runtime.ranks.interruption import end_with_launcher
+from isc_runtime.ranks.launching import fork_server
 
 
 def become_a_new_process(script: str) -> None:

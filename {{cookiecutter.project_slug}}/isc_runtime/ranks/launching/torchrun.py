@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from isc_runtime.options import CheckpointOptions, seconds_in
-from isc_runtime.ranks import fork_server
+from isc_runtime.ranks.launching import fork_server
 
 RANK = Path(__file__).with_name("rank.py")
 MARGIN = 15  # seconds in which ranks end beside their last save

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.node import Node
+from isc_runtime.ranks.launching.node import Node
 
 MOST = 64 * 1024  # bytes of a line
 PAUSE = 0.2  # seconds between two attempts to reach node 0

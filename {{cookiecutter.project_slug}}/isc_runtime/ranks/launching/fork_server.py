@@ -47,7 +47,7 @@ def start(script: Path) -> bool:
     """
     if script.suffix != ".py" or not script.is_file() or any(hook in os.environ for hook in HOOKS):
         return False
-    folder, runtime = script.resolve().parent, Path(__file__).parents[1]
+    folder, runtime = script.resolve().parent, Path(__file__).parents[2]
     own = folder / RUNTIME
     if own.exists() and not own.samefile(runtime):
         return False

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from isc_runtime import node as node_module
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.node import Node
+from isc_runtime.ranks.launching import node as node_module
+from isc_runtime.ranks.launching.node import Node
 
 GOOD = {"NNODES": "2", "N_PROC": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "1"}
 HOST = socket.gethostname()

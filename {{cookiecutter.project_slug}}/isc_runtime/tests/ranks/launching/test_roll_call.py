@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from isc_runtime import roll_call
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.node import Node
-from isc_runtime.roll_call import all_nodes
+from isc_runtime.ranks.launching import roll_call
+from isc_runtime.ranks.launching.node import Node
+from isc_runtime.ranks.launching.roll_call import all_nodes
 
 LIMIT = 3.0
 

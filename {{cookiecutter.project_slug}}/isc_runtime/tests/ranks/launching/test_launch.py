@@ -6,8 +6,8 @@ import pytest
 import torch.distributed as dist
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks import launch as launch_module
-from isc_runtime.ranks.launch import launch
+from isc_runtime.ranks.launching import launch as launch_module
+from isc_runtime.ranks.launching.launch import launch
 
 
 def test_the_limit_is_the_training_s(monkeypatch: pytest.MonkeyPatch) -> None:

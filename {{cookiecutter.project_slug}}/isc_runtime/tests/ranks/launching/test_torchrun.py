@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch.distributed.run as run_of_torch
 
-from isc_runtime.ranks import fork_server, torchrun
+from isc_runtime.ranks.launching import fork_server, torchrun
 from isc_runtime.tests.processes import PROJECT, TRAINING, UNSET, Ended, Place, rest_of, wait_for
 from isc_runtime.tests.ranks.test_interruption import is_running
 
