@@ -50,6 +50,7 @@ def torchrun(arguments: list[str]) -> int:
         words = [options.training_script, *options.training_script_args]
         longest_save = seconds_in(words, "--save-timeout", CheckpointOptions().save_timeout)
         options.shutdown_timeout = MARGIN + int(longest_save)
+    options.signals_to_handle = _not_ignored(options.signals_to_handle)
     is_script = not (options.no_python or options.module or options.run_path)
     # A number that torchrun finds out itself decides about OMP_NUM_THREADS when all is imported.
     if sys.platform == "linux" and is_script and str(options.nproc_per_node).isdecimal():
@@ -74,6 +75,17 @@ def torchrun(arguments: list[str]) -> int:
         sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {code}\n")
         return code
     return 0
+
+
+def _not_ignored(names: str) -> str:
+    """Of signals those that nobody wants to be ignored, as nohup does: torchrun would stop at all of them."""
+    handled = [name.strip() for name in names.split(",")]
+    return ",".join(name for name in handled if _handler(name) is not signal.SIG_IGN)
+
+
+def _handler(name: str) -> object:
+    number = getattr(signal, name, None)  # torchrun tells what is no signal
+    return None if number is None else signal.getsignal(number)
 
 
 @contextlib.contextmanager

@@ -165,7 +165,8 @@ def test_a_worker_that_is_about_to_be_prepared_is_not_ended() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_and_a_closed_terminal_ask_too(number: signal.Signals) -> None:
-    program = SIGNALLED.replace("signal.SIGUSR1", f"signal.{number.name}").replace("2.5", "0.1")
+    program = f"import signal; signal.signal({number:d}, signal.SIG_DFL)\n"  # whoever started the tests
+    program += SIGNALLED.replace("signal.SIGUSR1", f"signal.{number.name}").replace("2.5", "0.1")
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False
     )

@@ -276,6 +276,24 @@ def test_a_signal_to_all_processes_stops_it_as_one_to_torchrun_does(
     assert "resource_tracker" not in said  # multiprocessing's own process lives on, too
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how processes are found there")
+def test_what_nohup_ignores_stops_no_rank_and_no_torchrun(tmp_path: Path) -> None:
+    """`nohup bash launch.sh &`, and the terminal is closed: all of them hear of it, and go on to the end."""
+    place = Place(tmp_path, script=tmp_path / "rank.py")
+    place.script.write_text(RANK.format(ends="pass", seconds=3))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited
+    try:
+        process = place.start(ranks=2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    for _ in range(2):
+        wait_for(process, "is here")
+    for pid in (*descendants(process.pid), process.pid):
+        os.kill(pid, signal.SIGHUP)
+    said = rest_of(process)
+    assert process.returncode == 0, said
+
+
 def test_a_training_that_is_stopped_never_ends_with_0(started: subprocess.Popen[str]) -> None:
     """Not even when the ranks take the signal for a reason to end well."""
     started.send_signal(signal.SIGUSR1)
