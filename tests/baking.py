@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -45,3 +46,19 @@ def files(project: Path) -> dict[str, Path]:
     """The files of a project by their names in it, git's own aside."""
     found = (path for path in project.rglob("*") if path.is_file())
     return {str(path.relative_to(project)): path for path in found if ".git" not in path.parts}
+
+
+def words_of(command: Sequence[str], cwd: Path, environment: dict[str, str]) -> str:
+    """What a command says, with no input and in just this environment; it has to succeed."""
+    ended = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-5000:]
+    return ended.stdout

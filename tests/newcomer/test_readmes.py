@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from baking import ROOT, words_of
 from host_pip import settings
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNS_THIS = {"make test"}  # the tests that CI runs before these; once is enough
 
 
@@ -31,18 +31,7 @@ def follow(lines: list[str], directory: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in strange}
     if folders := settings().get("find-links"):  # where this host has the CPU build of torch
         environment["CPU_WHEELS"] = " ".join(f"--find-links {folder}" for folder in folders)
-    ended = subprocess.run(
-        ["bash", "-ex", "-o", "pipefail", "-c", "\n".join(lines)],
-        cwd=directory,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout[-5000:]
-    return ended.stdout
+    return words_of(["bash", "-ex", "-o", "pipefail", "-c", "\n".join(lines)], directory, environment)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from baking import BIN, Bake
+from baking import BIN, Bake, words_of
 from host_pip import settings
 
 FOLDERS = settings().get("find-links", [])  # uv does not read pip's configuration
@@ -25,18 +25,7 @@ def uv(project: Path, *command: str, **variables: str) -> str:
     """What a command says, with uv on the PATH and no environment active; it has to succeed."""
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "UV_PYTHON": sys.executable, **variables}
-    ended = subprocess.run(
-        command,
-        cwd=project,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    return ended.stdout
+    return words_of(command, project, environment)
 
 
 def locked(project: Path) -> str:

@@ -40,31 +40,48 @@ def sweep(launch_file: Path, settings: Sequence[str], root: Path) -> int:
     except (OSError, ValueError, LookupError, ImportError) as error:
         hint = "Name a launch file with an experiment_name and a command."
         raise IscError(f"It cannot be read ({error})", launch_file, hint, ExitCode.USAGE) from error
-    made: dict[Path, str] = {}
+    made: dict[Path, bytes] = {}
     for point in points(settings):
         file = launch_file.with_name(f"{launch_file.stem}-{'-'.join(map(_safe, map('-'.join, point)))}.isc")
         words = "".join(f" --{option} {shlex.quote(value)}" for option, value in point)
         called = f"{name}, {', '.join(map(' '.join, point))}"
-        made[file] = _with(_with(text, "experiment_name", called), "command", command + words)
-    for file, new in made.items():
-        if file.exists() and read_text(file) != new:
-            raise IscError(
-                "It is there already, and is another one", file, "Delete it first.", ExitCode.USAGE
-            )
-    for file, new in made.items():
-        file.write_text(new, encoding="utf-8")
+        if file in made:
+            hint = "Give them values that differ in a letter or a number."
+            raise IscError("Two points would have the same file", file, hint, ExitCode.USAGE)
+        made[file] = _with(_with(text, "experiment_name", called), "command", command + words).encode()
+    written = _write(made)
     findings = [finding for file in made for finding in check_launch_file(file, root, homes(root))]
     errors = [finding for finding in findings if finding.severity == "error"]
     for finding in dict.fromkeys(findings):
         print(f"{finding.severity.upper()}: {finding}")
     if errors:
-        for file in made:
+        for file in written:
             file.unlink()
         print(f"None is written: {len(errors)} error{'s' * (len(errors) > 1)}.")
         return 1
     for file in made:
         print(f"isc train {file.name}")
     return 0
+
+
+def _write(made: dict[Path, bytes]) -> list[Path]:
+    """Writes those that are not there already, and returns them. Raises IscError; then none was written."""
+    written: list[Path] = []
+    try:
+        for file, content in made.items():
+            if file.exists() and file.read_bytes() != content:
+                hint = "Delete it first."
+                raise IscError("It is there already, and is another one", file, hint, ExitCode.USAGE)
+        for file, content in made.items():
+            if not file.exists():
+                written.append(file)
+                file.write_bytes(content)
+    except OSError as error:
+        for one in written:
+            one.unlink(missing_ok=True)
+        hint = "Make its folder writable, or make room there."
+        raise IscError(f"It cannot be written ({error.strerror})", file, hint) from None
+    return written
 
 
 def points(settings: Sequence[str]) -> list[Point]:

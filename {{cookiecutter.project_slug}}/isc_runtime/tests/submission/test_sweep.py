@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from isc_runtime.__main__ import main
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.submission import sweep as module
+from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.sweep import points, sweep
 from isc_runtime.tests.processes import PROJECT
 from isc_runtime.toml import load_toml
@@ -80,6 +83,36 @@ def test_what_is_there_is_not_overwritten(root: Path) -> None:
     with pytest.raises(IscError, match=r"there already.*Delete it first"):
         sweep(root / "experiment.isc", ["epochs=1"], root)
     assert (root / "experiment-epochs-1.isc").read_text() == "mine"
+
+
+def test_what_was_there_before_is_not_deleted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was right when it was written, and is not this sweep's."""
+    assert sweep(root / "experiment.isc", ["epochs=1"], root) == 0
+    wrong = Finding("experiment-epochs-2.isc", "wrong", "correct it")
+    monkeypatch.setattr(module, "check_launch_file", lambda *_: [wrong])
+    assert sweep(root / "experiment.isc", ["epochs=1,2"], root) == 1
+    assert made(root).keys() == {"experiment-epochs-1.isc"}
+
+
+def test_two_points_of_one_name_are_refused(root: Path) -> None:
+    with pytest.raises(IscError, match="Two points would have the same file"):
+        sweep(root / "experiment.isc", ["model=a/b,a:b"], root)
+    assert made(root) == {}
+
+
+def test_a_folder_that_cannot_be_written_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def full(file: Path, content: bytes) -> int:
+        if file.name == "experiment-epochs-2.isc":
+            write(file, content[:9])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(IscError, match=r"cannot be written \(No space left on device\).*epochs-2"):
+        sweep(root / "experiment.isc", ["epochs=1,2"], root)
+    assert made(root) == {}
 
 
 @pytest.mark.parametrize("text", ["", "gpus = =", TEXT.replace('"bash', '"""\nbash').replace('3"', '3"""')])
