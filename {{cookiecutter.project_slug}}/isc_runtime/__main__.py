@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
+from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.options import FIRST_TIMEOUT, not_negative, positive_float
 from isc_runtime.ranks.entry import reported
@@ -180,9 +180,8 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     from isc_runtime.checkpointing.on_disk.inventory import take_inventory
     from isc_runtime.checkpointing.on_disk.listing import ProgressLine, report
 
-    environment = Environment.read()
-    usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
-    inventory = take_inventory(arguments.directory or usual, arguments.verify, ProgressLine())
+    directory = arguments.directory or Environment.read().checkpoint_directory
+    inventory = take_inventory(directory, arguments.verify, ProgressLine())
     return report(inventory, arguments.json)
 
 
@@ -212,8 +211,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
     environment = Environment.read()
     layout = arguments.layout or ("artifact" if environment.isc_mode else "local")
-    usual = environment.checkpoint_variable()[1] if environment.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
-    target = arguments.into or usual
+    target = arguments.into or environment.checkpoint_directory
     if arguments.if_needed and (environment.node_rank or good_checkpoint(target, layout == "artifact")):
         print(f"Nothing to import: node {environment.node_rank}, {target}")
         return 0

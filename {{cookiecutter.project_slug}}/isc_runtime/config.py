@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from isc_runtime.option_values import positive_float
 from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 
@@ -128,6 +129,25 @@ def _words(option: str, value: Any, actions: Mapping[str, argparse.Action] | Non
         single._add_action(actions[option])  # argparse has no public way to ask for one option
         single.parse_args(words)
     return words
+
+
+def seconds_in(words: Sequence[str], option: str, default: float) -> float:
+    """An option of a training, for whoever starts it: as its command line says, or its config file.
+
+    Args:
+        words: the script, its arguments, and others that nobody knows here.
+        option: of a number of seconds.
+        default: if neither says it, or what they say is wrong: the training itself tells that.
+    """
+    script = next((Path(word) for word in words if word.endswith(".py")), Path("train.py"))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(option, dest="seconds", type=positive_float, default=default)
+    try:
+        file = config_file(words, script.with_suffix(".toml"))
+        both = [*(words_of(file) if file else []), *words]
+        return float(parser.parse_known_args(both)[0].seconds)
+    except (argparse.ArgumentError, ConfigError):
+        return default
 
 
 def as_toml(values: Mapping[str, Any]) -> str:

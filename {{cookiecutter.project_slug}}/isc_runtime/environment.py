@@ -121,6 +121,11 @@ class Environment:
                 f"./{LOCAL_CHECKPOINT_DIRECTORY} then.",
             )
 
+    @property
+    def checkpoint_directory(self) -> Path:
+        """Where a training here saves. Raises IscError, as `checkpoint_variable`."""
+        return self.checkpoint_variable()[1] if self.isc_mode else LOCAL_CHECKPOINT_DIRECTORY
+
     def checkpoint_variable(self) -> tuple[str, Path]:
         """The variable that names the checkpoint artifact, and its directory.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,25 +54,6 @@ def parse(parser: argparse.ArgumentParser, command_line: list[str] | None = None
     auto = {"save_steps": "auto"} if getattr(arguments, "save_steps", None) == AUTO else {}
     setattr(arguments, GIVEN, given - config.take_out(parser, arguments, auto))
     return arguments
-
-
-def seconds_in(words: Sequence[str], option: str, default: float) -> float:
-    """An option of a training, for whoever starts it: as its command line says, or its config file.
-
-    Args:
-        words: the script, its arguments, and others that nobody knows here.
-        option: of a number of seconds.
-        default: if neither says it, or what they say is wrong: the training itself tells that.
-    """
-    script = next((Path(word) for word in words if word.endswith(".py")), Path("train.py"))
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument(option, dest="seconds", type=positive_float, default=default)
-    try:
-        file = config.config_file(words, script.with_suffix(".toml"))
-        both = [*(config.words_of(file) if file else []), *words]
-        return float(parser.parse_known_args(both)[0].seconds)
-    except (argparse.ArgumentError, config.ConfigError):
-        return default
 
 
 class Options:

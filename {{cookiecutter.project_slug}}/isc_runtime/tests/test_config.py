@@ -99,3 +99,23 @@ def test_a_node_is_checked_with_the_same_options() -> None:
     assert words == ["preflight", "--dataset-id=uds-x", "--local", "--config", "b.toml", "--device", "cpu"]
     assert __main__._with_config(["preflight", "--config=none"]) == ["preflight", "--config=none"]
     assert config.config_file(["--epochs", "1"], Path("train.toml")) is None
+
+
+def test_who_starts_a_training_knows_its_limits(tmp_path: Path) -> None:
+    """From its command line or its config file, among words of others; what is wrong the training says."""
+    script = str(tmp_path / "train.py")
+
+    def limit(*words: str) -> float:
+        return config.seconds_in(["--nnodes", "2", script, *words], "--save-timeout", 1800.0)
+
+    assert limit("--epochs", "3") == limit("--save-timeout", "soon") == limit("--save-timeout") == 1800
+    assert limit("--epochs", "3", "--save-timeout", "7200") == 7200
+    assert limit("--save-timeout=45.5", "--other") == 45.5
+    (tmp_path / "train.toml").write_text("save-timeout = 90\nepochs = 3\n")
+    assert limit("--epochs", "3") == 90
+    assert limit("--save-timeout", "7") == 7
+    named = tmp_path / "named.toml"
+    named.write_text("save_timeout = 11.5\n")
+    assert limit("--config", str(named)) == 11.5
+    named.write_text("save-timeout = [")
+    assert limit("--config", str(named)) == 1800

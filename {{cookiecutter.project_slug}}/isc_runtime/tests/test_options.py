@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pytest
 
@@ -80,23 +79,3 @@ def test_there_is_no_option_to_resume(capsys: pytest.CaptureFixture[str]) -> Non
         parser().parse_args(["--resume"])
     assert "--resume" in capsys.readouterr().err
     assert "goes on from its newest good checkpoint by itself" in " ".join(parser().format_help().split())
-
-
-def test_who_starts_a_training_knows_its_limits(tmp_path: Path) -> None:
-    """From its command line or its config file, among words of others; what is wrong the training says."""
-    script = str(tmp_path / "train.py")
-
-    def limit(*words: str) -> float:
-        return options.seconds_in(["--nnodes", "2", script, *words], "--save-timeout", 1800.0)
-
-    assert limit("--epochs", "3") == limit("--save-timeout", "soon") == limit("--save-timeout") == 1800
-    assert limit("--epochs", "3", "--save-timeout", "7200") == 7200
-    assert limit("--save-timeout=45.5", "--other") == 45.5
-    (tmp_path / "train.toml").write_text("save-timeout = 90\nepochs = 3\n")
-    assert limit("--epochs", "3") == 90
-    assert limit("--save-timeout", "7") == 7
-    named = tmp_path / "named.toml"
-    named.write_text("save_timeout = 11.5\n")
-    assert limit("--config", str(named)) == 11.5
-    named.write_text("save-timeout = [")
-    assert limit("--config", str(named)) == 1800

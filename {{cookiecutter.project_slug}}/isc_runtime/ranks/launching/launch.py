@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from isc_runtime.config import seconds_in
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.options import FIRST_TIMEOUT, seconds_in
+from isc_runtime.options import FIRST_TIMEOUT
 from isc_runtime.ranks.launching.torchrun import torchrun
 
 

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.options import CheckpointOptions, seconds_in
+from isc_runtime.config import seconds_in
+from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.launching import fork_server
 
 RANK = Path(__file__).with_name("rank.py")
