@@ -1,4 +1,4 @@
-"""How soon train.py refuses a place that is not fit, and a project is checked, against Python's start-up.
+"""How soon train.py refuses a place that is not ready, and a project is checked, against Python's start-up.
 
     python benchmarks/refusal.py [--rounds 15] [--json FILE]
 

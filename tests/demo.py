@@ -1,7 +1,7 @@
 """`make demo`: bakes a project into build/, trains it, kills it half-way, runs it again, and rehearses it.
 
 It is the real thing: cookiecutter, the generated train.py on real data, SIGKILL. Exit code 0 only if the
-second run resumed from the first one's checkpoint and ended, and if the rehearsal found the project fit.
+second run resumed from the first one's checkpoint and ended, and if the rehearsal found the project ready.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def rehearse() -> None:
     print(f"\n$ cd build/isc-experiment && python -m isc_runtime rehearse {shlex.join(options)}", flush=True)
     command = [sys.executable, "-m", "isc_runtime", "rehearse", *options]
     if subprocess.run(command, cwd=PROJECT, check=False).returncode:
-        sys.exit("The project is not fit: above is why.")
+        sys.exit("The project is not ready: above is why.")
 
 
 def main() -> None:

@@ -63,3 +63,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_index_names_each_page() -> None:
     index = (DOCS / "README.md").read_text()
     assert [page.name for page in PAGES[1:] if f"({page.name})" not in index] == []
+
+
+def test_the_words_are_the_field_s() -> None:
+    """Readers learned English later: ready, fix, must. What "does not fit" is a shape."""
+    pages = [*PAGES, *ROOT.glob("*.md"), *RUNTIME.parent.glob("*.md")]
+    odd = r"\b(mend(s|ed|ing)?|shall|(is|is not|found|was) fit|fit to (submit|train)|unfit|next to nothing|is not an option)\b"
+    found = {page.name: re.search(odd, page.read_text(), re.IGNORECASE) for page in pages}
+    assert {name: match[0] for name, match in found.items() if match} == {"CHANGELOG.md": "unfit"}

@@ -37,9 +37,9 @@ elif [[ -n ${VENV:-} ]] || ! has_torch; then # a python with torch, first in PAT
     fail "No Python in this virtual environment: $venv. Make it as the Dockerfile does, or set VENV to the one that has torch."
 fi
 
-export PYTHONUNBUFFERED=1 # the ISC syncs the log every few seconds: what is said shall be in it
+export PYTHONUNBUFFERED=1 # the ISC syncs the log every few seconds: what is said must be in it
 
-# Is this node fit to train, and are all the others there?
+# Is this node ready to train, and are all the others there?
 ISC_RUNTIME_MEET=1 python -m isc_runtime preflight "$@"
 export ISC_RUNTIME_STAGE_1=said # each rank checks this again, and need not say it again
 

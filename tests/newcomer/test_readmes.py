@@ -48,7 +48,7 @@ def test_the_template_s_readme(clone: Path) -> None:
     said = follow([line for line in lines if line not in RUNS_THIS], clone)
     assert "kill -9" in said
     assert re.search(r"Killed after the checkpoint of step (\d+), resumed at step \1", said)
-    assert "Fit to submit: interrupted 1 time" in said
+    assert "Ready to submit: interrupted 1 time" in said
     status = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True)
     assert status.stdout == ""
 
@@ -62,7 +62,7 @@ def test_the_generated_project_s_readme(clone: Path) -> None:
     )
     said = follow([*lines, "make lint", "make help"], project)
     assert "Training is complete" in said
-    assert "Fit to submit: interrupted 2 times, its final weights are bit for bit those of" in said
+    assert "Ready to submit: interrupted 2 times, its final weights are bit for bit those of" in said
     assert "isc_project_id" in said or "project is still open" in said
     assert (project / "checkpoints" / "resume.pth").exists()  # a folder, after a sharded training
 

@@ -36,7 +36,7 @@ class Rehearsed:
 
     @property
     def errors(self) -> list[str]:
-        """The reasons for which the project is not fit."""
+        """The reasons for which the project is not ready."""
         findings = self.verdict["findings"]
         return [f"{f['where']}: {f['what']}. {f['hint']}" for f in findings if f["severity"] == "error"]
 

@@ -34,7 +34,7 @@ def test_every_command_on_the_page_runs(project: Project) -> None:
     )
     said = ended.stdout + ended.stderr
     assert ended.returncode == 0, said[-5000:]
-    assert said.count("Fit to submit: interrupted 1 time") == 2
+    assert said.count("Ready to submit: interrupted 1 time") == 2
     assert (
         len(
             re.findall(

@@ -1,4 +1,4 @@
-"""The project as it is generated is fit; and a rehearsal leaves nothing behind, however it ends."""
+"""The project as it is generated is ready; and a rehearsal leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_two_nodes_of_two_ranks_killed_twice(project: Project) -> None:
     begun = time.monotonic()
     ended = project.rehearse("--procs-per-node", "2")
     print(f"2 nodes x 2 ranks, 3 cycles: {time.monotonic() - begun:.0f} s")
-    check_is_fit(ended)
+    check_is_ready(ended)
     verdict = ended.verdict
     first, second, last = verdict["cycles"]
     assert [cycle["ranks"] for cycle in verdict["cycles"]] == [4, 4, 4]
@@ -59,7 +59,7 @@ def test_asked_to_stop_on_data_of_ones_own(project: Project, tmp_path: Path) -> 
     write_dataset(tmp_path / "data" / "uds-decorous-field-baritone-250513")
     data = ("--data-root", str(tmp_path / "data"))
     ended = project.rehearse(*ONE_RANK, "--interrupt", "term", "--cycles", "2", *data, "--", "--epochs", "24")
-    check_is_fit(ended)
+    check_is_ready(ended)
     first, last = ended.verdict["cycles"]
     assert last["last_step"] == 24 * IMAGES // 32
     assert first["ended"].startswith("SIGTERM, exit ")
@@ -74,7 +74,7 @@ def test_asked_to_stop_during_an_evaluation(project: Project) -> None:
     project.change("train.py", begins, f'{begins}        __import__("time").sleep(0.5)\n')
     one_step_an_epoch = ("--batch-size", "2000", "--epochs", "10")
     ended = project.rehearse(*ONE_RANK, "--interrupt", "term", "--cycles", "2", "--", *one_step_an_epoch)
-    check_is_fit(ended)
+    check_is_ready(ended)
     first, last = ended.verdict["cycles"]
     assert first["steps_lost"] == 0
     assert last["resumed_from"] == first["last_step"]
@@ -98,7 +98,7 @@ def write_dataset(folder: Path) -> None:
 def test_a_sharded_training(project: Project) -> None:
     sharded = ("--parallelism", "fsdp", "--model", "transformer", "--epochs", "3")
     ended = project.rehearse(*ONE_RANK, "--procs-per-node", "2", "--cycles", "2", "--", *sharded)
-    check_is_fit(ended)
+    check_is_ready(ended)
     assert ended.verdict["compared"]["identical"] is True
     assert [cycle["ended"] for cycle in ended.verdict["cycles"]] == ["SIGKILL", "complete, exit 0"]
     assert ended.verdict["cycles"][1]["resumed_from"] > 0
@@ -107,7 +107,7 @@ def test_a_sharded_training(project: Project) -> None:
 def test_other_ranks_in_another_place_with_syncs_within(project: Project) -> None:
     options = ("--resize", "--move", "--sync-seconds", "0.3", "--interrupt", "mixed", "--seed", "2")
     ended = project.rehearse(*options, "--", "--epochs", "8", "--save-steps", "5")
-    check_is_fit(ended)
+    check_is_ready(ended)
     cycles = ended.verdict["cycles"]
     ranks = [cycle["ranks"] for cycle in cycles]
     assert all(one != other for one, other in itertools.pairwise(ranks)), ranks
@@ -122,7 +122,7 @@ def test_other_ranks_in_another_place_with_syncs_within(project: Project) -> Non
     )
 
 
-def check_is_fit(ended: Rehearsed) -> None:
+def check_is_ready(ended: Rehearsed) -> None:
     assert ended.code == 0, ended.said[-5000:]
     assert ended.errors == []
     assert ended.verdict["fit"] is True
@@ -178,7 +178,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(project: Project, small_disk: Path) -> None:
-    """It is not the project that is unfit, but this place; what took the room is gone."""
+    """It is not the project that is not ready, but this place; what took the room is gone."""
     output = small_disk / "out"
     ended = project.rehearse(
         *ONE_RANK, "--cycle-seconds", "60", "--output", str(output), "--", "--save-steps", "1"

@@ -3,7 +3,7 @@
 It is the template's, and moves on with it: update it, do not edit it. Six wings over one ground floor:
 
     __main__                      the commands: python -m isc_runtime check | checkpoints | export | ...
-    preflight  rehearsal  record  is this place fit to train in? experiment.isc, run here as the ISC would;
+    preflight  rehearsal  record  is this place ready to train in? experiment.isc, run here as the ISC would;
                                   what a start is, kept beside its curves
     checkpointing  submission     saving and resuming; is this project ready to submit?
     training  explanation         what the loop of train.py is made of; from a failed experiment to its cause

@@ -88,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m isc_runtime", description="Tools of an ISC project.")
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="is this project fit to submit?")
+    check = commands.add_parser("check", help="is this project ready to submit?")
     check.add_argument("--json", action="store_true", help="findings for machines")
     checkpoints = commands.add_parser("checkpoints", help="what is there, and which one would a resume take?")
     checkpoints.add_argument("directory", nargs="?", type=Path, help="default: where a training here saves")
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--part", default="model", help="of Trainer.state(), an average of weights, say")
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
     _add_import(commands)
-    preflight = commands.add_parser("preflight", help="is this machine fit to train on? (stage 1)")
+    preflight = commands.add_parser("preflight", help="is this machine ready to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
     preflight.add_argument("--local", action="store_true", help="as for train.py")
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     submit = commands.add_parser(
         "submit", help="check, write down what it is, and run: isc train experiment.isc"
     )
-    submit.add_argument("--unrehearsed", action="store_true", help="though no rehearsal of this code was fit")
+    submit.add_argument("--unrehearsed", action="store_true", help="even if no rehearsal found it ready")
     commands.add_parser("rehearse", help="run experiment.isc here as the ISC would, interruptions and all")
     commands.add_parser("torchrun", help="torchrun, with the exit code of the rank that failed")
     return parser

@@ -11,7 +11,7 @@ class ExitCode(IntEnum):
     COMPLETED = 0
     FAILED = 1  # an error nobody foresaw: a traceback is printed
     USAGE = 2  # argparse's own code for arguments it does not understand
-    UNFIT = 3  # this place is not fit to train in: a variable, a directory, a missing package
+    UNFIT = 3  # this place is not ready to train in: a variable, a directory, a missing package
     DATA = 4  # the data are missing or malformed
     CHECKPOINT = 5  # there are checkpoints, and none can be used
     SAVE = 6  # checkpoints could not be saved, several times in a row

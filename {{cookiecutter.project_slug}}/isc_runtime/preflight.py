@@ -1,4 +1,4 @@
-"""Is this place fit to train in? Found out before a second of training is spent.
+"""Is this place ready to train in? Found out before a second of training is spent.
 
 Stage 1 runs before torch is imported and needs the standard library only. Stage 2 runs when the ranks know
 each other, and what one of them finds wrong ends them all.

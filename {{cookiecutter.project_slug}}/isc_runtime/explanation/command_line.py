@@ -87,7 +87,7 @@ def _natural(file: Path) -> list[tuple[int, str]]:
 
 
 def _names(files: list[Path]) -> dict[Path, str]:
-    """How each is called: by its name, or by its path where names are not unique; fit to be shown."""
+    """How each is called: by its name, or by its path where names are not unique; safe to be shown."""
     names = [file.name for file in files]
     shown = {file: file.name if names.count(file.name) == 1 else str(file) for file in files}
     return {file: "".join(c if c.isprintable() else "?" for c in name) for file, name in shown.items()}

@@ -95,7 +95,7 @@ EXITS = (
     Cause(
         "exit-unfit",
         r"^exit code 3$",
-        "This place is not fit to train in: a variable, a directory or a package.",
+        "This place is not ready to train in: a variable, a directory or a package.",
         "Do what the message says, then run python -m isc_runtime preflight there.",
     ),
     Cause(

@@ -3,7 +3,7 @@
     command_line                    its options, and how it ends
     run                             all of it: check, trial start, cycles, the uninterrupted run, comparison
     report  plot                    table and JSON; the picture
-    verdict                         fit to submit, or not and why
+    verdict                         ready to submit, or not and why
     judgement  pace                 what a single cycle shows; how soon cycles get somewhere
     cycle  samples  weights         a cycle, run and watched; what it was trained on; what came out
     node  artifact  trace  plan             processes; syncs; what ranks tell; what will happen

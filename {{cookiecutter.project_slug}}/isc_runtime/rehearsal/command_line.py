@@ -34,7 +34,7 @@ def parse_arguments(command_line: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
         prog="python -m isc_runtime rehearse",
         description="Runs experiment.isc on this machine as the ISC would, interruptions and all, and says "
-        "whether it is fit to submit. Exit code: 0 fit, 1 not fit, others as in README.md.",
+        "whether it is ready to submit. Exit code: 0 ready, 1 not ready, others as in README.md.",
     )
     default = Plan()
     place = parser.add_argument_group("place").add_argument
@@ -110,7 +110,7 @@ def main(command_line: list[str], root: Path) -> int:
         root: the project.
 
     Returns:
-        The exit code: 0 is fit, 1 is not fit; the others are in isc_runtime.errors.ExitCode.
+        The exit code: 0 is ready, 1 is not ready; the others are in isc_runtime.errors.ExitCode.
     """
     arguments = parse_arguments(command_line)
     screen = Screen(to_stderr=arguments.json)
@@ -136,11 +136,11 @@ def main(command_line: list[str], root: Path) -> int:
             _draw(arguments.plot, rehearsal, result)
     screen.show(result)
     screen.say(f"Logs: {result.folder}")
-    if not result.is_fit and rehearsal.artifacts.exists():
+    if not result.is_ready and rehearsal.artifacts.exists():
         screen.say(f"Checkpoints, kept to be looked at: {rehearsal.artifacts}")
     if arguments.json:
         print_json(result)
-    return 0 if result.is_fit else 1
+    return 0 if result.is_ready else 1
 
 
 def _check_cycling_utils(root: Path, stand_in: bool) -> None:

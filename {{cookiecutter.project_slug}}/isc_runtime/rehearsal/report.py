@@ -142,11 +142,11 @@ def facts_of(cycle: Cycle, cycles: list[Cycle]) -> dict[str, Any]:
 def conclusion(verdict: Verdict) -> str:
     """The last line."""
     caveat = " With the stand-in for cycling_utils, not with the real one." if verdict.stand_in else ""
-    if verdict.is_fit:
-        return f"Fit to submit: {_proof(verdict)}.{caveat}"
+    if verdict.is_ready:
+        return f"Ready to submit: {_proof(verdict)}.{caveat}"
     first, *others = verdict.errors
     more = f" And {len(others)} more." if others else ""
-    return f"Not fit to submit: {first.where}: {first.what}.{more}{caveat}"
+    return f"Not ready to submit: {first.where}: {first.what}.{more}{caveat}"
 
 
 def _proof(verdict: Verdict) -> str:
@@ -162,7 +162,7 @@ def as_json(verdict: Verdict) -> str:
     """The verdict for machines."""
     comparison = verdict.comparison
     content = {
-        "fit": verdict.is_fit,
+        "fit": verdict.is_ready,
         "conclusion": conclusion(verdict),
         "findings": [asdict(finding) for finding in verdict.findings],
         "notes": verdict.notes,

@@ -62,7 +62,7 @@ class Rehearsal:
 
     @property
     def artifacts(self) -> Path:
-        """The folder of the artifacts: removed at the end, unless the project is not fit."""
+        """The folder of the artifacts: removed at the end, unless the project is not ready."""
         return self.folder / "artifacts"
 
     def logs_of(self, run: str) -> Path:
@@ -73,13 +73,13 @@ class Rehearsal:
         """Rehearses, and leaves no process behind, whatever happens.
 
         Raises:
-            IscError: this place is not fit to rehearse in.
+            IscError: this place is not ready to rehearse in.
         """
         result = Verdict(self.plan, self.folder, self.stand_in, facts(self.root))
         is_over = False
         try:
             self._check(result)
-            if result.is_fit:
+            if result.is_ready:
                 self._perform(result)
             write_durably(self.folder / "verdict.json", as_json(result).encode())
             self._write_down(result)
@@ -91,7 +91,7 @@ class Rehearsal:
                 "If there is no room for its folder, put it elsewhere with --output.",
             ) from error
         finally:
-            if result.is_fit or not is_over:
+            if result.is_ready or not is_over:
                 shutil.rmtree(self.artifacts, ignore_errors=True)
         return result
 
@@ -99,7 +99,7 @@ class Rehearsal:
         """`submit` reads it."""
         file = self.root / journal.REHEARSALS
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        entry = {"time": now, "files": result.project["files"], "fit": result.is_fit}
+        entry = {"time": now, "files": result.project["files"], "fit": result.is_ready}
         entry |= {"conclusion": conclusion(result), "stand_in": self.stand_in, "folder": str(self.folder)}
         try:
             journal.append(file, entry)
@@ -166,7 +166,7 @@ class Rehearsal:
         if began is not None:
             self.screen.say(f"It starts from the artifact {self.from_artifact}, at step {began}")
         for planned in self.plan.draw():
-            if not result.is_fit:
+            if not result.is_ready:
                 return
             before = result.cycles[-1] if result.cycles else None
             artifacts = self._moved(artifacts, planned)
@@ -184,7 +184,7 @@ class Rehearsal:
             if cycle.end == COMPLETE:
                 break
         last = result.cycles[-1]
-        if result.is_fit and not self.plan.resize:
+        if result.is_ready and not self.plan.resize:
             result.comparison = self._compare(stage, last)
         result.findings += verdict.judge_whole(result)
 

@@ -1,4 +1,4 @@
-"""Is the project fit to submit, or not and why?"""
+"""Is the project ready to submit, or not and why?"""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Verdict:
         stand_in: whether cycling_utils was not the real one.
         project: what was rehearsed (isc_runtime.submission.facts).
         cycles: what was done.
-        findings: errors make the project unfit, warnings are for a person to judge.
+        findings: errors stop it, warnings are for a person to judge.
         notes: in what this differed from the real thing.
         cycle_seconds: how long a cycle lasts; None where the mode has no such limit.
         comparison: None if it did not come to it, or with `resize`.
@@ -74,7 +74,7 @@ class Verdict:
         return [finding for finding in self.findings if finding.severity == "error"]
 
     @property
-    def is_fit(self) -> bool:
+    def is_ready(self) -> bool:
         return not self.errors
 
     @property
@@ -102,7 +102,7 @@ def judge_gpus(gpus: object, plan: Plan) -> Iterator[Finding]:
 def judge_whole(verdict: Verdict) -> Iterator[Finding]:
     """Judges what only shows when all cycles are over."""
     comparison = verdict.comparison
-    if not verdict.went_on and verdict.plan.cycles > 1 and verdict.is_fit:
+    if not verdict.went_on and verdict.plan.cycles > 1 and verdict.is_ready:
         yield Finding(
             verdict.cycles[-1].name,
             "The training was complete before it could be interrupted, so that nothing is proven",

@@ -55,7 +55,7 @@ def check_launch_file(file: Path, root: Path, homes: Sequence[str]) -> list[Find
         text = read_text(file)
         values = load_toml(text)
     except ImportError as error:
-        # No error: a person whose cookiecutter runs on such a Python shall get the project all the same.
+        # No error: a person whose cookiecutter runs on such a Python must get the project all the same.
         hint = "Install tomli (make setup does), or use Python 3.11 or newer, and check again."
         return [Finding(file.name, f"It was not checked: {error}", hint, "warning")]
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Is this project fit to submit? Structure, launch file, lock, image, from the files alone; and git's word.
+"""Is this project ready to submit? Structure, launch file, lock, image, from the files alone; and git's word.
 
 Standard library only, and it answers in a blink. Nothing of the project is run or imported, but for the
 function in train.py that parses the command line: it judges the arguments, in a process of its own.
@@ -123,8 +123,8 @@ def show(report: Report, as_json: bool = False) -> None:
 def _verdict(errors: int, warnings: int) -> str:
     counts = [f"{n} {noun}{'s' * (n > 1)}" for n, noun in ((errors, "error"), (warnings, "warning")) if n]
     if errors:
-        return f"Not fit to submit: {', '.join(counts)}."
-    return f"No errors, {counts[0]} to settle before you submit." if counts else "Fit to submit."
+        return f"Not ready to submit: {', '.join(counts)}."
+    return f"No errors, {counts[0]} to settle before you submit." if counts else "Ready to submit."
 
 
 def _check(root: Path) -> Iterator[Finding]:

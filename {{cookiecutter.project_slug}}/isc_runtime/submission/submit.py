@@ -1,4 +1,4 @@
-"""python -m isc_runtime submit: is it fit and rehearsed? Writes down what it is, and becomes `isc train`."""
+"""python -m isc_runtime submit: is it ready and rehearsed? Writes down what it is, becomes `isc train`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from isc_runtime.submission.finding import Finding, Severity
 
 
 def submit(root: Path, unrehearsed: bool = False) -> int:
-    """Submits experiment.isc, if it is fit to be submitted: then this process becomes `isc train`.
+    """Submits experiment.isc, if it is ready to be submitted: then this process becomes `isc train`.
 
     Args:
         root: the project.
         unrehearsed: whether it may go without a rehearsal.
 
     Returns:
-        The exit code, 1, if it is not fit.
+        The exit code, 1, if it is not ready.
 
     Raises:
         IscError: there is no `isc` program here, or what is submitted cannot be written down.
@@ -60,7 +60,7 @@ def _rehearsal_of(root: Path, files: str | None) -> dict[str, Any] | None:
 
 
 def _check_rehearsed(root: Path, rehearsal: dict[str, Any] | None, unrehearsed: bool) -> Iterator[Finding]:
-    """Was this very code rehearsed, and was it fit?"""
+    """Was this very code rehearsed, and found ready?"""
     if rehearsal is not None and rehearsal.get("fit") is True:
         return
     hint = "Run: python -m isc_runtime rehearse."

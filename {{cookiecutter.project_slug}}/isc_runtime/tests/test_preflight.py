@@ -1,4 +1,4 @@
-"""Each way in which a place can be unfit gives its message and its exit code, at once."""
+"""Each way in which a place can be not ready gives its message and its exit code, at once."""
 
 from __future__ import annotations
 

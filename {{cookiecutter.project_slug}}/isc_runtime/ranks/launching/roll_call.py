@@ -2,7 +2,7 @@
 
 torchrun waits in silence for a node that never comes, and for ever where two have one number. Here all nodes
 learn within the limit who is missing, who is there twice, who was told another number of nodes, and that one
-of them is not fit to train.
+of them is not ready to train.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from isc_runtime.ranks.launching.node import Node
 
 MOST = 64 * 1024  # bytes of a line
 PAUSE = 0.2  # seconds between two attempts to reach node 0
-LAST_WORDS = 5.0  # seconds in which a node that is not fit tells the others
+LAST_WORDS = 5.0  # seconds in which a node that is not ready tells the others
 GRACE = 2.0  # seconds for which nodes wait for a better reason than their own
 
 Line = dict[str, Any]
@@ -168,7 +168,7 @@ class _Roll:
     ) -> list[Any] | None:
         if failure is not None:
             what, where, hint, code = failure
-            return [f"Node {number} on {host} is not fit to train: {what}", where, hint, code]
+            return [f"Node {number} on {host} is not ready to train: {what}", where, hint, code]
         if nodes != self._node.nodes:
             return [
                 f"The nodes are told different numbers of nodes: {self._node.nodes} on {self._node.host}, "

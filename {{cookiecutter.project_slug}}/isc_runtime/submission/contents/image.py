@@ -1,4 +1,4 @@
-"""Is the project fit to become an image: what is missing, what is too much?"""
+"""Is the project ready to become an image: what is missing, what is too much?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each way in which a project can be unfit to submit is found, planted in a copy of this one."""
+"""Each way in which a project can be not ready to submit is found, planted in a copy of this one."""
 
 from __future__ import annotations
 
@@ -392,14 +392,14 @@ def test_toml_needs_a_parser(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_report_is_a_line_each_and_a_verdict(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_check(project, as_json=False) == 0
     assert re.fullmatch(
-        r"Fit to submit. The image takes \d+ files of it, [\d.]+ [kM]B.\n", capsys.readouterr().out
+        r"Ready to submit. The image takes \d+ files of it, [\d.]+ [kM]B.\n", capsys.readouterr().out
     )
     launch_file(gpus="0", isc_project_id='""')(project)
     assert run_check(project, as_json=False) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("WARNING: experiment.isc:1: The id of the ISC project is still open. Put")
     assert lines[1] == "ERROR: experiment.isc:3: 0 is no possible number of GPUs. Use 1 to 72."
-    assert lines[2].startswith("Not fit to submit: 1 error, 1 warning. The image takes ")
+    assert lines[2].startswith("Not ready to submit: 1 error, 1 warning. The image takes ")
 
 
 def test_the_report_for_machines(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

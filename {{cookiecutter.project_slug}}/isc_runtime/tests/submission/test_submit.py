@@ -59,8 +59,8 @@ def submit(project: Path, path: Path | str, *options: str) -> Ended:
     )
 
 
-def rehearsed(project: Path, is_fit: bool = True, conclusion: str = "Fit to submit: x.") -> None:
-    entry = {"time": "2026-11-24T00:00:00+00:00", "files": digest(project), "fit": is_fit}
+def rehearsed(project: Path, is_ready: bool = True, conclusion: str = "Ready to submit: x.") -> None:
+    entry = {"time": "2026-11-24T00:00:00+00:00", "files": digest(project), "fit": is_ready}
     journal.append(project / "rehearsals.jsonl", {**entry, "conclusion": conclusion})
 
 
@@ -108,11 +108,11 @@ def test_changed_code_is_not_rehearsed(project: Path, bin_folder: Path) -> None:
 
 def test_the_newest_rehearsal_of_this_code_counts(project: Path, bin_folder: Path) -> None:
     rehearsed(project)
-    rehearsed(project, is_fit=False, conclusion="Not fit to submit: cycle 2: It does not resume.")
+    rehearsed(project, is_ready=False, conclusion="Not ready to submit: cycle 2: It does not resume.")
     ended = submit(project, bin_folder)
     assert (ended.code, ended.submissions) == (1, [])
     assert (
-        "The newest rehearsal of it said: Not fit to submit: cycle 2: It does not resume. Fix" in ended.said
+        "The newest rehearsal of it said: Not ready to submit: cycle 2: It does not resume. Fix" in ended.said
     )
     rehearsed(project)
     assert submit(project, bin_folder).code == 7

@@ -94,16 +94,16 @@ def test_nodes_that_were_told_different_numbers(port: int) -> None:
         assert error.where == "NNODES=2 and NNODES=3"
 
 
-@pytest.mark.parametrize("unfit", [0, 1])
-def test_a_node_that_is_not_fit_ends_all_with_its_reason(port: int, unfit: int) -> None:
+@pytest.mark.parametrize("not_ready", [0, 1])
+def test_a_node_that_is_not_ready_ends_all_with_its_reason(port: int, not_ready: int) -> None:
     reason = IscError("The disk is gone", "/there", "Bring it back.", ExitCode.DATA)
     pair = nodes(port, 0, 1, of=2)
     begun = time.monotonic()
-    ended = together(*((node, reason if node.rank == unfit else None, 0.0) for node in pair))
-    assert ended[unfit] is reason
-    other = ended[1 - unfit]
+    ended = together(*((node, reason if node.rank == not_ready else None, 0.0) for node in pair))
+    assert ended[not_ready] is reason
+    other = ended[1 - not_ready]
     assert other is not None
-    assert other.what == f"Node {unfit} on host{unfit} is not fit to train: The disk is gone"
+    assert other.what == f"Node {not_ready} on host{not_ready} is not ready to train: The disk is gone"
     assert (other.where, other.hint, other.exit_code) == ("/there", "Bring it back.", ExitCode.DATA)
     assert time.monotonic() - begun < LIMIT + roll_call.GRACE + 1
 
