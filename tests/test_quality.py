@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from baking import BIN, IDENTITY, Bake, passes, run
 
@@ -30,6 +33,20 @@ def test_mypy(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def test_the_floors_of_the_runtime(tree: Path) -> None:
     passes(BIN / "lint-imports", "--no-cache", cwd=tree)
+
+
+def test_each_wing_names_its_modules_and_imports_nothing(bake: Bake) -> None:
+    """So that what answers before torch does, whatever wing it is in."""
+    project = bake()
+    contracts = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    wings = [one for one in contracts if one["type"] == "layers" and one["containers"] != ["isc_runtime"]]
+    assert len(wings) > 6
+    for wing in wings:
+        manual = ast.parse((project / wing["containers"][0].replace(".", "/") / "__init__.py").read_text())
+        words = re.findall(r"\w+", ast.get_docstring(manual) or "")
+        modules = {name for floor in wing["layers"] for name in floor.split(" | ")}
+        assert modules <= set(words), wing["name"]
+        assert len(manual.body) == 1, "it imports nothing"
 
 
 def test_shellcheck(tree: Path) -> None:

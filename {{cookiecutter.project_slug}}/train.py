@@ -19,7 +19,7 @@ from data import check_data, load_data
 from isc_runtime import options
 from isc_runtime.environment import Environment
 from isc_runtime.preflight import check_place, open_store
-from isc_runtime.ranks.entry import reported
+from isc_runtime.ranks.reporting import reported
 
 
 def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace:

@@ -17,7 +17,7 @@ import train
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.environment import Environment
-from isc_runtime.ranks.entry import reported
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.ranks.shards import Counterparts
 from trainee import Child, fork
 

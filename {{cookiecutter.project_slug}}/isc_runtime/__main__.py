@@ -15,9 +15,9 @@ from typing import Any
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.options import FIRST_TIMEOUT, not_negative, positive_float
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.launching.node import Node
 from isc_runtime.ranks.launching.roll_call import all_nodes
+from isc_runtime.ranks.reporting import reported
 
 PROJECT = Path(__file__).resolve().parent.parent
 MEET = "ISC_RUNTIME_MEET"  # launch.sh sets it: this is one of the nodes that are about to train
@@ -178,7 +178,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
     from isc_runtime.checkpointing.on_disk.inventory import take_inventory
-    from isc_runtime.checkpointing.on_disk.listing import ProgressLine, report
+    from isc_runtime.checkpointing.on_disk.inventory_report import ProgressLine, report
 
     directory = arguments.directory or Environment.read().checkpoint_directory
     inventory = take_inventory(directory, arguments.verify, ProgressLine())

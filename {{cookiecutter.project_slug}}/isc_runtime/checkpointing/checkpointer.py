@@ -31,10 +31,10 @@ from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.publishing import Publisher
 from isc_runtime.checkpointing.resuming import resume
 from isc_runtime.checkpointing.run import Run
-from isc_runtime.checkpointing.saving.hold import StepHold
 from isc_runtime.checkpointing.saving.save import Equipment, Save, WholeSave
 from isc_runtime.checkpointing.saving.snapshot import Owned
 from isc_runtime.checkpointing.saving.state_size import size_of
+from isc_runtime.checkpointing.saving.step_hold import StepHold
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.position import Position
 from isc_runtime.ranks.interruption import Stopped

@@ -2,12 +2,12 @@
 
     command_line              which logs there are, how it ends
     report                    one screen; JSON
-    judgement                 which rank was first, and why; the last attempt on all nodes
+    diagnosis                 which rank was first, and why; the last attempt on all nodes
     notes  reading            what else a reader should know; a log becomes attempts
     answer  classification    what is said in the end; which cause a line or an exit code is a sign of
     own  python  cuda         the causes: our own messages; Python, torch and Linux; CUDA and NCCL
     attempt  tracebacks       what is known of one start of the experiment; exceptions in a log
-    lines  cause              a log of any size as clean lines; what a cause is
+    log_lines  cause          a log of any size as clean lines; what a cause is
 
 Nothing of a log is printed as it is: terminal escapes and what cannot be printed are taken out first.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.explanation.answer import Explanation, Node
 from isc_runtime.explanation.attempt import Attempt
-from isc_runtime.explanation.judgement import explain
+from isc_runtime.explanation.diagnosis import explain
 from isc_runtime.explanation.reading import Reader
 from isc_runtime.explanation.report import as_json, as_text
 

@@ -17,7 +17,7 @@ from isc_runtime.explanation.classification import (
     classify_line,
     classify_logged,
 )
-from isc_runtime.explanation.lines import Line, read_lines
+from isc_runtime.explanation.log_lines import Line, read_lines
 from isc_runtime.explanation.tracebacks import Raised, Tracebacks
 
 KEPT = 200  # attempts of a log, the last ones

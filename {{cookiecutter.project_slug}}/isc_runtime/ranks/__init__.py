@@ -4,7 +4,7 @@
                                         the same as they do
     parallel                            replicas or shards of a model on all ranks
     group                               the process group, the device, agreement between ranks
-    entry                               how a program ends: a message, an exit code, all ranks
+    reporting                           how a program ends: a message, an exit code, all ranks
     device  determinism                 where a rank computes; the same bits each time
     watch                               threads that notice when a rank fell or none makes progress
       launching/                          how the ranks of all nodes begin
@@ -14,6 +14,6 @@
     ending  shards                      the end that nothing can stop; tensors in shards
     shard_metadata                      where in the files the shards are, read as data
 
-`entry`, `ending`, `interfaces`, `rank_error`, `interruption` and `launching` import no torch when they are
-imported.
+`reporting`, `ending`, `interfaces`, `rank_error`, `interruption` and `launching` import no torch when they
+are imported.
 """

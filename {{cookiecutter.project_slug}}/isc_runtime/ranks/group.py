@@ -25,11 +25,11 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.determinism import explained, set_determinism
 from isc_runtime.ranks.device import choose_device
 from isc_runtime.ranks.ending import end
-from isc_runtime.ranks.entry import said_by_exit
 from isc_runtime.ranks.interfaces import choose_interface
 from isc_runtime.ranks.interruption import Stopped, end_with_launcher
 from isc_runtime.ranks.mailbox import Mailbox
 from isc_runtime.ranks.rank_error import RankError
+from isc_runtime.ranks.reporting import said_by_exit
 from isc_runtime.ranks.watch import Watch, connect
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from types import FrameType
 
 from isc_runtime import options
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.entry import reported
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.rehearsal.artifact import step_of_artifact
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, Plan
 from isc_runtime.rehearsal.plot import check_plot, draw

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.errors import IscError
-from isc_runtime.rehearsal import artifact, judgement, trace, verdict
+from isc_runtime.rehearsal import artifact, cycle_findings, trace, verdict
 from isc_runtime.rehearsal.command import LocalCommand, localize
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, INTERRUPTED, Cycle, Interruption, Reached, Stage
 from isc_runtime.rehearsal.duplicate import duplicate
@@ -180,7 +180,7 @@ class Rehearsal:
                 artifact.sync(artifacts.checkpoints)
                 artifact.leave_only_what_was_shipped(artifacts.checkpoints, cycle.synced)
             result.cycles.append(cycle)
-            result.findings += judgement.judge_cycle(cycle, before, self.plan, began)
+            result.findings += cycle_findings.judge_cycle(cycle, before, self.plan, began)
             if cycle.end == COMPLETE:
                 break
         last = result.cycles[-1]
@@ -204,7 +204,7 @@ class Rehearsal:
             fail = {trace.FAIL_VARIABLE: str(TRIAL_CODE)}
             cycle = stage.run(TRIAL, 1, 1, artifacts, Reached(artifacts.checkpoints), fail)
         shutil.rmtree(artifacts.logs, ignore_errors=True)
-        return list(judgement.judge_start(cycle, TRIAL_CODE))
+        return list(cycle_findings.judge_start(cycle, TRIAL_CODE))
 
     def _moved(self, artifacts: Artifacts, planned: CyclePlan) -> Artifacts:
         if self.plan.move and planned.number > 1:

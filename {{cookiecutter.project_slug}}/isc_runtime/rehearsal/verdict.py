@@ -10,7 +10,7 @@ from typing import Any
 
 from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
-from isc_runtime.rehearsal.judgement import judge_end
+from isc_runtime.rehearsal.cycle_findings import judge_end
 from isc_runtime.rehearsal.pace import Pace, judge_pace
 from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.samples import Taken

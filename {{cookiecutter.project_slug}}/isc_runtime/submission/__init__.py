@@ -7,5 +7,5 @@ launch_file  imports  update            its parts; what an update left for a per
 installation                            installs what pyproject.toml names: make setup
 contents  command                       what gets into git and the image; what the launch file runs
 lock  launch_keys                       requirements; what the ISC knows
-lines  finding  journal                 files of lines; one thing that is wrong; lines that are only added
+logical_lines  finding  journal         files line by line; one thing that is wrong; lines that are only added
 """

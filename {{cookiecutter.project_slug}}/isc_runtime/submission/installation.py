@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from isc_runtime.errors import IscError
-from isc_runtime.submission.lines import logical_lines
 from isc_runtime.submission.lock import LOCK, NEEDED
+from isc_runtime.submission.logical_lines import logical_lines
 from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 

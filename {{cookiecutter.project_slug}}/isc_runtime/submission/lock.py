@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.lines import logical_lines
+from isc_runtime.submission.logical_lines import logical_lines
 from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from isc_runtime import options
 from isc_runtime.environment import Environment
 from isc_runtime.preflight import check_place, open_store
-from isc_runtime.ranks.entry import reported
+from isc_runtime.ranks.reporting import reported
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """What a checkpoint directory holds. Nothing here needs torch to be imported, or trusts a file.
 
-export  listing               the weights of a checkpoint alone; an inventory in words
+export  inventory_report      the weights of a checkpoint alone; an inventory in words
 inventory  payload            what a directory holds and a resume takes; what files hold, as data
 foreign_state                 what checkpoints of other programs hold, in the parts of a training
 verification                  every byte of a checkpoint is read, and whoever waits is told

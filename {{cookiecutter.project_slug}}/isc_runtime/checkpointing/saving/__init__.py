@@ -2,6 +2,7 @@
 
 sharded_save                       a save of a model of which each rank has a part
 save                               what holds for all: its states; a state that every rank has
-shard_writer  snapshot  state_size the files of all ranks; copies in reused memory; how large a state is
+shard_writer  step_hold            the files of all ranks; an optimizer's step waits for the copy
+snapshot  state_size               copies in reused memory; how large a state is
 loadable  finite  background       what can be loaded again; what is not finite; a thread that writes
 """

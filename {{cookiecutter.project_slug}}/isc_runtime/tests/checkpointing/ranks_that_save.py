@@ -21,10 +21,10 @@ from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.environment import Environment
 from isc_runtime.logs import Scalars, configure_logging
 from isc_runtime.options import CheckpointOptions, ParallelOptions
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.interruption import StopRequest
 from isc_runtime.ranks.parallel import parallelize
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.sampler import ElasticSampler
 
 WAYS = pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from isc_runtime.checkpointing.on_disk.foreign import described
 from isc_runtime.checkpointing.on_disk.inventory import take_inventory
+from isc_runtime.checkpointing.on_disk.inventory_report import report
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
-from isc_runtime.checkpointing.on_disk.listing import report
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group

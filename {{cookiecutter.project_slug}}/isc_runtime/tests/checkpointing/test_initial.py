@@ -118,8 +118,8 @@ def test_nodes_with_other_files_are_told(tmp_path: Path) -> None:
     """Each rank in a folder of its own, as on nodes that share only the checkpoints."""
     from isc_runtime.checkpointing.initial import begin_with
     from isc_runtime.environment import Environment
-    from isc_runtime.ranks.entry import reported
     from isc_runtime.ranks.group import process_group
+    from isc_runtime.ranks.reporting import reported
 
     def work() -> None:
         with reported(), process_group(Environment.read(), 60, 60) as group:

@@ -19,8 +19,8 @@ from isc_runtime.checkpointing.saving.shard_writer import _Planner
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import process_group
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.tests.checkpointing.ranks_that_save import Training, on_each_rank
 from isc_runtime.tests.processes import Ended, run_forked
 

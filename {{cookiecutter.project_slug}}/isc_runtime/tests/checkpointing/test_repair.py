@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.checkpointing.on_disk import listing, verification
+from isc_runtime.checkpointing.on_disk import inventory_report, verification
 from isc_runtime.checkpointing.on_disk.durable import link_durably
 from isc_runtime.checkpointing.on_disk.inventory import take_inventory
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
@@ -208,12 +208,14 @@ def test_what_is_compared_is_reported_while_it_is_compared(
 def test_a_listing_says_what_verified_means_and_how_far_it_is(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(listing, "SECONDS", 0.0)
+    monkeypatch.setattr(inventory_report, "SECONDS", 0.0)
     save(store, 10)
-    listing.report(take_inventory(store.directory, True, listing.ProgressLine()), as_json=False)
+    inventory_report.report(
+        take_inventory(store.directory, True, inventory_report.ProgressLine()), as_json=False
+    )
     said = capsys.readouterr()
     assert "verified: every byte of its files was compared with the checksums in its manifest" in said.out
     assert "whole:" not in said.out
     assert said.err.startswith(store.entries()[-1].name)
-    listing.report(take_inventory(store.directory), as_json=False)
+    inventory_report.report(take_inventory(store.directory), as_json=False)
     assert "their content was not read" in capsys.readouterr().out

@@ -23,8 +23,8 @@ from torch.distributed.launcher.api import elastic_launch
 
 from isc_runtime.environment import Environment
 from isc_runtime.preflight import SAID, check_place
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.launching.torchrun import torchrun
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.sampler import ElasticSampler
 from isc_runtime.tests.processes import IMPORTED_ONCE, TRAINING, Ended, Place, run_forked
 

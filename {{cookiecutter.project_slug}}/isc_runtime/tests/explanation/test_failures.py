@@ -27,8 +27,8 @@ from isc_runtime.explanation.answer import Explanation
 from isc_runtime.explanation.classification import CAUSES
 from isc_runtime.explanation.command_line import read
 from isc_runtime.explanation.report import as_text
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import process_group
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.tests.explanation.experiments import Experiment, at_step, train
 from isc_runtime.tests.processes import PROJECT, UNSET, Place, run_forked
 from isc_runtime.training.guard import StepGuard

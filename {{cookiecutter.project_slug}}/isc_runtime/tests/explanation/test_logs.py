@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.explanation import judgement
+from isc_runtime.explanation import diagnosis
 from isc_runtime.explanation.command_line import read
-from isc_runtime.explanation.lines import read_lines
+from isc_runtime.explanation.log_lines import read_lines
 from isc_runtime.explanation.report import as_json, as_text
 from isc_runtime.tests.explanation.experiments import Experiment, at_step
 
@@ -134,7 +134,7 @@ def test_a_node_of_an_earlier_start_is_left_out(
     logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last start had one node only; what the other one said before is not its story."""
-    monkeypatch.setattr(judgement, "OLDER", 0.0)
+    monkeypatch.setattr(diagnosis, "OLDER", 0.0)
     later = Experiment(tmp_path)
     for name in ("rank_0.txt", "rank_1.txt"):
         (later.output / name).write_bytes((logs / name).read_bytes())

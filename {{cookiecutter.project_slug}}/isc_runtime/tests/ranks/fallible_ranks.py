@@ -11,9 +11,9 @@ import torch
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.interruption import StopRequest
+from isc_runtime.ranks.reporting import reported
 
 ERROR = IscError("The thing is broken", "/some/path", "Fix it.", ExitCode.DATA)
 

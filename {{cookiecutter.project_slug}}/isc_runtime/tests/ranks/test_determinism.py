@@ -11,8 +11,8 @@ import torch
 
 from isc_runtime.environment import Environment
 from isc_runtime.ranks.determinism import WORKSPACE, explained
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import process_group
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.tests.processes import run_forked
 
 

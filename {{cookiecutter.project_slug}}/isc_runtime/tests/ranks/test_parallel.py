@@ -16,10 +16,10 @@ from torch.nn.functional import cross_entropy
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.options import ParallelOptions
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import blocks, clip_gradients, equalize_buffers, parallelize, part_of_batch
 from isc_runtime.ranks.rank_error import RankError
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.ranks.shards import Counterparts, distribute, separate
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.tests.small_training import CLASSES, FEATURES, Network

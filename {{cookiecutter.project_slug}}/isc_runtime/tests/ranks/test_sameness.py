@@ -13,8 +13,8 @@ import torch
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.ranks import sameness
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import process_group
+from isc_runtime.ranks.reporting import reported
 from isc_runtime.ranks.sameness import check_same, describe, differences, python_files
 from isc_runtime.tests.processes import Ended, run_forked
 

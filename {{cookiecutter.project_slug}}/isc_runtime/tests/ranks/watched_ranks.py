@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.entry import reported
 from isc_runtime.ranks.group import Group, process_group
+from isc_runtime.ranks.reporting import reported
 
 TIMEOUT = 2.0  # seconds for a batch
 LIMIT = 30  # seconds after which a rank ends by SIGALRM: nobody watched it

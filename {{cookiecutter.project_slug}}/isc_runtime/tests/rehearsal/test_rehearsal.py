@@ -23,7 +23,7 @@ from isc_runtime.rehearsal import artifact, samples
 from isc_runtime.rehearsal.command import localize
 from isc_runtime.rehearsal.command_line import main, parse_arguments
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, KILLED, TERMINATED, Cycle
-from isc_runtime.rehearsal.judgement import judge_cycle, judge_start, place_in
+from isc_runtime.rehearsal.cycle_findings import judge_cycle, judge_start, place_in
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.report import as_json, conclusion, row

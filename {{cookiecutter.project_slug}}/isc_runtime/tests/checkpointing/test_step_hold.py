@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from isc_runtime.checkpointing.saving.hold import StepHold
 from isc_runtime.checkpointing.saving.snapshot import Snapshot
+from isc_runtime.checkpointing.saving.step_hold import StepHold
 
 
 class Lookahead(Optimizer):
