@@ -427,8 +427,8 @@ def test_the_whole_verdict(tmp_path: Path) -> None:
     verdict.comparison = Comparison(reference, 12, is_final=True)
     assert list(judge_whole(verdict)) == []
     assert conclusion(verdict) == (
-        "Ready to submit: interrupted 1 time, its final weights are bit for bit those of an uninterrupted run."
-        " With the stand-in for cycling_utils, not with the real one."
+        "Ready to submit: interrupted 1 time, its final weights are bit for bit those of an uninterrupted "
+        "run. With the stand-in for cycling_utils, not with the real one."
     )
     verdict.comparison.differences = ["optimizer.lr=1 and not 2", *"abcd"]
     verdict.findings += judge_whole(verdict)
