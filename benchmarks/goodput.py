@@ -43,7 +43,7 @@ def train(directory: Path, megabytes: int, mtbf_seconds: float, saves: bool) -> 
             while True:
                 time.sleep(STEP)
                 group.sum(gradients)
-                checkpointer.equipment.snapshot.hold()  # the optimizer's step calls it
+                checkpointer.equipment.snapshot.wait_until_copied()  # the optimizer's step calls it
                 training.sampler.advance()
                 if saves and checkpointer.is_due(training.sampler.progress.step):
                     checkpointer.save()

@@ -90,7 +90,7 @@ def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int
         checkpointer.save()
 
     def after_step() -> None:
-        checkpointer.equipment.snapshot.hold()  # the optimizer's step calls it
+        checkpointer.equipment.snapshot.wait_until_copied()  # the optimizer's step calls it
         checkpointer.poll()
 
     def ours() -> float:

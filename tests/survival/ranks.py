@@ -18,7 +18,7 @@ from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.environment import Environment
 from isc_runtime.ranks.reporting import reported
-from isc_runtime.ranks.shards import Counterparts
+from isc_runtime.ranks.shards import ShardedTensors
 from trainee import Child, fork
 
 # For kills at random: a rank whose master dies before they met can only wait; torchrun would not let it wait.
@@ -112,6 +112,6 @@ def final_state(directory: Path) -> dict[str, Any]:
     newest = (directory / "checkpoints" / "resume.pth").resolve()
     if newest.is_dir():
         entry = Entry.in_folder(newest)
-        return read_state(entry, entry.verify(), Counterparts({}))
+        return read_state(entry, entry.verify(), ShardedTensors({}))
     state: dict[str, Any] = torch.load(newest, weights_only=True)
     return state

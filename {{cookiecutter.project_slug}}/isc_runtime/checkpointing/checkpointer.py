@@ -40,7 +40,7 @@ from isc_runtime.position import Position
 from isc_runtime.ranks.interruption import Stopped
 from isc_runtime.ranks.parallel import equalize_buffers
 from isc_runtime.ranks.rank_error import RankError
-from isc_runtime.ranks.shards import Counterparts
+from isc_runtime.ranks.shards import ShardedTensors
 
 PAUSE = 1.0  # seconds before a failed last save is repeated, twice as long the next time
 
@@ -105,7 +105,7 @@ class Checkpointer:
 
     def _choose_kind(self, parts: State) -> type[Save]:
         """The way to save, for good: a model in shards needs a folder for each checkpoint."""
-        self.store.in_folders = bool(Counterparts(parts))
+        self.store.in_folders = bool(ShardedTensors(parts))
         if not self.store.in_folders:
             return WholeSave
         from isc_runtime.checkpointing.saving.sharded_save import ShardedSave  # a second, for those who shard
@@ -209,7 +209,7 @@ class Checkpointer:
 
     def _begin(self, step: int, begun: float, force: bool) -> None:
         """Copies the state and lets the background write it. Raises RankError."""
-        parts, own, put_off, error = self._collect()
+        parts, own, deferred, error = self._collect()
         anchor = self.options.anchor_saves and self._saves % self.options.anchor_saves == 0
         failed, forced = self.group.largest(error is not None, bool(force or anchor))
         if failed:
@@ -228,7 +228,7 @@ class Checkpointer:
         for name in {name for own in known for name in own} - {"rng"}:  # the master's: it alone writes them
             state[name] = {**parts[name], "ranks": [own[name] for own in known]}
         state["asked"] = self._asked.state()
-        save.start(state, put_off)
+        save.start(state, deferred)
         save.held_up = time.monotonic() - begun
         self._publisher.take(save, [parts[name] for name in (POSITION, EVALUATION) if name in parts])
 
@@ -237,11 +237,11 @@ class Checkpointer:
         try:
             own = {"rng": rng.capture(self.group.device), **collect_own(self._training)}
             pickle.dumps(own)  # it goes to the master
-            return collect(self._training), own, self._put_off(), None
+            return collect(self._training), own, self._deferrable(), None
         except Exception as error:  # a state_dict of the user's; the others must not wait for this rank
             return {}, {}, {}, RankError.of(error, self.group.environment)
 
-    def _put_off(self) -> Owned:
+    def _deferrable(self) -> Owned:
         """What may be copied later, before the optimizer's next step."""
         if self.options.sync_save or self._publisher.is_unsaved:  # a copy may have been torn
             return {}

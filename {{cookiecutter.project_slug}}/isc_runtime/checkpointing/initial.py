@@ -13,7 +13,7 @@ from isc_runtime.checkpointing.on_disk.export import read_weights
 from isc_runtime.checkpointing.on_disk.manifest import checksum
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import Counterparts, distribute
+from isc_runtime.ranks.shards import ShardedTensors, distribute
 
 PART = "model"
 NAMED = 5  # in a message
@@ -75,7 +75,7 @@ def _load(source: Path, parts: Mapping[str, Any], is_partly: bool) -> str:
             + ("." if is_partly else ", or only what fits: --init-partly lists the rest in the log."),
             ExitCode.CHECKPOINT,
         )
-    shards = distribute({PART: fitting}, Counterparts({PART: model}))
+    shards = distribute({PART: fitting}, ShardedTensors({PART: model}))
     model.load_state_dict(shards[PART], strict=not is_partly)
     return f", but for what is {words}" if words else ""
 

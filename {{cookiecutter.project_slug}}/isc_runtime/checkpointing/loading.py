@@ -21,7 +21,7 @@ from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import Counterparts, distribute
+from isc_runtime.ranks.shards import ShardedTensors, distribute
 
 EVALUATION = "evaluation"  # the part of the state that says how far an evaluation is
 
@@ -62,8 +62,8 @@ def load(
     """
     if group.environment.local_rank == 0 and not group.is_master:
         _verify_here(entry, manifest, group.busy)
-    counterparts = Counterparts(state)
-    loaded = distribute(read_state(entry, manifest, counterparts), counterparts)
+    sharded = ShardedTensors(state)
+    loaded = distribute(read_state(entry, manifest, sharded), sharded)
     given, fresh = plain_settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
     _put_all_back(state, loaded, entry, manifest)

@@ -116,7 +116,7 @@ class Publisher:
             self._log.failed(error, step)
             return
         self._is_torn = True
-        self._snapshot.put_off_nothing()
+        self._snapshot.defer_nothing()
         self._policy.ask()  # the next one is made at once, and copies all before the training goes on
         logger.warning("[AGAIN] Checkpoint of step %d is made again: %s", step, error)
 

@@ -48,7 +48,7 @@ def separate(state: Any) -> tuple[Any, dict[str, DTensor]]:
     return mapped(state, mark), tensors
 
 
-class Counterparts:
+class ShardedTensors:
     """The sharded tensors of a training, after whose like those of a checkpoint are made.
 
     Args:
@@ -74,19 +74,19 @@ class Counterparts:
         return node
 
     def of(self, path: Keys, size: torch.Size) -> DTensor | None:
-        """The counterpart of a tensor at this path in a state, if there is one of its size."""
+        """The one that is at this path in a state, if there is one of this size."""
         found = self._known.get(path, self._known.get(path[:3]))
         return found if found is not None and found.shape == size else None
 
 
-def read(state: Any, directory: Path, files: Mapping[str, int], counterparts: Counterparts) -> Any:
+def read(state: Any, directory: Path, files: Mapping[str, int], sharded: ShardedTensors) -> Any:
     """Fills the marks in a state with the tensors that they stand for. No rank talks to another.
 
     Args:
         state: what `checkpoint.pt` holds.
         directory: of the checkpoint.
         files: the sizes in bytes of those in it of which every byte is verified; no others are read.
-        counterparts: what has one of these becomes this rank's shard, and all else a whole tensor.
+        sharded: what has one of these becomes this rank's shard, and all else a whole tensor.
 
     Raises:
         Exception: of many kinds: the files are not what torch writes, or the state is not theirs. No code
@@ -106,7 +106,7 @@ def read(state: Any, directory: Path, files: Mapping[str, int], counterparts: Co
             return node
         found = metadata.state_dict_metadata[node[MARK]]
         assert isinstance(found, TensorStorageMetadata)  # nothing else was read
-        like, dtype = counterparts.of(path, found.size), found.properties.dtype
+        like, dtype = sharded.of(path, found.size), found.properties.dtype
         empty = torch.empty(found.size, dtype=dtype) if like is None else torch.empty_like(like, dtype=dtype)
         targets[node[MARK]] = empty.detach()
         return targets[node[MARK]]
@@ -120,11 +120,11 @@ def read(state: Any, directory: Path, files: Mapping[str, int], counterparts: Co
     return filled
 
 
-def distribute(state: Any, counterparts: Counterparts) -> Any:
-    """The state with this rank's shard of each whole tensor that has a counterpart. No rank talks."""
+def distribute(state: Any, sharded: ShardedTensors) -> Any:
+    """The state with this rank's shard of each whole tensor that the training has in shards. No rank talks."""
 
     def shard(path: Keys, node: Any) -> Any:
-        like = counterparts.of(path, node.shape) if isinstance(node, Tensor) else None
+        like = sharded.of(path, node.shape) if isinstance(node, Tensor) else None
         if like is None:
             return node
         from torch.distributed.tensor import distribute_tensor

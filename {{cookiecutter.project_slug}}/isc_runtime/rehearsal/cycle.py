@@ -114,8 +114,8 @@ Until = Callable[[Cycle], str | None]  # looks at a cycle, and says with which e
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where cycles are run.
+class CycleRunner:
+    """Runs cycles, all of them alike.
 
     Attributes:
         machine: what the nodes run on.

@@ -13,7 +13,15 @@ from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.errors import IscError
 from isc_runtime.rehearsal import artifact, cycle_findings, trace, verdict
 from isc_runtime.rehearsal.command import LocalCommand, localize
-from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, INTERRUPTED, Cycle, Interruption, Reached, Stage
+from isc_runtime.rehearsal.cycle import (
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    Cycle,
+    CycleRunner,
+    Interruption,
+    Reached,
+)
 from isc_runtime.rehearsal.duplicate import duplicate
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
@@ -122,7 +130,7 @@ class Rehearsal:
             machine = Machine.here(path, temporary)
             with machine.watched(self.artifacts, temporary):
                 place = self._place(temporary / self.root.name, result)
-                self._cycles(self._stage(machine, result, place), result)
+                self._cycles(self._runner(machine, result, place), result)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -137,7 +145,7 @@ class Rehearsal:
         result.notes.append(f"it runs in a copy of the project ({what}), which is deleted in the end")
         return copy.path
 
-    def _stage(self, machine: Machine, result: Verdict, place: Path) -> Stage:
+    def _runner(self, machine: Machine, result: Verdict, place: Path) -> CycleRunner:
         command = self._localize(str(self._read_launch_file()["command"]), place)
         ranks = self.plan.nodes * self.plan.procs
         device = "GPUs, by NCCL" if machine.has_gpus(ranks) else "the CPU, by gloo"
@@ -145,7 +153,7 @@ class Rehearsal:
         for note in result.notes:
             self.screen.say(note)
         traces = self.artifacts / "traces"
-        return Stage(machine, command.text, self.folder, traces, self.plan, self.screen.detail)
+        return CycleRunner(machine, command.text, self.folder, traces, self.plan, self.screen.detail)
 
     def _read_launch_file(self) -> dict[str, object]:
         try:
@@ -159,8 +167,8 @@ class Rehearsal:
         options = options_of_train(self.root)
         return localize(command, homes(self.root), place, self.data_root, options, self.extra)
 
-    def _cycles(self, stage: Stage, result: Verdict) -> None:
-        result.findings += self._trial(stage)
+    def _cycles(self, runner: CycleRunner, result: Verdict) -> None:
+        result.findings += self._trial(runner)
         artifacts = Artifacts(self.artifacts / "checkpoints", self.logs_of("interrupted"))
         began = self._make(artifacts)
         if began is not None:
@@ -170,7 +178,7 @@ class Rehearsal:
                 return
             before = result.cycles[-1] if result.cycles else None
             artifacts = self._moved(artifacts, planned)
-            cycle = self._cycle(stage, planned, artifacts)
+            cycle = self._cycle(runner, planned, artifacts)
             if cycle.end == FAILED:
                 self._check_room()
             cycle.synced = artifact.foresee(artifacts.checkpoints)
@@ -185,7 +193,7 @@ class Rehearsal:
                 break
         last = result.cycles[-1]
         if result.is_ready and not self.plan.resize:
-            result.comparison = self._compare(stage, last)
+            result.comparison = self._compare(runner, last)
         result.findings += verdict.judge_whole(result)
 
     def _make(self, artifacts: Artifacts) -> int | None:
@@ -196,13 +204,13 @@ class Rehearsal:
         shutil.copytree(self.from_artifact, artifacts.checkpoints, symlinks=True, dirs_exist_ok=True)
         return artifact.step_of_artifact(self.from_artifact)
 
-    def _trial(self, stage: Stage) -> list[Finding]:
+    def _trial(self, runner: CycleRunner) -> list[Finding]:
         """Does the command start train.py, and does it end with an error if that does?"""
         artifacts = Artifacts(self.artifacts / "trial", self.logs_of("trial"))
         artifacts.make()
         with self.screen.doing("Trial start"):
             fail = {trace.FAIL_VARIABLE: str(TRIAL_CODE)}
-            cycle = stage.run(TRIAL, 1, 1, artifacts, Reached(artifacts.checkpoints), fail)
+            cycle = runner.run(TRIAL, 1, 1, artifacts, Reached(artifacts.checkpoints), fail)
         shutil.rmtree(artifacts.logs, ignore_errors=True)
         return list(cycle_findings.judge_start(cycle, TRIAL_CODE))
 
@@ -214,12 +222,12 @@ class Rehearsal:
         artifacts.make()
         return artifacts
 
-    def _cycle(self, stage: Stage, planned: CyclePlan, artifacts: Artifacts) -> Cycle:
+    def _cycle(self, runner: CycleRunner, planned: CyclePlan, artifacts: Artifacts) -> Cycle:
         until = Interruption(self.plan, planned, artifacts.checkpoints)
         what = f"Cycle {planned.number} of {self.plan.cycles}, {planned.ranks} ranks"
         with self.screen.doing(what):
             name = f"cycle {planned.number}"
-            cycle = stage.run(name, planned.nodes, planned.procs, artifacts, until)
+            cycle = runner.run(name, planned.nodes, planned.procs, artifacts, until)
         cycle.has_saved, cycle.deleted_within = until.has_saved(), until.deleted
         return cycle
 
@@ -235,14 +243,14 @@ class Rehearsal:
                 "Make room, or put its folder elsewhere with --output.",
             )
 
-    def _compare(self, stage: Stage, last: Cycle) -> Comparison:
+    def _compare(self, runner: CycleRunner, last: Cycle) -> Comparison:
         """Runs the same training without an interruption, as far as the other one has come."""
         artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
         self._make(artifacts)
         is_final = last.end == COMPLETE
         until = Reached(artifacts.checkpoints, None if is_final else max(last.saved, default=0))
         with self.screen.doing("The same without an interruption"):
-            reference = stage.run(REFERENCE, last.nodes, last.procs, artifacts, until)
+            reference = runner.run(REFERENCE, last.nodes, last.procs, artifacts, until)
         common = sorted(set(last.saved) & set(reference.saved))
         comparison = Comparison(reference, common[-1] if common else None, is_final)
         if common:

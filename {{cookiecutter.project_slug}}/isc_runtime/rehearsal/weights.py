@@ -41,7 +41,7 @@ def differences(one: Path, other: Path) -> list[str]:
 def _load(directory: Path) -> dict[str, Any]:
     # Seconds, which only a rehearsal that came this far has to spend.
     from isc_runtime.checkpointing.on_disk.payload import read_state
-    from isc_runtime.ranks.shards import Counterparts
+    from isc_runtime.ranks.shards import ShardedTensors
 
     entry = Entry.in_folder(directory)
     try:
@@ -49,7 +49,7 @@ def _load(directory: Path) -> dict[str, Any]:
     except Damaged as reason:
         hint = "The other checks of this rehearsal count; for this one run it again."
         raise IscError(f"A checkpoint is damaged ({reason})", directory, hint, ExitCode.CHECKPOINT) from None
-    state = read_state(entry, manifest, Counterparts({}))
+    state = read_state(entry, manifest, ShardedTensors({}))
     if MODEL not in state:
         hint = f"It has to hold the weights as {MODEL!r}: put the model into Trainer.state()."
         raise IscError("A checkpoint cannot be compared", entry.payload, hint, ExitCode.CHECKPOINT)

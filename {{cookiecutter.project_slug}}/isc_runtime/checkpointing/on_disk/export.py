@@ -171,9 +171,9 @@ def _check_target(target: Path, force: bool) -> None:
 def _load(entry: Entry, manifest: Manifest, part: str) -> dict[str, Any]:
     """A part of a checkpoint, on the CPU, without running any code that it may hold."""
     from isc_runtime.checkpointing.on_disk.payload import read_state
-    from isc_runtime.ranks.shards import Counterparts
+    from isc_runtime.ranks.shards import ShardedTensors
 
-    state = read_state(entry, manifest, Counterparts({}), [part]).get(part)
+    state = read_state(entry, manifest, ShardedTensors({}), [part]).get(part)
     if not isinstance(state, dict):
         hint = f"Name with --part what Trainer.state() in train.py calls it; by default it is {PART!r}."
         raise IscError(f"It has no weights of the name {part!r}", entry.payload, hint, ExitCode.CHECKPOINT)

@@ -30,7 +30,7 @@ NOBODY = {"count": 0}  # the owner of a checkpoint that does not name the run th
 
 LARGEST_MANIFEST = 4 * 2**20  # bytes; a checkpoint of a thousand ranks has one of 120 kB
 
-Described = dict[str, dict[str, int | str]]  # for each file its size in bytes and its xxh3-128 checksum
+Checksums = dict[str, dict[str, int | str]]  # for each file its size in bytes and its xxh3-128 checksum
 Progress = Callable[[int, int], None]  # is told how many bytes of how many have been compared so far
 
 
@@ -56,7 +56,7 @@ class Manifest:
     step: int
     time: str
     details: dict[str, Any]
-    files: Described
+    files: Checksums
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -66,10 +66,10 @@ class Manifest:
         step: int,
         time: str,
         details: dict[str, Any],
-        others: Described | None = None,
+        more_files: Checksums | None = None,
     ) -> Manifest:
-        """Describes `files` as they are on the disk now, and takes over what `others` says of more files."""
-        return cls(step, time, details, {**describe(files), **(others or {})})
+        """Describes `files` as they are on the disk now, and takes over what is known of `more_files`."""
+        return cls(step, time, details, {**describe(files), **(more_files or {})})
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -195,7 +195,7 @@ def _checksum_of(content: dict[str, Any]) -> str:
     return str(xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode()))
 
 
-def describe(files: Sequence[Path]) -> Described:
+def describe(files: Sequence[Path]) -> Checksums:
     """What a manifest says of `files`, as they are on the disk now."""
     return {file.name: {"size": file.stat().st_size, "xxh3_128": checksum(file)} for file in files}
 

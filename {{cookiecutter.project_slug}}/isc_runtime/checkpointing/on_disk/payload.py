@@ -18,13 +18,13 @@ import torch
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Manifest
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.shards import Counterparts, read
+from isc_runtime.ranks.shards import ShardedTensors, read
 
 FOREIGN = "Another program wrote it. Take another checkpoint; a training starts over with --fresh."
 
 
 def read_state(
-    entry: Entry, manifest: Manifest, counterparts: Counterparts, parts: Collection[str] | None = None
+    entry: Entry, manifest: Manifest, sharded: ShardedTensors, parts: Collection[str] | None = None
 ) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU.
 
@@ -34,7 +34,7 @@ def read_state(
     Args:
         entry: the checkpoint, which must be verified.
         manifest: its own.
-        counterparts: what has one of these becomes this rank's shard, and all else a whole tensor.
+        sharded: what has one of these becomes this rank's shard, and all else a whole tensor.
         parts: of the state, that are read; those that are not there are left out. None: all.
 
     Raises:
@@ -50,7 +50,7 @@ def read_state(
             state = {name: state[name] for name in parts if name in state}
         if is_sharded:
             files = {name: int(file["size"]) for name, file in manifest.files.items()}
-            state = read(state, entry.payload.parent, files, counterparts)
+            state = read(state, entry.payload.parent, files, sharded)
     except Exception as error:  # of all kinds: torch stumbles over what it did not write in many ways
         raise _refused(error, entry) from None
     return dict(state)

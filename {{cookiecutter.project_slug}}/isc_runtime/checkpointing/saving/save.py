@@ -97,12 +97,12 @@ class Save(ABC):
         self._written: Future[Manifest] | None = None  # the master's
 
     @abstractmethod
-    def start(self, state: dict[str, Any], put_off: Owned) -> None:
+    def start(self, state: dict[str, Any], deferred: Owned) -> None:
         """Copies the state, and lets the background copy the rest and write. A collective.
 
         Args:
             state: of the training, of tensors and plain values.
-            put_off: the tensors that may be copied later, before the optimizer's next step.
+            deferred: the tensors that may be copied later, before the optimizer's next step.
 
         Raises:
             RankError: it could not be copied on some rank; nothing is left of it.
@@ -184,13 +184,13 @@ class WholeSave(Save):
 
     format = WHOLE
 
-    def start(self, state: dict[str, Any], put_off: Owned) -> None:
+    def start(self, state: dict[str, Any], deferred: Owned) -> None:
         copy: dict[str, Any] = {}
         snapshot = self._equipment.snapshot
 
         def take() -> None:
             try:
-                copy.update(snapshot.take(state, put_off))
+                copy.update(snapshot.take(state, deferred))
             except BaseException:
                 snapshot.abandon()
                 self._equipment.store.discard(self.payload)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from isc_runtime.checkpointing.on_disk.durable import sync_directory, sync_file
-from isc_runtime.checkpointing.on_disk.manifest import Described, describe
+from isc_runtime.checkpointing.on_disk.manifest import Checksums, describe
 from isc_runtime.ranks.group import Group
 
 METADATA = ".metadata"  # torch's name for it
@@ -38,7 +38,7 @@ class Written:
         results: where in them its parts are.
     """
 
-    files: Described
+    files: Checksums
     results: list[WriteResult]
 
 
@@ -136,7 +136,7 @@ class ShardWriter:
         sync_directory(self._directory)
         return Written(describe(files), results)
 
-    def seal(self, written: list[Written]) -> Described:
+    def seal(self, written: list[Written]) -> Checksums:
         """Writes what binds the parts of all ranks together, durably. The master's, in the background.
 
         Args:

@@ -20,7 +20,7 @@ class ShardedSave(Save):
 
     format = SHARDED
 
-    def start(self, state: dict[str, Any], put_off: Owned) -> None:
+    def start(self, state: dict[str, Any], deferred: Owned) -> None:
         group, snapshot = self._equipment.group, self._equipment.snapshot
         rest, tensors = separate(state)
         try:
@@ -28,7 +28,7 @@ class ShardedSave(Save):
             shards = ShardWriter(tensors, directory, group, self._equipment.layout)
             self._equipment.layout = shards.layout
             parts = {"rest": rest if group.is_master else None, "shards": shards.parts}
-            copy = group.each(lambda: snapshot.take(parts, put_off))
+            copy = group.each(lambda: snapshot.take(parts, deferred))
         except RankError:
             snapshot.abandon()  # here it may have been taken, though it failed elsewhere
             if group.is_master:
@@ -64,8 +64,8 @@ class ShardedSave(Save):
                 if isinstance(outcome, RankError):
                     raise outcome
             check_finite(self._equipment, rest)
-            others = shards.seal(outcomes)
+            files = shards.seal(outcomes)
         except BaseException:  # no rank writes any more
             store.discard(self.payload)
             raise
-        return store.save(rest, self.payload, self.step, self.details, self._check, others)
+        return store.save(rest, self.payload, self.step, self.details, self._check, files)

@@ -27,19 +27,20 @@ Owned = Mapping[int, list[Tensor]]  # tensors by their address; torch counts the
 class Snapshot:
     """Copies states into host memory that is allocated once and used again for every save.
 
-    What nothing but an optimizer's step changes need not be copied at once: `take` puts it off, `complete`
-    copies it in the background while the next batch is computed, and `hold`, called before that step, waits
-    for it. What is on a GPU is copied by the GPU, on a stream of its own: the training is never waited for.
+    What nothing but an optimizer's step changes need not be copied at once: `take` defers it, `complete`
+    copies it in the background while the next batch is computed, and `wait_until_copied`, called before that
+    step, waits for it. What is on a GPU is copied by the GPU, on a stream of its own: the training is never
+    waited for.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[object, ...], Tensor] = {}
-        self._put_off: Pairs = []
+        self._deferred: Pairs = []
         self._counting: list[Tensor] = []  # in which torch counts the changes of what is put off
         self._versions: list[int] = []  # of these, when the snapshot was taken
         self._samples: Pairs = []  # some values of what is put off, and what they were then
         self._is_torn: bool | None = None  # not known before the step
-        self._may_put_off = True
+        self._may_defer = True
         self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
         self._copied = threading.Event()
         self._copied.set()
@@ -47,29 +48,29 @@ class Snapshot:
         self._stream: torch.cuda.Stream | None = None
         self._copied_by_gpu: torch.cuda.Event | None = None
 
-    def take(self, state: Any, put_off: Owned = MappingProxyType({})) -> Any:
+    def take(self, state: Any, deferred: Owned = MappingProxyType({})) -> Any:
         """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
 
         Args:
             state: dicts, lists and tuples of tensors and of plain values.
-            put_off: the tensors that nothing but the optimizer's step changes.
+            deferred: the tensors that nothing but the optimizer's step changes.
 
         Raises:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
         copy, pairs = self._plan(state)
-        put_off = put_off if self._may_put_off else {}
-        at_once = [pair for pair in pairs if pair[1].data_ptr() not in put_off]
-        self._put_off = [pair for pair in pairs if pair[1].data_ptr() in put_off]
-        self._counting = [one for _, tensor in self._put_off for one in put_off[tensor.data_ptr()]]
+        deferred = deferred if self._may_defer else {}
+        at_once = [pair for pair in pairs if pair[1].data_ptr() not in deferred]
+        self._deferred = [pair for pair in pairs if pair[1].data_ptr() in deferred]
+        self._counting = [one for _, tensor in self._deferred for one in deferred[tensor.data_ptr()]]
         self._versions = [tensor._version for tensor in self._counting]
-        self._samples = _sampled([tensor for _, tensor in self._put_off if not tensor.is_cuda])
+        self._samples = _sampled([tensor for _, tensor in self._deferred if not tensor.is_cuda])
         self._is_torn = None
         self._copied.clear()
         if any(tensor.is_cuda for _, tensor in pairs):
             self._start_gpu(at_once)
         _copy([pair for pair in at_once if not pair[1].is_cuda])
-        if not self._put_off:  # a step need not wait for the background, which may be stuck in another save
+        if not self._deferred:  # a step need not wait for the background, which may be stuck in another save
             self._copied.set()
         return copy
 
@@ -79,7 +80,7 @@ class Snapshot:
         self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._stream.wait_stream(training)
         with torch.cuda.stream(self._stream):
-            for pairs in (at_once, self._put_off):
+            for pairs in (at_once, self._deferred):
                 for buffer, tensor in pairs:
                     if tensor.is_cuda:
                         buffer.copy_(tensor, non_blocking=True)
@@ -91,7 +92,7 @@ class Snapshot:
     def complete(self) -> None:
         """Copies what was put off. In the background."""
         try:
-            pairs = [pair for pair in self._put_off if not pair[1].is_cuda]
+            pairs = [pair for pair in self._deferred if not pair[1].is_cuda]
             sizes = list(itertools.accumulate(buffer.nbytes for buffer, _ in pairs))
             half = bisect.bisect(sizes, sizes[-1] / 2) if sizes else 0
             # One thread does not fill the memory's bandwidth, and torch's own do badly in the background.
@@ -101,16 +102,16 @@ class Snapshot:
         if self._copied_by_gpu is not None:
             self._copied_by_gpu.synchronize()
 
-    def put_off_nothing(self) -> None:
+    def defer_nothing(self) -> None:
         """From now on all is copied before the training goes on: a copy was torn, here or on another rank."""
-        self._may_put_off = False
+        self._may_defer = False
 
     def abandon(self) -> None:
         """Nobody will call `complete`: this snapshot is not saved, and no step need wait for it."""
-        self._put_off, self._counting, self._versions, self._samples = [], [], [], []
+        self._deferred, self._counting, self._versions, self._samples = [], [], [], []
         self._copied.set()
 
-    def hold(self) -> float:
+    def wait_until_copied(self) -> float:
         """Waits until what was put off is copied: it is about to change. The training's, before a step.
 
         Returns:
@@ -133,7 +134,7 @@ class Snapshot:
         """
         with self._lock:
             is_torn = self._is_changed() if self._is_torn is None else self._is_torn
-        self._may_put_off &= not is_torn
+        self._may_defer &= not is_torn
         return is_torn
 
     def _is_changed(self) -> bool:

@@ -31,6 +31,6 @@ class StepHold:
         optimizers = [part for part in parts if isinstance(part, Optimizer) and hasattr(part, hooks)]
         for optimizer in optimizers:
             if optimizer not in self._held:
-                optimizer.register_step_pre_hook(lambda *_: self._waited(self._snapshot.hold()))
+                optimizer.register_step_pre_hook(lambda *_: self._waited(self._snapshot.wait_until_copied()))
                 self._held.add(optimizer)
         return owned_by(optimizers)

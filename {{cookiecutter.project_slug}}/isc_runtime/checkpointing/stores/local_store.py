@@ -11,7 +11,7 @@ import torch
 from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX
 from isc_runtime.checkpointing.on_disk.entries import PAYLOAD
 from isc_runtime.checkpointing.on_disk.layout import LocalLayout
-from isc_runtime.checkpointing.stores.lock import hold
+from isc_runtime.checkpointing.stores.lock import take_lock
 from isc_runtime.checkpointing.stores.output import write_out
 from isc_runtime.checkpointing.stores.store import Store
 
@@ -30,7 +30,7 @@ class LocalStore(Store):
 
     def _take_over(self) -> Path:
         """Before all else: the folder may belong to a training that runs."""
-        self._lock = hold(self.directory, self.group.busy)
+        self._lock = take_lock(self.directory, self.group.busy)
         return super()._take_over()
 
     def next_payload(self, step: int, force: bool) -> Path:

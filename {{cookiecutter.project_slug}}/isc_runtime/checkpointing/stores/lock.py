@@ -27,7 +27,7 @@ logger = logging.getLogger("checkpoint")
 
 
 class Lock:
-    """The lock of a folder, held as long as this object lives and its process too. See `hold`."""
+    """The lock of a folder, held as long as this object lives and its process too. See `take_lock`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -41,7 +41,7 @@ class Lock:
 _held: weakref.WeakValueDictionary[tuple[int, int], Lock] = weakref.WeakValueDictionary()
 
 
-def hold(directory: Path, busy: Callable[[], None] = lambda: None) -> Lock | None:
+def take_lock(directory: Path, busy: Callable[[], None] = lambda: None) -> Lock | None:
     """Takes the lock of a folder, and waits a while for another training that is about to end.
 
     A process that has it already gets the same one once more.
@@ -60,18 +60,18 @@ def hold(directory: Path, busy: Callable[[], None] = lambda: None) -> Lock | Non
     path = directory / LOCK_NAME
     # Read-only, so that the file system itself can become so; NFS locks only what is open for writing.
     try:
-        return _hold(path, os.O_RDONLY, busy)
+        return _take(path, os.O_RDONLY, busy)
     except OSError as error:
         if error.errno == errno.EBADF:
             with contextlib.suppress(OSError):
-                return _hold(path, os.O_RDWR, busy)
+                return _take(path, os.O_RDWR, busy)
         elif error.errno not in NO_LOCKS:
             raise
         logger.warning("[LOCK] %s has no locks (%s): start one training at a time", directory, error.strerror)
         return None
 
 
-def _hold(path: Path, mode: int, busy: Callable[[], None]) -> Lock:
+def _take(path: Path, mode: int, busy: Callable[[], None]) -> Lock:
     descriptor = os.open(path, mode | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     status = os.fstat(descriptor)
     if (lock := _held.get((status.st_dev, status.st_ino))) is not None:

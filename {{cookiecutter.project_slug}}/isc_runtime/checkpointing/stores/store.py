@@ -26,7 +26,7 @@ from isc_runtime.checkpointing.on_disk.durable import (
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout, Layout
-from isc_runtime.checkpointing.on_disk.manifest import Described, Manifest, Progress, unheard
+from isc_runtime.checkpointing.on_disk.manifest import Checksums, Manifest, Progress, unheard
 from isc_runtime.checkpointing.stores.fence import Fence, remove
 from isc_runtime.checkpointing.stores.keeping import superfluous
 from isc_runtime.checkpointing.stores.output import written_by_torch
@@ -202,7 +202,7 @@ class Store(ABC):
         step: int,
         details: dict[str, Any],
         check: Callable[[], None] = lambda: None,
-        others: Described | None = None,
+        more_files: Checksums | None = None,
     ) -> Manifest:
         """Writes a checkpoint so that it is durable as a whole before its manifest says so. The master's.
 
@@ -212,7 +212,7 @@ class Store(ABC):
             step: the training's step.
             details: what the manifest says of it besides.
             check: called when the bytes are durable; what it raises undoes the save.
-            others: files that belong to it too, and are durable already.
+            more_files: files that belong to it too, and are durable already.
 
         Raises:
             OSError, IscError: it could not be written; what was there of it is gone.
@@ -224,7 +224,7 @@ class Store(ABC):
             with written_by_torch(payload):
                 handed = self.write(state, staged)
             with ThreadPoolExecutor(1) as reader:  # the checksum costs no time while the disk is waited for
-                described = reader.submit(Manifest.of, [staged], step, saved_at, details, others)
+                described = reader.submit(Manifest.of, [staged], step, saved_at, details, more_files)
                 if handed is None:
                     sync_file(staged)
             manifest = described.result()

@@ -14,7 +14,7 @@ import pytest
 
 from isc_runtime.checkpointing.stores import lock
 from isc_runtime.checkpointing.stores.local_store import LocalStore
-from isc_runtime.checkpointing.stores.lock import LOCK_NAME, hold
+from isc_runtime.checkpointing.stores.lock import LOCK_NAME, take_lock
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.checkpointing.test_inventory import tree
@@ -36,7 +36,7 @@ def in_a_fork(directory: Path, seconds: float = 0.0) -> int:
         return pid
     code = 0
     try:
-        held = hold(directory)
+        held = take_lock(directory)
         time.sleep(seconds)
         del held
     except IscError as error:
@@ -81,7 +81,7 @@ def test_one_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
         time.sleep(0.01)
     time.sleep(0.1)
     begun = time.monotonic()
-    assert hold(tmp_path) is not None
+    assert take_lock(tmp_path) is not None
     assert time.monotonic() - begun > 0.2
     assert code_of(holder) == 0
 
@@ -91,14 +91,14 @@ def test_the_kernel_lets_go_whatever_kills_the_holder(tmp_path: Path, impatient:
     while not (tmp_path / LOCK_NAME).exists() or not (tmp_path / LOCK_NAME).stat().st_size:
         time.sleep(0.01)
     with pytest.raises(IscError, match=f"pid {holder} on "):
-        hold(tmp_path)
+        take_lock(tmp_path)
     os.kill(holder, signal.SIGKILL)
     code_of(holder)
-    assert hold(tmp_path) is not None
+    assert take_lock(tmp_path) is not None
 
 
 def test_a_forked_child_does_not_hold_it_for_its_parent(tmp_path: Path, impatient: None) -> None:
-    held = hold(tmp_path)
+    held = take_lock(tmp_path)
     child = os.fork()
     if not child:
         time.sleep(60)
@@ -125,19 +125,19 @@ def test_a_file_system_without_locks_is_said_and_used(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert hold(tmp_path) is None
+    assert take_lock(tmp_path) is None
     assert f"{tmp_path} has no locks" in caplog.text
     assert "start one training at a time" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"pid": "x"}', b"[" * 5000])
 def test_whatever_is_in_the_file_of_the_lock(tmp_path: Path, impatient: None, content: bytes) -> None:
-    held = hold(tmp_path)
+    held = take_lock(tmp_path)
     (tmp_path / LOCK_NAME).write_bytes(content)
     pid = os.fork()
     if not pid:
         try:
-            hold(tmp_path)
+            take_lock(tmp_path)
         except IscError as error:
             os._exit(0 if "it does not say which" in str(error) else 1)
         os._exit(2)

@@ -52,7 +52,7 @@ class Training:
 
     def hold(self) -> None:
         self.before_hold()
-        self.waited += self.snapshot.hold()
+        self.waited += self.snapshot.wait_until_copied()
 
     def state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
@@ -130,7 +130,7 @@ def test_a_gpu_copies_while_it_computes() -> None:
     snapshot = Snapshot()
     taken = snapshot.take({"w": weights}, owned_by([optimizer]))
     weights.grad = torch.ones_like(weights)
-    snapshot.hold()
+    snapshot.wait_until_copied()
     optimizer.step()
     snapshot.complete()
     assert torch.equal(taken["w"], torch.ones(2**24))

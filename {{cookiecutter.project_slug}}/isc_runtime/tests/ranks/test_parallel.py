@@ -20,7 +20,7 @@ from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import blocks, clip_gradients, equalize_buffers, parallelize, part_of_batch
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.reporting import reported
-from isc_runtime.ranks.shards import Counterparts, distribute, separate
+from isc_runtime.ranks.shards import ShardedTensors, distribute, separate
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.tests.small_training import CLASSES, FEATURES, Network
 
@@ -95,7 +95,7 @@ def shard_and_compare() -> None:
         marked, tensors = separate(state)
         assert tensors.keys() == {f"model.{name}" for name in whole}
         assert separate(marked)[1] == {}
-        again = distribute({"model": whole}, Counterparts({"model": model}))["model"]
+        again = distribute({"model": whole}, ShardedTensors({"model": model}))["model"]
         assert all(torch.equal(again[name].to_local(), state["model"][name].to_local()) for name in whole)
 
 
@@ -212,7 +212,7 @@ def test_lazy_modules_are_refused() -> None:
 def test_alone_there_is_nothing_to_share() -> None:
     model = Network()
     assert parallelize(model, ALONE, first_loss, ParallelOptions("fsdp")) is model
-    assert not Counterparts({"model": model})
+    assert not ShardedTensors({"model": model})
 
 
 def test_compiling_keeps_the_names_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Tenso
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from isc_runtime.ranks.shard_metadata import METADATA, read_metadata
-from isc_runtime.ranks.shards import MARK, Counterparts, read
+from isc_runtime.ranks.shards import MARK, ShardedTensors, read
 
 DTYPES = sorted(
     {value for value in vars(torch).values() if isinstance(value, torch.dtype) and value.itemsize}, key=str
@@ -51,7 +51,7 @@ def test_it_says_what_torch_s_own_reader_says(saved: Path) -> None:
 
 
 def test_tensors_come_back_bit_for_bit(saved: Path) -> None:
-    state = read({"x": [{MARK: "a"}], "y": {MARK: "b"}}, saved, sizes(saved), Counterparts({}))
+    state = read({"x": [{MARK: "a"}], "y": {MARK: "b"}}, saved, sizes(saved), ShardedTensors({}))
     assert torch.equal(state["x"][0], torch.arange(12.0).reshape(3, 4))
     assert state["y"] == 7
 
