@@ -103,9 +103,7 @@ def save(training: Training, until_step: float = BATCH) -> tuple[float, float]:
     held_up = seconds_of(checkpointer.save)
     while checkpointer.is_saving:
         time.sleep(until_step)
-        held_up += seconds_of(
-            checkpointer.equipment.snapshot.wait_until_copied
-        )  # the optimizer's step calls it
+        held_up += seconds_of(checkpointer.equipment.snapshot.wait_until_copied)  # as the optimizer's step
         polled = seconds_of(checkpointer.poll)
         held_up += polled if not checkpointer.is_saving else 0.0
         until_step = 0.01  # so that what is written is published soon

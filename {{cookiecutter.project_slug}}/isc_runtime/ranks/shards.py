@@ -121,7 +121,7 @@ def read(state: Any, directory: Path, files: Mapping[str, int], sharded: Sharded
 
 
 def distribute(state: Any, sharded: ShardedTensors) -> Any:
-    """The state with this rank's shard of each whole tensor that the training has in shards. No rank talks."""
+    """The state with this rank's shard of each whole tensor that a training has in shards. Nobody talks."""
 
     def shard(path: Keys, node: Any) -> Any:
         like = sharded.of(path, node.shape) if isinstance(node, Tensor) else None
