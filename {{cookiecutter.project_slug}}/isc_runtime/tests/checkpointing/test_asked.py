@@ -216,6 +216,52 @@ def test_settings_that_the_training_has_changed_are_not_overruled(
     assert changed.optimizer.param_groups[0]["step"] == 3
 
 
+class Cycling(Asking):
+    """Its schedule changes rate and momentum at each step."""
+
+    def __init__(self, directory: Path, group: Group, *command_line: str) -> None:
+        super().__init__(directory, group, *command_line, kind=torch.optim.SGD)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
+        schedulers = torch.optim.lr_scheduler
+        self.scheduler = schedulers.OneCycleLR(self.optimizer, 0.1, total_steps=9)  # type: ignore[assignment]
+
+
+def test_what_a_schedule_has_changed_is_no_setting(
+    tmp_path: Path, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Cycling(tmp_path, group)
+    with first.checkpointer as checkpointer:
+        for _ in range(3):
+            first.step()
+        checkpointer.save()
+    again = Cycling(tmp_path, group)
+    assert again.checkpointer.restore()
+    assert again.optimizer.param_groups[0]["momentum"] == first.optimizer.param_groups[0]["momentum"] != 0.9
+    assert "[RESUME]" not in caplog.text
+
+
+def test_a_checkpoint_that_says_nothing_of_settings_is_compared_with_what_it_holds(
+    tmp_path: Path, group: Group, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that an earlier version has written; and the next one of this run, too."""
+    first = Asking(tmp_path, group)
+    state = first.checkpointer._asked.state()
+    del state["settings"]
+    monkeypatch.setattr(first.checkpointer._asked, "state", lambda: state)
+    with first.checkpointer as checkpointer:
+        first.step()
+        checkpointer.save()
+    for eps in (1e-8, 1e-6, 1e-6):
+        caplog.clear()
+        again = Asking(tmp_path, group)
+        again.optimizer.param_groups[0]["eps"] = eps
+        with again.checkpointer as checkpointer:
+            assert checkpointer.restore()
+            again.step()
+            checkpointer.save()
+        assert ("settings hold (optimizer 0 eps: 1e-08, not 1e-06)" in caplog.text) == (eps == 1e-6)
+
+
 class AskingOneAfterTheOther(Asking):
     """A warm-up, then a decay: two schedulers that a third one is made of."""
 

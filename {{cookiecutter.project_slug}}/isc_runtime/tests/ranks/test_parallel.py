@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,13 @@ def test_recomputing_activations_changes_nothing() -> None:
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 
 
-def test_recomputing_keeps_less_for_the_backward_pass() -> None:
+def without_blocks() -> nn.Module:
+    """A model without a module list: it is a single block."""
+    return nn.Sequential(nn.Linear(FEATURES, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+
+
+@pytest.mark.parametrize("make", [Network, without_blocks])
+def test_recomputing_keeps_less_for_the_backward_pass(make: Callable[[], nn.Module]) -> None:
     def kept(options: ParallelOptions) -> int:
         bytes_kept = 0
 
@@ -59,7 +66,7 @@ def test_recomputing_keeps_less_for_the_backward_pass() -> None:
             bytes_kept += tensor.nbytes
             return tensor
 
-        model = parallelize(Network(), ALONE, first_loss, options)
+        model = parallelize(make(), ALONE, first_loss, options)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model(INPUTS)
         return bytes_kept
