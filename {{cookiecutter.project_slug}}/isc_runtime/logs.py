@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 Show = Callable[[int, str], None]  # what a progress bar is told: batches done, and a text
 PROBE = 4096  # bytes that must find room before TensorBoard gets a new file
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 logger = logging.getLogger("train")
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
@@ -105,7 +109,8 @@ class Scalars:
             # A SummaryWriter that fails at its first write leaves a thread, a descriptor and a file behind.
             with tempfile.TemporaryFile(dir=self._directory, buffering=0) as probe:
                 probe.write(bytes(PROBE))
-            self._writer = SummaryWriter(str(self._directory), purge_step=purge_step)
+            with _later_than_all_files_in(self._directory):
+                self._writer = SummaryWriter(str(self._directory), purge_step=purge_step)
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """A full disk costs the curves of a training, not the training; so does a path that the locale cannot
@@ -118,6 +123,30 @@ class Scalars:
                 with contextlib.suppress(OSError):
                     writer.close()  # ends its thread
             logger.warning("TensorBoard is off until the next save: %s in %s", error, self._directory)
+
+
+@contextlib.contextmanager
+def _later_than_all_files_in(directory: Path) -> Iterator[None]:
+    """The next event file of this thread comes after those that are there, whatever the clock says.
+
+    TensorBoard reads files in the order of their names, which begin with the second in which they were made.
+    After a clock was set back an earlier start would come last, and purge what is newer; so would, now and
+    then, the first of two starts within a second.
+    """
+    from tensorboard.summary.writer import event_file_writer
+
+    seconds = [int(match[1]) for path in directory.iterdir() if (match := EVENT_FILE.match(path.name))]
+    own, shift = threading.get_ident(), max(0.0, max(seconds, default=0) + 1 - time.time())
+
+    class Clock:
+        def time(self) -> float:
+            return time.time() + shift * (threading.get_ident() == own)
+
+    event_file_writer.time = Clock()
+    try:
+        yield
+    finally:
+        event_file_writer.time = time
 
 
 def _readable(value: float) -> str:

@@ -6,6 +6,7 @@ import logging
 import resource
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_what_comes_again_after_a_resume_is_purged(tmp_path: Path) -> None:
         scalars.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("later", [0, 3600, -3600, -86_400], ids=str)
+def test_the_whole_curve_is_there_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    """TensorBoard reads files in the order of their names, which begin with the time."""
+    real = time.time
+    for number, (begin, steps) in enumerate(((0, range(1, 6)), (3, range(4, 8)), (6, range(7, 9)))):
+        monkeypatch.setattr(time, "time", lambda shift=number * later: real() + shift)
+        scalars = Scalars(tmp_path)
+        scalars.begin(begin)
+        for step in steps:
+            scalars.add("loss", float(number), step)
+        scalars.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    said = [(event.step, event.value) for event in events]
+    assert said == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1), (7, 2), (8, 2)]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

@@ -115,6 +115,28 @@ class Repair:
         """Points the link to `entry`."""
         link_durably(self.layout.link, self.layout.link_target(entry), self._fence.folder)
 
+    def restore_link(self, newest: Entry | None) -> None:
+        """Before a save: AtomicDirectory goes by the link, and makes nothing beside one to nowhere.
+
+        Args:
+            newest: what this run has published last, which may be gone: a run that was replaced, a sync or a
+                person can have deleted it.
+        """
+        link = self.layout.link
+        if newest is None or self.layout.latest([newest] if newest.is_complete else []) is not None:
+            return
+        if newest.is_complete:
+            self.make_latest(newest)
+            logger.warning("[REPAIR] %s pointed elsewhere; it points to %s again", link, newest.path)
+        elif link.is_symlink() and not os.path.lexists(link.with_name(link.readlink().name)):
+            complete = [entry for entry in self.layout.entries() if entry.is_complete]
+            if complete:
+                self.make_latest(complete[-1])
+            else:
+                self._fence.throw_away(link)
+            became = f"points to {complete[-1].path}" if complete else "is removed"
+            logger.warning("[REPAIR] %s was deleted; %s %s", newest.path, link, became)
+
     def heal(self) -> None:
         """Repairs what a kill at any instant can leave, before anything else looks here.
 

@@ -9,7 +9,6 @@ wait for a file that another one failed to write, and no way to see a stale copy
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -35,8 +34,6 @@ from isc_runtime.checkpointing.stores.starts import Starts
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.ranks.group import Group
-
-logger = logging.getLogger("checkpoint")
 
 
 class Store(ABC):
@@ -121,11 +118,7 @@ class Store(ABC):
     def _prepare(self, step: int, force: bool) -> Path:
         self.fence.check()
         with self.fence.upheld():
-            newest = self._newest
-            if newest is not None and newest.is_complete and self.layout.latest([newest]) is None:
-                link = self.layout.link
-                logger.warning("[REPAIR] %s pointed elsewhere; it points to %s again", link, newest.path)
-                self.repair.make_latest(newest)
+            self.repair.restore_link(self._newest)
             payload = self.next_payload(step, force)
             self.staged(payload).parent.mkdir(exist_ok=True)
         return payload

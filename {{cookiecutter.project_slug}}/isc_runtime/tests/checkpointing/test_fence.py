@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from isc_runtime.checkpointing.on_disk.entries import PAYLOAD
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
 from isc_runtime.checkpointing.stores.fence import RUN_FOLDER
 from isc_runtime.checkpointing.stores.store import Store
@@ -131,3 +133,41 @@ def test_what_is_newest_goes_by_owner_and_step_not_by_number(tmp_path: Path, gro
     foreign.mkdir(exist_ok=True)
     assert resumed_step(store) == 2050
     assert steps(again)[-1] == 2050
+
+
+@pytest.mark.parametrize("saves_before", [0, 1, 2])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_the_window_that_stays_open_is_closed_by_the_next_save(
+    tmp_path: Path, group: Group, monkeypatch: pytest.MonkeyPatch, saves_before: int, is_killed: bool
+) -> None:
+    """Frozen inside of AtomicDirectory, which has seen something newer than the link and is about to delete
+    it. It stays open as long as the frozen run sleeps: what the other one has saved under that number goes.
+    """
+    frozen = ArtifactStore(tmp_path, group)
+    for number in range(saves_before):
+        save(frozen, 10 + number)
+    left = tmp_path / f"AtomicDirectory_checkpoint_{saves_before}"
+    left.mkdir()  # of a save that failed, and could not be taken away
+    others: list[Store] = []
+    rmtree = shutil.rmtree
+
+    def sleep_and_delete(path: Any, *arguments: Any, **options: Any) -> None:
+        if not others and Path(path).name == left.name:
+            others.append(frozen)  # what the other one deletes itself is not held up
+            others.append(successor(frozen, 40))
+        rmtree(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", sleep_and_delete)
+    with pytest.raises(IscError, match="taken over"):
+        frozen.prepare(30, False)
+    monkeypatch.undo()
+    (_, other) = others
+    assert not other.manifest_path(left / PAYLOAD).exists(), "this is the window: it was the other one's"
+    if is_killed:  # before it made a folder of that name for itself
+        left.rmdir()
+    for step in (50, 60):
+        save(other, step)
+        latest = other.latest()
+        assert latest is not None
+        assert latest.read_manifest().step == step
+    assert resumed_step(other) == 60
