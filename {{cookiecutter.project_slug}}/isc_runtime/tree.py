@@ -21,6 +21,13 @@ def children(node: Any) -> list[tuple[Any, Any]] | None:
     return None
 
 
+def nodes(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """All nodes with their paths, each before its parts; the leaves among them."""
+    yield path, tree
+    for key, part in children(tree) or ():
+        yield from nodes(part, (*path, key))
+
+
 def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """All leaves with their paths, depth first."""
     parts = children(tree)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from isc_runtime.tree import Path as Keys
-from isc_runtime.tree import mapped
+from isc_runtime.tree import leaves, mapped
 
 if TYPE_CHECKING:  # it takes a second to import, which a training without shards need not spend
     from torch.distributed.tensor import DTensor
@@ -58,7 +58,8 @@ class ShardedTensors:
     def __init__(self, parts: Mapping[str, Any]) -> None:
         self._known: dict[Keys, DTensor] = {}
         for name, part in parts.items():
-            mapped(part if isinstance(part, dict) else part.state_dict(), self._note, (name,))
+            for path, leaf in leaves(part if isinstance(part, dict) else part.state_dict(), (name,)):
+                self._note(path, leaf)
             if isinstance(part, torch.optim.Optimizer):  # what it keeps of a parameter is as that one is
                 parameters = [parameter for group in part.param_groups for parameter in group["params"]]
                 for index, parameter in enumerate(parameters):
@@ -68,10 +69,9 @@ class ShardedTensors:
         """Whether there are any."""
         return bool(self._known)
 
-    def _note(self, path: Keys, node: Any) -> Any:
-        if is_sharded(node):
-            self._known[path] = node
-        return node
+    def _note(self, path: Keys, leaf: Any) -> None:
+        if is_sharded(leaf):
+            self._known[path] = leaf
 
     def of(self, path: Keys, size: torch.Size) -> DTensor | None:
         """The one that is at this path in a state, if there is one of this size."""

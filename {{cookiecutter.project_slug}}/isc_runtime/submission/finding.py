@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from isc_runtime.printable import printable
+
 Severity = Literal["error", "warning"]
 LONGEST = 500  # characters of each part that is shown
 
@@ -30,15 +32,12 @@ class Finding:
 
     def __post_init__(self) -> None:
         for name in ("where", "what", "hint"):
-            object.__setattr__(self, name, printable(getattr(self, name)))
+            object.__setattr__(self, name, _shown(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}. {self.hint}"
 
 
-def printable(text: str) -> str:
-    """A text that is safe to print in one line: not too long, and with escapes for what cannot be seen."""
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+def _shown(text: str) -> str:
+    """In one line that is not too long."""
+    return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")

@@ -12,6 +12,7 @@ from pathlib import Path
 from isc_runtime.checkpointing.on_disk.inventory import Checkpoint, Inventory, State
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
 from isc_runtime.errors import ExitCode
+from isc_runtime.printable import printable
 from isc_runtime.sizes import readable_size
 
 MEANINGS: dict[State, str] = {
@@ -38,7 +39,7 @@ class ProgressLine:
         if time.monotonic() - self._said >= SECONDS:
             self._said = time.monotonic()
             read = f"{readable_size(compared)} of {readable_size(total)}"
-            print(f"{_shown(name)}: {read} read", file=sys.stderr, flush=True)
+            print(f"{printable(name)}: {read} read", file=sys.stderr, flush=True)
 
 
 def report(inventory: Inventory, as_json: bool) -> int:
@@ -46,7 +47,7 @@ def report(inventory: Inventory, as_json: bool) -> int:
     if as_json:
         print(json.dumps(asdict(inventory), indent=2))
     else:
-        print("\n".join(map(_shown, _lines(inventory))))
+        print("\n".join(map(printable, _lines(inventory))))  # names may be a stranger's
     return ExitCode.CHECKPOINT if inventory.is_stuck else ExitCode.COMPLETED
 
 
@@ -70,11 +71,6 @@ def _lines(inventory: Inventory) -> Iterator[str]:
     for state, meaning in MEANINGS.items():
         if any(checkpoint.state == state for checkpoint in every):
             yield f"{state}: {meaning}."
-
-
-def _shown(text: str) -> str:
-    """A line with what no terminal must act on in a form that it only prints: names may be a stranger's."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _table(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:

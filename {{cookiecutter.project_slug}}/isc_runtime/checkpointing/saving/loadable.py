@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.shards import is_expanded, is_sharded
-from isc_runtime.tree import Path, mapped, name_of
+from isc_runtime.tree import Path, name_of, nodes
 
 PLAIN = (bool, int, float, str, complex, bytes, type(None))
 OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout)  # as optimizers keep them
@@ -20,12 +20,8 @@ CONVERT = "It could not be loaded again: keep it as a number, text or tensor, or
 
 def check_state(state: Any) -> None:
     """Refuses a state that could be saved, and not be loaded again as it is. Raises IscError."""
-
-    def look(path: Path, node: Any) -> Any:
+    for path, node in nodes(state):
         check_loadable(path, node)
-        return node
-
-    mapped(state, look)
 
 
 def check_loadable(path: Path, node: Any) -> None:

@@ -23,9 +23,10 @@ class Seconds:
         for module in (checkpointer_module, publishing_module, save_module):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self._now))
 
-    def pass_by(self, seconds: float) -> None:
-        """So many seconds."""
+    def pass_by(self, seconds: float) -> float:
+        """So many seconds; returns the time."""
         self._now += seconds
+        return self._now
 
 
 def noted(training: Training) -> dict[str, float]:
@@ -47,7 +48,7 @@ def test_the_copy_the_step_that_waited_for_it_and_the_last_wait(
     wait = snapshot.wait_until_copied
     monkeypatch.setattr(store, "prepare", lambda *given: (seconds.pass_by(2.0), prepare(*given))[1])
     monkeypatch.setattr(snapshot, "wait_until_copied", lambda: wait() * 0 + 0.25)
-    monkeypatch.setattr(store, "publish", lambda payload: (publish(payload), seconds.pass_by(4.0)))
+    monkeypatch.setattr(store, "publish", lambda payload: (publish(payload), seconds.pass_by(4.0))[0])
     training.step()
     checkpointer.save()
     for _ in range(2):  # whoever's steps they are: each says how long it waited
