@@ -10,15 +10,19 @@ import difflib
 import json
 import keyword
 import re
+import runpy
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-COMPUTE_MODES = ("cycle", "interruptible", "burst")
+# What holds for launch files is said once, in the project: a file that imports nothing of it.
+_PROJECT = Path(__file__).parent / "{{cookiecutter.project_slug}}"
+_LAUNCH_KEYS = runpy.run_path(str(_PROJECT / "isc_runtime" / "submission" / "launch_keys.py"))
+COMPUTE_MODES: tuple[str, ...] = _LAUNCH_KEYS["COMPUTE_MODES"]
+MOST_GPUS: int = _LAUNCH_KEYS["MOST_GPUS"]
 LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "Proprietary")
 CHOICES = {"compute_mode": COMPUTE_MODES, "license": LICENSES}
-MOST_GPUS = 72  # in every mode: https://docs.strongcompute.com/basic-concepts/launching-experiments
 LONGEST_SLUG = 50
 LONGEST_NAME = 100
 LONGEST_AUTHOR = 200
@@ -50,9 +54,6 @@ CACHES = frozenset({"__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache"
 LEFTOVERS = CACHES | {".venv", "build", "checkpoints", "rehearsals", "runs"}
 
 _SLUG = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
-_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_PROJECT_ID = re.compile(rf"prj(?:-[a-z0-9]+)+-[0-9]{{6}}|{_UUID}")
-_DATASET_ID = re.compile(rf"uds(?:-[a-z0-9]+)+-[0-9]{{6}}|{_UUID}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -97,13 +98,13 @@ def _owner(slug: str) -> str | None:
 
 
 def _project_id(value: str, _answers: Mapping[str, Any]) -> str | None:
-    if value == "" or _PROJECT_ID.fullmatch(value):
+    if value == "" or re.fullmatch(_LAUNCH_KEYS["PROJECT_ID"], value):
         return None
     return "is not an ISC project id. Copy it from Control Plane (prj-...-YYMMDD), or leave it empty for now"
 
 
 def _dataset_id(value: str, _answers: Mapping[str, Any]) -> str | None:
-    if _DATASET_ID.fullmatch(value):
+    if re.fullmatch(_LAUNCH_KEYS["DATASET_ID"], value):
         return None
     return "is not an ISC dataset id. Copy it from Control Plane (uds-...-YYMMDD)"
 

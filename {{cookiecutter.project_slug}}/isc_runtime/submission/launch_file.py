@@ -17,6 +17,7 @@ from isc_runtime.submission.launch_keys import (
     DOCUMENTATION,
     KEYS,
     MOST_GPUS,
+    PROJECT_ID,
     SEEN_GPUS_UNLESS_BURST,
     Key,
 )
@@ -24,7 +25,6 @@ from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 
 TYPE_NAMES = {str: "a string in quotes", int: "a whole number without quotes", list: "a list of strings"}
-PROJECT_ID = re.compile(r"prj(-[a-z0-9]+)+-[0-9]{6}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LONGEST_KEY = 100  # of a longer one the beginning is looked at
 MOST_STRANGE_KEYS = 10  # one that has more is no launch file
 
@@ -125,7 +125,9 @@ class _Check:
         if project_id is not None and not project_id.strip():
             hint = "Put it in before you submit: Control Plane shows it under Projects."
             yield self._at("isc_project_id", "The id of the ISC project is still open", hint, "warning")
-        elif project_id and not (PROJECT_ID.fullmatch(project_id.strip()) or _PLACEHOLDER.search(project_id)):
+        elif project_id and not (
+            re.fullmatch(PROJECT_ID, project_id.strip()) or _PLACEHOLDER.search(project_id)
+        ):
             what = f"{project_id!r} does not look like a project id"
             hint = "Compare it with Control Plane: prj-<words>-YYMMDD."
             yield self._at("isc_project_id", what, hint, "warning")

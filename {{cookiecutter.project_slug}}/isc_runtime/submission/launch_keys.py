@@ -1,7 +1,8 @@
 """What a launch file of the ISC can say, and where we know it from: one table for the check and for editors.
 
 Sources: the documentation (`DOCUMENTATION`, `ARTIFACTS`), the official examples (`DEMOS`), and what users of
-the ISC report, with the month of the report. What has no source here, the check does not know.
+the ISC report, with the month of the report. What has no source here, the check does not know. The template
+reads this file as well, for its questions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ DEMOS = "https://github.com/StrongResearch/isc-demos"
 COMPUTE_MODES = ("cycle", "interruptible", "burst")  # the first is the default: DOCUMENTATION
 MOST_GPUS = 72  # in every mode: DOCUMENTATION
 SEEN_GPUS_UNLESS_BURST = 16  # more were refused in cycle and interruptible mode: a report of users, 2025-07
+# Identifiers as Control Plane gives them: words and a day, or a UUID as of old.
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+PROJECT_ID = rf"prj(-[a-z0-9]+)+-[0-9]{{6}}|{_UUID}"
+DATASET_ID = rf"uds(-[a-z0-9]+)+-[0-9]{{6}}|{_UUID}"
 # Mounted by the launch files in DEMOS: Fashion-MNIST, texts, weights of a language model.
 PUBLIC_DATASETS = (
     "uds-decorous-field-baritone-250513",
