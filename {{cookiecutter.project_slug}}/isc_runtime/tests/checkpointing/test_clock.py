@@ -142,6 +142,7 @@ def test_an_evaluation_saves_by_time_too_and_tells_nothing_of_training(
     assert ranks.clocks[0].training_seconds == pytest.approx(0.1, abs=0.002)
     assert ranks.clocks[0].is_slow
     assert ranks.clocks[0].is_evaluation
+    assert ranks.clocks[0].seconds_trained() == pytest.approx(10 * 0.1 + 4 * 3.0), "since this start"
     ranks.now += 0.25
     assert ranks.clocks[0].since_poll() == pytest.approx(0.25)
 
