@@ -21,7 +21,7 @@ CUDA_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 # Slow tests, each with a target of its own.
 LANES := combinations image newcomer recipes rehearsal survival updates cuda
 
-.PHONY: help venv real demo test lint combinations newest recipes rehearsal picture survival soak peers benchmarks mutants newcomer image cuda clean
+.PHONY: help venv real demo test lint combinations newest recipes rehearsal picture recording docs survival soak peers benchmarks mutants newcomer image cuda clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -84,6 +84,16 @@ picture: venv ## draw docs/rehearsal.png anew
 	$(BIN)/python -m cookiecutter . --no-input --output-dir build/picture
 	cd build/picture/isc-experiment && $(BIN)/python -m isc_runtime rehearse --stand-in --procs-per-node 2 \
 		--plot '$(CURDIR)/docs/rehearsal.png' -- --save-steps 20
+
+recording: venv ## record `make demo` anew, as docs/demo.svg
+	$(BIN)/python docs/make_recording.py
+
+docs: venv ## write what docs/ takes from the code, and build the site, in build/site
+	$(BIN)/python docs/make_errors_page.py
+	$(BIN)/python docs/make_recipes_page.py
+	$(BIN)/python docs/make_diagrams.py
+	$(BIN)/python docs/make_site.py
+	$(BIN)/zensical build --strict --clean
 
 # What is measured in seconds has the machine for itself; the rest has a process for each core.
 survival: venv ## kill a training at every system call, fail its disk, cut its power
