@@ -46,6 +46,7 @@ MOVED = {
     "isc_runtime.outcomes": "isc_runtime.checkpointing.save_log",
     "isc_runtime.parallel": "isc_runtime.ranks.parallel",
     "isc_runtime.project": "isc_runtime.submission.project",
+    "isc_runtime.rehearsal.judgement": "isc_runtime.rehearsal.cycle_findings",
     "isc_runtime.rehearse": "isc_runtime.rehearsal.command_line",
     "isc_runtime.saving": "isc_runtime.checkpointing.saving.save",
     "isc_runtime.sharded_save": "isc_runtime.checkpointing.saving.shard_writer",
