@@ -1,6 +1,6 @@
 """What an experiment on the ISC needs and no researcher wants to write.
 
-It is the template's, and moves on with it: update it, do not edit it. Six wings over one ground floor:
+It is the template's, and moves on with it: update it, do not edit it. Seven wings over one ground floor:
 
     __main__                      the commands: python -m isc_runtime check | checkpoints | export | ...
     preflight  rehearsal  record  is this place ready to train in? experiment.isc, run here as the ISC would;
@@ -9,6 +9,7 @@ It is the template's, and moves on with it: update it, do not edit it. Six wings
     training  explanation         what the loop of train.py is made of; from a failed experiment to its cause
     ranks                         one falls, all fall: the process group, signals, replicas and shards
     sampler  logs  environment  options  and what these stand on: the ground floor
+    tracking                      where curves go: TensorBoard, Weights & Biases, MLflow
     tests                         of all this, in the same wings
 
 A module imports only from floors below its own, and a wing's own floors are in its `__init__.py`, which

@@ -1,29 +1,24 @@
-"""What a training says: log lines, a progress bar on a terminal, scalars for TensorBoard."""
+"""What a training says: log lines, a progress bar on a terminal, values for trackers."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from isc_runtime.tracking.tensorboard_events import TensorBoardEvents
+from isc_runtime.tracking.tracker import Guarded, Tracker
+
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
     from typing_extensions import Self
 
 Show = Callable[[int, str], None]  # what a progress bar is told: batches done, and a text
-PROBE = 4096  # bytes that must find room before TensorBoard gets a new file
-EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 logger = logging.getLogger("train")
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
@@ -40,19 +35,24 @@ def configure_logging(is_master: bool) -> None:
 
 
 class Scalars:
-    """TensorBoard's scalars, written by the master; on other ranks nothing happens.
+    """The values of a training, for its trackers: on the master; on other ranks nothing happens.
 
     Args:
-        directory: where the event files go, or None on a rank that is not the master.
-        describe: called with the writer and the step when a training begins or goes on.
+        directory: for logs, or None on a rank that is not the master.
+        describe: called with the step when a training begins or goes on; returns what trackers are told.
+        trackers: TensorBoard's files in `directory`, unless others are given.
     """
 
     def __init__(
-        self, directory: Path | None, describe: Callable[[SummaryWriter, int], None] | None = None
+        self,
+        directory: Path | None,
+        describe: Callable[[int], Mapping[str, Any]] | None = None,
+        trackers: Sequence[Tracker] | None = None,
     ) -> None:
-        self._directory = directory
+        if trackers is None:
+            trackers = [TensorBoardEvents(directory)] if directory is not None else []
+        self._trackers = [Guarded(tracker, directory) for tracker in trackers]
         self._describe = describe
-        self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -61,21 +61,23 @@ class Scalars:
         self.close()
 
     def begin(self, step: int) -> None:
-        """Goes on after `step`: what a killed run has written beyond it comes again and is purged."""
-        self._attempt(lambda: self._open(step + 1))
-        if self._writer is not None and self._describe is not None:
-            self._attempt(partial(self._describe, self._writer, step))
+        """Goes on after `step`: what a killed run has noted beyond it comes again, and is not kept twice."""
+        for tracker in self._trackers:
+            tracker.begin(step)
+        if self._describe is not None:
+            start = self._describe(step)
+            for tracker in self._trackers:
+                tracker.describe(start, step)
 
     def add(self, name: str, value: float, step: int) -> None:
         """Notes one value."""
-        if self._writer is not None:
-            self._attempt(partial(self._writer.add_scalar, name, value, step))
+        self._add({name: value}, step)
 
     def report(self, kind: str, where: str, values: dict[str, float], step: int) -> str:
         """Says values in one dense line of the log, and notes them.
 
         Args:
-            kind: what their names begin with in TensorBoard: `kind/name`.
+            kind: what their names begin with for trackers: `kind/name`.
             where: what the line begins with.
             values: by name.
             step: the training's.
@@ -85,68 +87,22 @@ class Scalars:
         """
         said = "  ".join(f"{name} {_readable(value)}" for name, value in values.items())
         logger.info("%s %s", where, said)
-        for name, value in values.items():
-            self.add(f"{kind}/{name}", value, step)
+        self._add({f"{kind}/{name}": value for name, value in values.items()}, step)
         return said
 
     def flush(self) -> None:
         """Hands all values to the file system: before a save, so that none is lost that is not repeated."""
-        if self._writer is None:
-            self._attempt(lambda: self._open(None))
-        else:
-            self._attempt(self._writer.flush)
+        for tracker in self._trackers:
+            tracker.flush()
 
     def close(self) -> None:
         """Writes what is left."""
-        if self._writer is not None:
-            self._attempt(self._writer.close)
+        for tracker in self._trackers:
+            tracker.close()
 
-    def _open(self, purge_step: int | None) -> None:
-        if self._directory is not None:
-            from torch.utils.tensorboard import SummaryWriter  # seconds that other ranks need not spend
-
-            self._directory.mkdir(parents=True, exist_ok=True)
-            # A SummaryWriter that fails at its first write leaves a thread, a descriptor and a file behind.
-            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as probe:
-                probe.write(bytes(PROBE))
-            with _later_than_all_files_in(self._directory):
-                self._writer = SummaryWriter(str(self._directory), purge_step=purge_step)
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        """A full disk costs the curves of a training, not the training; so does a path that the locale cannot
-        spell, and TensorBoard neither."""
-        try:
-            action()
-        except (OSError, UnicodeError) as error:
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                with contextlib.suppress(OSError):
-                    writer.close()  # ends its thread
-            logger.warning("TensorBoard is off until the next save: %s in %s", error, self._directory)
-
-
-@contextlib.contextmanager
-def _later_than_all_files_in(directory: Path) -> Iterator[None]:
-    """The next event file of this thread comes after those that are there, whatever the clock says.
-
-    TensorBoard reads files in the order of their names, which begin with the second in which they were made.
-    After a clock was set back an earlier start would come last, and purge what is newer; so would, now and
-    then, the first of two starts within a second.
-    """
-    from tensorboard.summary.writer import event_file_writer
-
-    seconds = [int(match[1]) for path in directory.iterdir() if (match := EVENT_FILE.match(path.name))]
-    own, shift = threading.get_ident(), max(0.0, max(seconds, default=0) + 1 - time.time())
-
-    class Clock:
-        def time(self) -> float:
-            return time.time() + shift * (threading.get_ident() == own)
-
-    event_file_writer.time = Clock()
-    try:
-        yield
-    finally:
-        event_file_writer.time = time
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.add(values, step)
 
 
 def _readable(value: float) -> str:

@@ -15,6 +15,7 @@ from isc_runtime.option_values import not_negative_float as not_negative_float
 from isc_runtime.option_values import positive as positive
 from isc_runtime.option_values import positive_float as positive_float
 from isc_runtime.option_values import seed as seed
+from isc_runtime.tracking.chosen import add_tracker_option
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -132,6 +133,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
     add_distributed_options(parser)
     add_device_options(parser)
+    add_tracker_option(parser)
     config.add_config_options(parser)
     parser.add_argument("--local", action="store_true", help=LOCAL)
 

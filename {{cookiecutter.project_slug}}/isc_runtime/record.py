@@ -1,7 +1,7 @@
 """What is trained, and with what: said at each start, and kept beside its curves.
 
-So that a curve can be traced back to its code: in the log, in TensorBoard (text and hparams) and in RECORD,
-one entry a start.
+So that a curve can be traced back to its code: in the log, in the trackers (TensorBoard: text and hparams),
+in RECORD, one entry a start.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.checkpointing.on_disk.untrusted import parse, read_plain
-from isc_runtime.config import PLAIN, plain
+from isc_runtime.config import plain
 from isc_runtime.environment import Environment
 from isc_runtime.logs import Scalars
 from isc_runtime.options import GIVEN
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from isc_runtime.tracking.chosen import DEFAULT, check_trackers, make_trackers
 
 PROJECT = Path(__file__).resolve().parent.parent
 RECORD = "run.json"
@@ -46,13 +44,19 @@ def recorded(
         arguments: its options.
         environment: of this rank.
         root: the project.
+
+    Raises:
+        IscError: a tracker is not installed; on all ranks alike.
     """
+    words = getattr(arguments, "tracker", DEFAULT)
+    check_trackers(words)
     if not environment.is_master:
         with Scalars(None) as scalars:
             yield scalars
         return
+    trackers = make_trackers(words, environment.log_directory)
     record = Record(arguments, environment, root)
-    with Scalars(environment.log_directory, record) as scalars:
+    with Scalars(environment.log_directory, record, trackers) as scalars:
         yield scalars
 
 
@@ -77,13 +81,8 @@ class Record:
 
         self._facts = facts(root)
 
-    def __call__(self, writer: SummaryWriter, step: int) -> None:
-        """The training begins, or goes on, at this step.
-
-        Args:
-            writer: of its curves.
-            step: the training's.
-        """
+    def __call__(self, step: int) -> Mapping[str, Any]:
+        """The training begins, or goes on, at this step: says what it is, and returns it."""
         self._thread.join(PATIENCE)
         known = self._facts
         for line in lines_of(known):
@@ -100,19 +99,7 @@ class Record:
             **known,
         }
         add_start(self._environment.log_directory / RECORD, entry)
-        self._show(writer, entry, step)
-
-    def _show(self, writer: SummaryWriter, entry: Mapping[str, Any], step: int) -> None:
-        """As text, and as hparams, by which TensorBoard compares runs."""
-        from torch.utils.tensorboard.summary import hparams
-
-        text = json.dumps(entry, indent=2, ensure_ascii=False)
-        writer.add_text("run", "\n".join(f"    {line}" for line in text.splitlines()), step)
-        compared = {**self._options, "ranks": entry["ranks"], "commit": entry.get("commit")}
-        compared = {name: value for name, value in compared.items() if type(value) in PLAIN}
-        summaries = hparams(compared, {"training/loss": 0.0})  # type: ignore[no-untyped-call]
-        for summary in summaries:  # add_hparams would begin a run of its own
-            writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+        return entry
 
 
 def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -30,18 +30,19 @@ GROUP = "dev"
 SIZES = {"cpu": "0.4 GB to download, 1.6 GB on the disk", "cuda": "3 GB to download, 6 GB on the disk"}
 
 
-def install(root: Path, torch: str, cpu_wheels: Sequence[str] = ()) -> int:
+def install(root: Path, torch: str, cpu_wheels: Sequence[str] = (), extras: str = "") -> int:
     """Installs what the project and its tests need, and returns the installer's exit code.
 
     Args:
         root: the project.
         torch: which build of it, one of `BUILDS`.
         cpu_wheels: options of pip that say where the CPU builds are; none for PyTorch's own index.
+        extras: names in `[project.optional-dependencies]`, with commas between.
 
     Raises:
         IscError: pyproject.toml cannot be read, there is neither pip nor uv, or no such build.
     """
-    requirements = _requirements(root)
+    requirements = _requirements(root, extras)
     build = torch_build(torch)
     print(_announcement(build, requirements), flush=True)
     options = (cpu_wheels or CPU_WHEELS) if build == "cpu" and sys.platform != "darwin" else ()
@@ -65,14 +66,20 @@ def pinned(lock: Path) -> list[str]:
     return [re.sub(r"\s*--hash=\S+", "", line) for _, line in logical_lines(lock)]
 
 
-def _requirements(root: Path) -> list[str]:
+def _requirements(root: Path, extras: str) -> list[str]:
     try:
         table: dict[str, Any] = load_toml(read_text(root / NEEDED))
-        return [*table["project"]["dependencies"], *table["dependency-groups"][GROUP]]
+        optional = table["project"].get("optional-dependencies", {})
+        names = [name.strip() for name in extras.split(",") if name.strip()]
+        if unknown := [name for name in names if name not in optional]:
+            there = f"It has {', '.join(optional) or 'none'}."
+            raise IscError(f"It has no extra {unknown[0]}", root / NEEDED, there)
+        more = [requirement for name in names for requirement in optional[name]]
+        return [*table["project"]["dependencies"], *table["dependency-groups"][GROUP], *more]
     except ImportError as error:
         hint = "Install tomli first (uv pip install tomli), or use Python 3.11 or newer."
         raise IscError(str(error), sys.executable, hint) from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         hint = f"It must have dependencies in [project], and {GROUP} in [dependency-groups]."
         raise IscError(f"It cannot be read ({error})", root / NEEDED, hint) from error
 

@@ -6,6 +6,7 @@ import ast
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,9 @@ from isc_runtime.config import OPTION, config_file
 from isc_runtime.python_files import name_of, parse_python
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import VARIABLES
+from isc_runtime.submission.lock import LOCK, NEEDED, required_names
 from isc_runtime.toml import NO_TOML
+from isc_runtime.tracking.chosen import PACKAGES
 
 PROBE = Path(__file__).with_name("parser_probe.py")
 LIMIT = 5  # seconds; our own parser takes a twentieth of one
@@ -90,6 +93,8 @@ def check_arguments(
         yield Finding(where, what, "Delete it: it is for laptops.")
     if "--dataset-id" in options:
         yield from _check_dataset(values.get("dataset_id"), datasets, where)
+    if "--tracker" in options:
+        yield from _check_tracker(values.get("tracker", ""), required_names(root), where)
     if "--model" in options:
         yield from _check_model(values.get("model"), models_of(root), where)
 
@@ -112,6 +117,14 @@ def _check_dataset(given: str | None, datasets: Sequence[str], where: str) -> It
     elif given is None and datasets:
         hint = f"Add --dataset-id {datasets[0]}, or delete dataset_id_list."
         yield Finding(where, "The command uses none of the datasets in dataset_id_list", hint, "warning")
+
+
+def _check_tracker(given: str, installed: set[str], where: str) -> Iterator[Finding]:
+    for word in re.findall(r"\w+", given):
+        packages = PACKAGES.get(word, ())
+        if packages and installed.isdisjoint(packages):
+            what = f"--tracker {word} needs {packages[0]}, which is not in {LOCK}"
+            yield Finding(where, what, f"Put it into dependencies in {NEEDED}, and run: make lock")
 
 
 def _check_model(given: str | None, models: Sequence[str], where: str) -> Iterator[Finding]:

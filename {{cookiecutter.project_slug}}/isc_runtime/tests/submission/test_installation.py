@@ -109,6 +109,17 @@ def test_torch_that_is_there_stays_and_no_size_is_said(
     assert "GB" not in said
 
 
+def test_extras(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch, "pip")
+    install(PROJECT, "cpu", extras="wandb, mlflow")
+    install(PROJECT, "cpu")
+    with_extras, without = commands
+    assert with_extras[-2:] == ["wandb", "mlflow-skinny"]
+    assert len(with_extras) == len(without) + 2
+    with pytest.raises(IscError, match=r"no extra comet: .*pyproject\.toml\. It has mlflow, wandb"):
+        install(PROJECT, "cpu", extras="wandb,comet")
+
+
 def test_macos_has_one_build(
     commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

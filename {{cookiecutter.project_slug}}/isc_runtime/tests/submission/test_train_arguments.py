@@ -116,6 +116,15 @@ def test_without_a_train_py_nothing_more_is_said(tmp_path: Path) -> None:
     assert list(check_arguments(tmp_path, ["--size"], ["uds-one"], "x")) == []
 
 
+@pytest.mark.parametrize("word", ["wandb", "mlflow"])
+def test_a_tracker_that_the_image_would_not_have_is_named(word: str) -> None:
+    (finding,) = check_arguments(PROJECT, ["--tracker", "tensorboard", word], [], "x")
+    assert f"--tracker {word} needs {word}" in finding.what
+    assert finding.what.endswith("which is not in requirements.lock")
+    assert finding.hint == "Put it into dependencies in pyproject.toml, and run: make lock"
+    assert list(check_arguments(PROJECT, ["--tracker", "tensorboard", "train:Mine"], [], "x")) == []
+
+
 def test_a_config_file_in_the_command_is_judged_as_its_options_are(tmp_path: Path) -> None:
     for name in ("train.py", "data.py", "model.py"):
         shutil.copy(PROJECT / name, tmp_path)

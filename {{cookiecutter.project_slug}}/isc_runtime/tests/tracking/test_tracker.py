@@ -1,0 +1,167 @@
+"""Whatever a tracker does, a training goes on, and no step comes twice."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isc_runtime.logs import Scalars
+from isc_runtime.tracking.mlflow_files import repair_lines
+from isc_runtime.tracking.rows import Rows
+from isc_runtime.tracking.run_id import read_id, write_id
+from isc_runtime.tracking.tracker import Seen
+
+
+class Recorder:
+    """Keeps what it is told, and fails when it is told to."""
+
+    name = "The recorder"
+
+    def __init__(self, directory: Path = Path("logs")) -> None:
+        self.directory = directory
+        self.told: list[tuple[Any, ...]] = []
+        self.failing: set[str] = set()
+
+    def _note(self, *what: Any) -> None:
+        if what[0] in self.failing:
+            raise RuntimeError(f"no {what[0]}")
+        self.told.append(what)
+
+    def begin(self, step: int) -> None:
+        self._note("begin", step)
+
+    def describe(self, start: Mapping[str, Any], step: int) -> None:
+        self._note("describe", start["commit"], step)
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        self._note("add", dict(values), step)
+
+    def flush(self) -> None:
+        self._note("flush")
+
+    def close(self) -> None:
+        self._note("close")
+
+
+def test_a_tracker_is_told_all_in_its_order(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with Scalars(tmp_path, lambda step: {"commit": "abc"}, [recorder]) as scalars:
+        scalars.begin(3)
+        scalars.report("training", "step 4:", {"loss": 0.5, "norm": 2.0}, 4)
+        scalars.add("checkpoint/bytes", 7.0, 4)
+        scalars.flush()
+    assert recorder.told == [
+        ("begin", 3),
+        ("describe", "abc", 3),
+        ("add", {"training/loss": 0.5, "training/norm": 2.0}, 4),
+        ("add", {"checkpoint/bytes": 7.0}, 4),
+        ("flush",),
+        ("close",),
+    ]
+
+
+@pytest.mark.parametrize("method", ["begin", "describe", "add", "flush", "close"])
+def test_one_that_fails_is_off_until_the_next_save_and_costs_the_others_nothing(
+    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    bad, good = Recorder(), Recorder()
+    bad.failing = {method}
+    scalars = Scalars(tmp_path, lambda step: {"commit": "abc"}, [bad, good])
+    scalars.begin(0)
+    scalars.add("loss", 1.0, 1)
+    scalars.add("loss", 0.9, 2)
+    scalars.flush()
+    if method != "close":
+        said = f"The recorder is off until the next save: RuntimeError: no {method} in {tmp_path}"
+        assert caplog.text.count(said) == 1 + (method == "begin"), "once for each time that it was tried"
+        bad.failing = set()
+        scalars.flush()
+        scalars.add("loss", 0.8, 3)
+        assert bad.told[-1] == ("add", {"loss": 0.8}, 3)
+        assert [told for told in bad.told if told[0] == "begin"][-1] == (
+            "begin",
+            0 if method == "begin" else 2,
+        )
+    scalars.close()
+    assert [told[-1] for told in good.told if told[0] == "add"][:2] == [1, 2]
+
+
+def test_what_comes_again_after_a_resume_is_left_out() -> None:
+    seen = Seen({"loss": 7})
+    assert [seen.new({"loss": 0.5, "norm": 2.0}, step) for step in (6, 7, 8, 8)] == [
+        {"norm": 2.0},
+        {"norm": 2.0},
+        {"loss": 0.5, "norm": 2.0},
+        {},
+    ]
+
+
+def test_an_id_is_kept_and_what_is_none_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "run.txt"
+    assert read_id(file) is None
+    file.write_bytes(b"\xff\xfe")
+    assert read_id(file) is None
+    write_id(file, "abc")
+    assert read_id(file) == "abc"
+    assert [*tmp_path.iterdir()] == [file]
+
+
+def test_halves_of_lines_are_taken_away(tmp_path: Path) -> None:
+    metrics = tmp_path / "1" / "run" / "metrics" / "training"
+    metrics.mkdir(parents=True)
+    (metrics / "loss").write_text("1 0.5 1\n2 0.25 2\n3 0.1")
+    (metrics / "norm").write_text("1 0.5 1\n")
+    (metrics / "rate").write_text("1 0.")
+    repair_lines(tmp_path, "run")
+    left = {file.name: file.read_text() for file in metrics.iterdir()}
+    assert left == {"loss": "1 0.5 1\n2 0.25 2\n", "norm": "1 0.5 1\n"}
+
+
+def test_rows_outlive_a_kill_and_a_full_disk(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = Rows(file)
+    assert rows.open(is_new=False, run_id="one") == []
+    assert rows.add({"loss": 0.5, "norm": math.inf}, 1) == {"loss": 0.5, "norm": math.inf}
+    assert rows.add({"bytes": 7.0}, 1) == {"bytes": 7.0}
+    with file.open("a") as half:  # nobody has closed it: a kill
+        half.write('{"step": 2, "val')
+    again = Rows(file)
+    assert again.open(is_new=False, run_id="two") == [
+        ({"loss": 0.5, "norm": math.inf}, 1),
+        ({"bytes": 7.0}, 1),
+    ]
+    assert again.run_id == "one"
+    assert again.add({"loss": 0.5}, 1) == {}, "a step comes once"
+    assert again.add({"loss": 0.25}, 2) == {"loss": 0.25}
+    again.close()
+    assert len(Rows(file).open(is_new=False, run_id="two")) == 3
+    anew = Rows(file)
+    assert anew.open(is_new=True, run_id="three") == []
+    assert anew.run_id == "three"
+
+
+def test_a_row_that_finds_no_room_is_an_error(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.open(is_new=True, run_id="one")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "rows.jsonl").stat().st_size + 5, hard))
+    try:
+        with pytest.raises(OSError, match="no room for another line"):
+            rows.add({"loss": 0.5}, 1)
+        with pytest.raises(OSError, match="File too large"):
+            rows.add({"loss": 0.5}, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert rows.open(is_new=False, run_id="two") == []
+    assert rows.run_id == "one"
+    assert rows.add({"loss": 0.5}, 1) == {"loss": 0.5}
