@@ -88,13 +88,11 @@ class WeightsAndBiases:
         """Waits until all is in its file."""
         self._rows.close()
         run, self._run = self._run, None
-        if run is None:
-            return
-        try:
-            run.finish()
-        except BaseException:
-            _package().teardown()  # its process may have died: the next run needs another one
-            raise
+        if run is not None:
+            try:
+                run.finish()
+            finally:
+                _package().teardown()  # ends its process, which writes on after that, or has died
 
 
 def _package() -> Any:
