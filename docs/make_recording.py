@@ -15,7 +15,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-COLUMNS, ROWS = 88, 24
+COLUMNS, ROWS = 112, 28
 LONGEST_PAUSE, LAST = 1.2, 6.0  # seconds
 WIDTH, LINE, TOP = 8.43, 20, 44  # of a character, of a line, of the window's head
 COLORS = {r"\$ ": "#7ee0c6", r"  --- kill": "#ff8f87", r".*(no saved step lost|Ready to submit)": "#9be28a"}
@@ -50,6 +50,7 @@ def shown(words: str) -> list[str]:
     """What is shown of a line: no date, no place of the repository, in parts that the window holds."""
     words = words.rstrip().replace(f"{ROOT}/build/", "").replace(f"{ROOT}", ".")
     words = re.sub(r"\d{4}-\d\d-\d\d (\d\d:\d\d:\d\d),\d+ - \w+ - \w+ - ", r"\1 ", words)
+    words = re.sub(r"path \S+, mode \w+, ", "", words)
     parts = []
     while len(words) > COLUMNS:
         end = words.rfind(" ", COLUMNS // 2, COLUMNS)

@@ -19,6 +19,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PROJECT = "{{cookiecutter.project_slug}}"
 PAGES = {  # where it is in the repository, and what it is called on the site
+    "README.md": "README.md",
     f"{PROJECT}/README.md": "project.md",
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
@@ -42,7 +43,9 @@ def gather(folder: Path, repository: str = "") -> None:
     folder.mkdir(parents=True)
     for picture in (*DOCS.glob("*.png"), *DOCS.glob("*.svg")):
         shutil.copy(picture, folder)
-    pages = {f"docs/{page.name}": page.name for page in DOCS.glob("*.md")} | PAGES
+    pages = {
+        f"docs/{page.name}": page.name for page in DOCS.glob("[!R]*.md")
+    } | PAGES  # it has a menu of pages
     for place, name in pages.items():
         text = (ROOT / place).read_text()
         text = baked(text) if place.startswith(PROJECT) else text
@@ -73,7 +76,7 @@ def linked(markdown: str, place: str, repository: str) -> str:
         if not target or ":" in target:
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
-        path = "docs/README.md" if path in ("README.md", "docs") else path
+        path = "README.md" if path in ("docs", "docs/README.md") else path
         if path in PAGES:
             return f"[{text}]({PAGES[path]}{anchor})"
         if path.startswith("docs/"):

@@ -22,6 +22,14 @@ PAGES = {page.name: page.read_text() for page in sorted((ROOT / "docs").glob("*.
 ALL = {**PAGES, "README.md": (ROOT / "README.md").read_text(), "project": (PROJECT / "README.md").read_text()}
 LONG = r"torchrun |make |python3 -m venv |\.venv/bin/|echo "
 ELSEWHERE = "what-the-isc-does.md"  # its commands are run in tests/rehearsal/test_page.py
+CODE = "".join(file.read_text() for file in PROJECT.rglob("*.py"))
+MAKEFILES = (ROOT / "Makefile", PROJECT / "Makefile")
+OTHERS = {  # options of other programs; and two of import, whose names are put together
+    *("--no-input", "--replay", "--output-dir", "--extra-context", "--config-file", "--python"),
+    *("--no-deps", "--require-hashes", "--build-arg", "--max-restarts", "--signals-to-handle"),
+    *("--extra", "--backend-store-uri"),
+    *("--optimizer", "--scheduler"),
+}
 
 
 def blocks(text: str, kind: str) -> list[str]:
@@ -98,3 +106,9 @@ def test_what_a_page_names_exists(page: str, capsys: pytest.CaptureFixture[str])
     assert commands
     named = set(re.findall(r"python -m isc_runtime ([a-z]+)", ALL[page]))
     assert named <= set(commands[1].split(","))
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", ALL[page]))
+    assert {option for option in options if f'"{option}"' not in CODE} <= OTHERS
+    targets = {
+        name for file in MAKEFILES for name in re.findall(r"^([a-z-]+):", file.read_text(), re.MULTILINE)
+    }
+    assert set(re.findall(r"`make ([a-z-]+)", ALL[page])) <= targets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 from functools import partial
@@ -89,3 +90,15 @@ def test_the_diagrams_are_current() -> None:
     program = runpy.run_path(str(DOCS / "make_diagrams.py"))
     for name, diagram in program["DIAGRAMS"].items():
         assert diagram() == (DOCS / name).read_text(), "python docs/make_diagrams.py"
+
+
+def test_the_recording_shows_what_the_demonstration_says() -> None:
+    """Its times are those of one day; its words are those of today's programs."""
+    recorded = re.sub(r"<[^>]*>", "", (DOCS / "demo.svg").read_text())
+    report = ROOT / "{{cookiecutter.project_slug}}" / "isc_runtime" / "rehearsal" / "report.py"
+    assert "Ready to submit: " in report.read_text()
+    assert "Ready to submit: interrupted 1 time" in recorded
+    assert "no saved step lost" in (ROOT / "tests" / "demo.py").read_text()
+    assert re.search(
+        r"Killed after the checkpoint of step (\d+), resumed at step \1: no saved step lost", recorded
+    )

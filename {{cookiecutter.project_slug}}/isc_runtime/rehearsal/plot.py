@@ -113,7 +113,7 @@ def draw(file: Path, title: str, cycles: list[Cycle], interrupted: Path, uninter
             axes.plot(curve.steps, curve.values, linewidth=1.4, label=f"cycle {number}", zorder=2)
         for cycle in cycles:
             _mark(axes, cycle)
-        axes.set(xlabel="step", ylabel=name, title="\n".join(textwrap.wrap(title, 100)))
+        axes.set(xlabel="step", ylabel=name, title="\n".join(textwrap.wrap(title, 104)))
         axes.set_yscale("log" if min(value for c in curves for value in c.values) > 0 else "linear")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
