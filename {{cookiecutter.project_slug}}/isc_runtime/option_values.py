@@ -1,8 +1,13 @@
-"""What options take: numbers, checked. Each of these is a `type=` of argparse."""
+"""What options take: numbers, checked, each a `type=` of argparse. And options that belong together."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def positive(text: str) -> int:
@@ -42,3 +47,14 @@ def _number(text: str, least: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
+
+
+class Options:
+    """Options that belong together: a dataclass whose fields are called as in the parsed arguments."""
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Picks them from the parsed arguments; what was not given there is as by default."""
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # it is a dataclass
+        given = {name: getattr(arguments, name, None) for name in names}
+        return cls(**{name: value for name, value in given.items() if value is not None})
