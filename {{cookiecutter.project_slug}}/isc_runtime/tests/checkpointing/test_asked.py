@@ -28,6 +28,7 @@ def arguments(*command_line: str) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.5)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--texts", type=Path, default=Path("texts"))  # no plain value
     return options.parse(parser, list(command_line))
 
 

@@ -429,7 +429,10 @@ def test_every_nth_save_is_an_anchor(store: Store, group: Group) -> None:
     assert forced == [False, False, True, False, False, True, False]
 
 
-def test_auto_sets_the_interval_after_the_first_save(store: Store, group: Group) -> None:
+def test_auto_sets_the_interval_after_the_first_save(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     with (training := Training(store, group, save_steps=AUTO)).checkpointer as checkpointer:
         for _ in range(3):
             training.step()
@@ -437,6 +440,7 @@ def test_auto_sets_the_interval_after_the_first_save(store: Store, group: Group)
         before = checkpointer.policy.save_steps
         checkpointer.save()
     assert checkpointer.policy.save_steps != before
+    assert f"Saving every {checkpointer.policy.save_steps} batches: a save costs " in caplog.text
     saved_at = training.sampler.progress.step
     training.sampler.progress.step = saved_at + checkpointer.policy.save_steps - 1
     assert not checkpointer.is_due(0)
