@@ -117,6 +117,7 @@ newcomer: venv ## follow both READMEs word for word, in an empty folder
 
 cuda: ## the runtime and its training on CUDA, with the torch that this Python has: skipped with its reason where there is no GPU
 	$(CUDA_PYTHON) -m pytest -q -rs -p no:cacheprovider --confcutdir=tests/cuda tests/cuda
+	! $(CUDA_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || $(CUDA_PYTHON) benchmarks/cuda.py
 
 image: venv ## build the generated image, train in it, look for secrets in it
 	.venv/bin/python -m pytest -q -rs tests/image

@@ -1,15 +1,17 @@
-"""What ranks say to each other, in collectives and bytes: for each batch and each save, of 2 to 32 ranks.
+"""What ranks say to each other, in collectives and bytes, what preflight takes, and an end: 2 to 32 ranks.
 
     python benchmarks/many_ranks.py [--ranks 2,4,8,16,32] [--json FILE]
 
 The ranks are forks on this machine with a tiny model. Counted is what the training's own thread calls
-of torch's collectives, the gradients' exchange left out: bytes that a rank gives into them, and gets
-out of them.
+of torch's collectives, for each batch, each save and in preflight, the gradients' exchange left out: bytes
+that a rank gives into them, and gets out of them. Then one rank is killed: until the last one has ended.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -22,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import Training
 
 from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode
+from isc_runtime.preflight import open_store
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.tests.processes import run_forked
 
@@ -50,10 +54,14 @@ def _bytes_of(node: Any) -> int:
 
 def measure(group: Group, directory: Path) -> dict[str, float]:
     """On each rank: what a batch and a save cost it."""
+    found: dict[str, float] = {}
+    begun = time.monotonic()
+    with Collectives() as preflight:
+        open_store(group.environment, group)
+    found["seconds of preflight"] = time.monotonic() - begun
     training = Training(directory, 1, group, save_steps=10**9)
     checkpointer = training.checkpointer
     checkpointer.restore()
-    found: dict[str, float] = {}
     for _ in range(2):  # the first pulse is special
         checkpointer.poll()
     with Collectives() as batches:
@@ -70,9 +78,10 @@ def measure(group: Group, directory: Path) -> dict[str, float]:
             checkpointer.save()
             checkpointer.finish()
     found["seconds of a save"] = (time.monotonic() - begun) / SAVES
-    for name, counted, times in (("batch", batches, BATCHES), ("save", saves, SAVES)):
-        found[f"collectives of a {name}"] = counted.calls / times
-        found[f"bytes of a {name}"] = counted.bytes / times
+    counts = {"a batch": (batches, BATCHES), "a save": (saves, SAVES), "preflight": (preflight, 1)}
+    for name, (counted, times) in counts.items():
+        found[f"collectives of {name}"] = counted.calls / times
+        found[f"bytes of {name}"] = counted.bytes / times
     return found
 
 
@@ -82,6 +91,7 @@ def count(ranks: int) -> list[dict[str, float]]:
         (Path(place) / "checkpoints").mkdir()
 
         def work() -> None:
+            os.chdir(place)
             environment = Environment.read(device="cpu")
             with process_group(environment, 300, 300) as group:
                 found = measure(group, Path(place) / "checkpoints")
@@ -91,6 +101,31 @@ def count(ranks: int) -> list[dict[str, float]]:
         if any(one.code for one in ended):
             sys.exit("\n".join(one.output for one in ended))
         return [json.loads((Path(place) / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def seconds_until_all_have_ended(ranks: int) -> float:
+    """One rank is killed, as by the OOM killer, and the others must notice it by themselves.
+
+    No torchrun is there, which would send a signal to those of its node.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        killed = Path(place) / "killed"
+
+        def work() -> None:
+            with process_group(Environment.read(device="cpu"), 300, 300) as group:
+                for step in range(10**6):
+                    group.pulse(step)
+                    group.sum(torch.zeros(1))
+                    time.sleep(0.01)
+                    if step == BATCHES and group.rank == ranks - 1:
+                        killed.write_text(str(time.time()))
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+        ended = run_forked(Path(place), work, ranks)
+        now = time.time()
+        if {one.code for one in ended[:-1]} != {int(ExitCode.PEER)}:
+            sys.exit("\n".join(f"{one.code} {one.output}" for one in ended))
+        return now - float(killed.read_text())
 
 
 def main() -> None:
@@ -107,8 +142,11 @@ def main() -> None:
         for name in found[0]:
             report.figure(f"{ranks} ranks, master: {name}", found[0][name])
             report.figure(f"{ranks} ranks, another: {name}", found[1][name])
+        ended = seconds_until_all_have_ended(ranks)
+        report.figure(f"{ranks} ranks: seconds until all have ended after one is killed", ended)
     first, last = others[numbers[0]], others[numbers[-1]]
-    for name in first.keys() - {"seconds of a save"}:  # nothing may grow but the master's own list
+    # Nothing that a rank does again and again may grow, but the master's own list.
+    for name in sorted(name for name in first if "of a " in name and "seconds" not in name):
         report.ratio(f"{name}, {numbers[-1]} ranks against {numbers[0]}", last[name] / first[name], most=1.05)
     report.write(arguments.json)
 

@@ -27,6 +27,7 @@ NAMES = (
     "refusal",
     "bakes",
     "sampling",
+    "many_ranks",
 )
 BEGIN, END = "<!-- results: written by run_all.py -->\n", "<!-- end of results -->\n"
 
@@ -62,7 +63,7 @@ def main() -> None:
             sys.exit(f"{name} failed: above is why.")
     readme = HERE / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
-    files = [RESULTS / f"{name}.json" for name in NAMES]
+    files = [*(RESULTS / f"{name}.json" for name in NAMES), *sorted(RESULTS.glob("cuda-*.json"))]
     tables = "".join(table(json.loads(file.read_text())) for file in files if file.exists())
     readme.write_text(before + BEGIN + "\n" + tables + END + rest.partition(END)[2])
 

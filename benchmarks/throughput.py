@@ -6,6 +6,10 @@ One process, steps of 50 ms. Either the CPU is idle in them, as while a GPU comp
 busy; and idle once more with the checkpoints in memory, which tells what is due to the disk. Peers, in turns:
 no saves; ours; `async_save` of torch.distributed.checkpoint, each save waiting for the one before. The
 optimizer's own step is left out: what it costs on a CPU has nothing to do with saving.
+
+A save every 20 steps is more than a disk may take. So the disk's own limit is measured too, how long it takes
+for so many bytes, one file after the other: faster no training can go that saves as often. And what people
+do: `--save-steps auto`, which finds out how often, on the same disk with the same state.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from isc_runtime.checkpointing.on_disk.durable import sync_file
 STEP = 0.05  # seconds
 STEPS = 60  # of a block
 EVERY = 20  # steps
+AUTO_STEPS = 400  # of a block with --save-steps auto, and of one without a save beside it
+AUTO_ROUNDS = 2
 MEMORY = Path("/dev/shm")
 
 
@@ -78,8 +84,53 @@ def sustained(directory: Path, megabytes: int) -> float:
     return len(files) * megabytes / seconds
 
 
-def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int, rounds: int) -> Report:
-    """Measures one kind of step."""
+def measure_auto(name: str, step: Callable[[], None], directory: Path, megabytes: int) -> Report:
+    """The speed with `--save-steps auto`, when it has found out how often, against that without a save."""
+    (directory / "checkpoints").mkdir()
+    training = Training(directory / "checkpoints", megabytes)
+    checkpointer = training.checkpointer
+    checkpointer.restore()
+    begun = [0]  # so many saves were, in all
+
+    def train(saves: bool) -> None:
+        for _ in range(AUTO_STEPS):
+            step()
+            training.sampler.advance()
+            if saves:
+                checkpointer.equipment.snapshot.wait_until_copied()  # the optimizer's step calls it
+                if checkpointer.is_due(training.sampler.progress.batch - 1):
+                    begun[0] += 1
+                    checkpointer.save()
+                checkpointer.poll()
+
+    def seconds(saves: bool) -> float:
+        os.sync()
+        return seconds_of(partial(train, saves))
+
+    # The first round, which does not count, is that in which it finds out.
+    found = take_turns({"bare": partial(seconds, False), "auto": partial(seconds, True)}, AUTO_ROUNDS)
+    checkpointer.settle()
+    report = Report("throughput")
+    report.figure(f"{name}, --save-steps auto: batches between two saves", checkpointer.policy.save_steps)
+    report.figure(f"{name}, --save-steps auto: saves in {(AUTO_ROUNDS + 1) * AUTO_STEPS} steps", begun[0])
+    report.ratio(f"{name}: throughput with --save-steps auto", found["bare"] / found["auto"], least=0.98)
+    shutil.rmtree(directory / "checkpoints")
+    return report
+
+
+def measure(
+    name: str, step: Callable[[], None], directory: Path, megabytes: int, rounds: int, disk: float
+) -> Report:
+    """Measures one kind of step.
+
+    Args:
+        name: of the kind.
+        step: does it.
+        directory: where to save.
+        megabytes: of the state.
+        rounds: how often.
+        disk: megabytes that it takes in a second.
+    """
     (directory / "checkpoints").mkdir()
     training = Training(directory / "checkpoints", megabytes)
     checkpointer = training.checkpointer
@@ -122,6 +173,9 @@ def measure(name: str, step: Callable[[], None], directory: Path, megabytes: int
     least = 0.97 if name.startswith("idle") else None
     report.ratio(f"{name}: throughput with ours", seconds["bare"] / seconds["ours"], least=least)
     report.ratio(f"{name}: throughput with async_save", seconds["bare"] / seconds["async_save"])
+    # Each save but the last must be on the disk before the next one may begin, whoever writes it.
+    limit = max(seconds["bare"], (STEPS // EVERY - 1) * megabytes / disk)
+    report.ratio(f"{name}: of the speed that the disk allows, with ours", limit / seconds["ours"])
     return report
 
 
@@ -133,12 +187,17 @@ def main() -> None:
     arguments = options.parse_args()
     report = Report("throughput")
     with place_to_save(arguments.directory) as directory:
-        report.figure("what the disk takes, MB/s", sustained(directory, arguments.megabytes))
+        disk = sustained(directory, arguments.megabytes)
+        report.figure("what the disk takes, MB/s", disk)
         for name, step in {"idle": idle, "busy": busy_step()}.items():
-            report.add(measure(name, step, directory, arguments.megabytes, arguments.rounds))
+            report.add(measure(name, step, directory, arguments.megabytes, arguments.rounds, disk))
+            report.add(measure_auto(name, step, directory, arguments.megabytes))
     if MEMORY.is_dir():
         with place_to_save(MEMORY) as directory:
-            report.add(measure("idle, in memory", idle, directory, arguments.megabytes, arguments.rounds))
+            disk = sustained(directory, arguments.megabytes)
+            report.add(
+                measure("idle, in memory", idle, directory, arguments.megabytes, arguments.rounds, disk)
+            )
     report.write(arguments.json)
 
 

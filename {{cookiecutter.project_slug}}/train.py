@@ -44,7 +44,6 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--eval-batch-size", type=options.positive, default=512, help="samples at once in evaluation")
     add("--seed", type=options.seed, default=0, help="of weights, dropout and the order of the data")
     add("--no-amp", action="store_true", help="compute in float32 where bf16 would do")
-    add("--log-steps", type=options.positive, default=20, help="batches between two log lines")
     options.add_runtime_options(parser)
     return options.parse(parser, command_line)
 
@@ -92,10 +91,11 @@ class Trainer:
         self.data = loaders.Data(*group.each(partial(load_data, arguments.dataset_id, arguments.data_root)))
         begin = partial(loaders.make_position, self.data, arguments.batch_size, arguments.seed, group)
         self.sampler = group.each(begin)
-        self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group.device)
+        told = options.LogOptions.of(arguments)
+        self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group, told)
         rng.seed_everything(arguments.seed)
         self.model = group.each(partial(build_model, arguments.model))
-        self.use_amp = group.device.type == "cuda" and torch.cuda.is_bf16_supported() and not arguments.no_amp
+        self.use_amp = group.has_bf16 and not arguments.no_amp
         how = options.ParallelOptions.of(arguments)
         self.replica = parallelize(self.model, group, self.first_loss, how)  # trained: on all ranks alike
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
@@ -123,9 +123,8 @@ class Trainer:
 
     def learning_rate_factor(self, step: int) -> float:
         """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
-        epochs, done = self.arguments.epochs, self.sampler.epochs_done / self.arguments.epochs
-        if self.arguments.max_steps:
-            done = max(done, self.sampler.progress.step / self.arguments.max_steps)
+        epochs, most = self.arguments.epochs, self.arguments.max_steps or math.inf
+        done = max(self.sampler.epochs_done / epochs, self.sampler.progress.step / most)
         warm_up = min(1.0, 0.01 + done * epochs / self.arguments.warmup_epochs)
         return float(warm_up * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
@@ -225,7 +224,7 @@ class Trainer:
 
     def log(self, totals: Totals, norm: Tensor, scalars: Scalars, show: Show) -> None:
         """One dense line, and the same for TensorBoard."""
-        progress, values = self.sampler.progress, totals.over_ranks() | self.guard.look()
+        progress, values = self.sampler.progress, totals.over_ranks() | self.guard.look() | self.loader.look()
         values |= {"gradient_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         where = f"epoch {progress.epoch + 1} batch {progress.batch} step {progress.step}:"
         show(progress.step, scalars.report("training", where, values, progress.step))

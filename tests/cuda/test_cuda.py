@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,21 +31,55 @@ def place(directory: Path) -> Place:
     return Place(directory, script=SCRIPT, variables={DEVICE: "cuda"})
 
 
-@pytest.mark.parametrize("more", [(), ("--model", "transformer"), ("--compile", "--model", "transformer")])
+SHARDED = ("--parallelism", "fsdp", "--model", "transformer")
+
+
+@pytest.mark.parametrize(
+    ("more", "ranks"),
+    [
+        ((), 1),
+        (("--model", "transformer"), 1),
+        (("--compile", "--model", "transformer"), 1),
+        (("--workers", "2"), 1),
+        pytest.param((), 2, marks=pytest.mark.gpus(2)),
+        pytest.param(SHARDED, 2, marks=pytest.mark.gpus(2)),
+    ],
+)
 def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(
-    tmp_path: Path, more: tuple[str, ...]
+    tmp_path: Path, more: tuple[str, ...], ranks: int
 ) -> None:
     whole, killed = place(tmp_path / "whole"), place(tmp_path / "killed")
-    ended = whole.run(*ARGUMENTS, *more)
+    ended = whole.run(*ARGUMENTS, *more, ranks=ranks)
     assert ended.code == 0, ended.output
-    assert "Training on 1 x cuda:0" in ended.output
-    process = killed.start(*ARGUMENTS, *more)
+    assert f"Training on {ranks} x cuda:0" in ended.output
+    process = killed.start(*ARGUMENTS, *more, ranks=ranks)
     wait_for(process, "step 23:")
     process.kill()
     rest_of(process)
-    resumed = killed.run(*ARGUMENTS, *more)
+    resumed = killed.run(*ARGUMENTS, *more, ranks=ranks)
     assert "Resumed from" in resumed.output
-    assert differences(whole.newest(), killed.newest()) == []
+    assert differences(weights_of(whole), weights_of(killed)) == []
+
+
+def weights_of(trained: Place) -> Any:
+    """All of the newest checkpoint, or of a sharded one its weights."""
+    newest = sorted(trained.checkpoints.glob("checkpoint_*"))[-1]
+    if newest.is_file():
+        return trained.newest()
+    file = trained.path / "weights.safetensors"
+    exported = [sys.executable, "-m", "isc_runtime", "export", str(newest), str(file)]
+    subprocess.run(exported, cwd=trained.path, env=trained.environment(), check=True)
+    return file.read_bytes()
+
+
+def test_what_a_log_line_says_of_the_speed(tmp_path: Path) -> None:
+    trained = place(tmp_path)
+    ended = trained.run(*ARGUMENTS, "--flops", "1e15", "--profile-steps", "3")
+    assert ended.code == 0, ended.output
+    lines = [line for line in ended.output.splitlines() if "samples_per_second" in line]
+    assert all(f" {name} " in lines[-1] for name in ("data_wait", "memory_gb", "mfu"))
+    (trace,) = trained.logs.glob("profile_of_step_*.json")
+    assert '"cat": "kernel"' in trace.read_text(), "the GPU's work is in it"
 
 
 def test_sigterm_saves_and_ends_with_its_code(tmp_path: Path) -> None:

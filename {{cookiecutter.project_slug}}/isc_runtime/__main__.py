@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     preflight.add_argument("--device", default="auto", help="as for train.py")
     setup = commands.add_parser("setup", help="install what pyproject.toml names (make setup)")
-    setup.add_argument("--torch", default="auto", choices=("auto", "cpu", "cuda"), help="by what is here")
+    setup.add_argument("--torch", default="auto", choices=("auto", "cpu", "cuda", "cu126", "cu128", "cu130"))
     setup.add_argument("--extras", default="", help="of [project.optional-dependencies]: wandb,mlflow")
     setup.add_argument("wheels", nargs="*", help="after --: where pip finds the CPU builds of torch")
     swept = commands.add_parser("sweep", help="write a launch file for each point of a sweep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 from isc_runtime.errors import IscError
 
 PROC = Path("/proc/driver/nvidia/version")  # says the version of the driver; not in WSL
+SHARED_MEMORY, LEAST_SHARED_MEMORY = Path("/dev/shm"), 512 * 2**20
 COMPATIBILITY = "/usr/local/cuda*/compat/libcuda.so*"  # NVIDIA's way to run a newer CUDA on an older driver
 # The oldest driver for each CUDA (https://docs.nvidia.com/deploy/cuda-compatibility/, minor versions).
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-INSTALL = "Name a torch for it in pyproject.toml, run make lock, and build the image anew"
+# The oldest driver for the CUDA of each build of torch that `make lock TORCH=` knows.
+BUILDS = {"cu130": 580, "cu128": 570, "cu126": 525}
 NO_DRIVER = (
     "Start the container with its GPUs, or take a node that has some; --device cpu trains without, slowly."
 )
@@ -33,7 +36,8 @@ def require_gpus(asked: str) -> None:
         raise IscError(
             f"This torch was built without CUDA, and {asked} needs a GPU for each rank",
             "torch/version.py",
-            f"{INSTALL}; --device cpu trains without GPUs, slowly.",
+            f"Run make lock TORCH={_build_for(driver)}, and build the image anew; --device cpu trains "
+            "without GPUs, slowly.",
         )
     if not driver:
         raise IscError(
@@ -46,13 +50,32 @@ def require_gpus(asked: str) -> None:
         raise IscError(
             f"{what}, driver {oldest} or newer",
             f"driver {driver}",
-            f"{INSTALL} (a wheel for CUDA {offered or '11'}); or let whoever runs the node renew the driver.",
+            f"Run make lock TORCH={_build_for(driver)}, and build the image anew; or let whoever "
+            "runs the node renew the driver.",
         )
 
 
 def story() -> str:
     """What the driver offers and what this torch needs, in one line."""
     return f"driver: {driver_version() or 'none'}, torch is built for CUDA: {cuda_of_torch() or 'no'}"
+
+
+def small_shared_memory() -> str:
+    """What to do about a /dev/shm that may be too small for the ranks of a node; empty if it is not.
+
+    Containers have 64 MB by default, and NCCL takes about 10 MB for each pair of ranks (read, and not seen).
+    """
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return ""
+    size = found.f_frsize * found.f_blocks
+    if size >= LEAST_SHARED_MEMORY:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {size // 2**20} MB: NCCL and data-loading workers may need more. Start the "
+        "container with --shm-size=1g or --ipc=host"
+    )
 
 
 def driver_version() -> str:
@@ -80,6 +103,12 @@ def cuda_of_torch() -> str | None:
     source = Path(found.origin).with_name("version.py").read_text()
     built = re.search(r"^(?:cuda|hip)\b[^=]*= '(\d[^']*)'", source, re.MULTILINE)
     return built[1] if built else None
+
+
+def _build_for(driver: str) -> str:
+    """The newest build of torch that works with a driver; without one, the oldest."""
+    builds = (build for build, oldest in BUILDS.items() if driver and _major(driver) >= oldest)
+    return next(builds, list(BUILDS)[-1])
 
 
 def _major(version: str) -> int:

@@ -10,6 +10,8 @@ from isc_runtime import config
 from isc_runtime.checkpoint_options import AUTO as AUTO
 from isc_runtime.checkpoint_options import CheckpointOptions as CheckpointOptions
 from isc_runtime.checkpoint_options import add_checkpoint_options as add_checkpoint_options
+from isc_runtime.log_options import LogOptions as LogOptions
+from isc_runtime.log_options import add_log_options
 from isc_runtime.option_values import Options as Options
 from isc_runtime.option_values import not_negative as not_negative
 from isc_runtime.option_values import not_negative_float as not_negative_float
@@ -71,11 +73,12 @@ class ParallelOptions(Options):
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
-    """Adds all that isc_runtime understands: how a model is spread, how it is saved, and limits."""
+    """Adds all that isc_runtime understands: how a model is spread and saved, what is said, and limits."""
     add_parallel_options(parser)
     add_checkpoint_options(parser)
     add_distributed_options(parser)
     add_device_options(parser)
+    add_log_options(parser)
     add_tracker_option(parser)
     config.add_config_options(parser)
     parser.add_argument("--local", action="store_true", help=LOCAL)

@@ -94,6 +94,8 @@ def check_place(environment: Environment, speaks: bool | None = None) -> Path:
     if environment.needs_gpus and environment.local_rank == 0:
         gpus.require_gpus(environment.asked_device)
         report(f"✅ GPUs: {gpus.story()}")
+        if small := gpus.small_shared_memory():
+            report(f"⚠️ {small}")
     report(RULE)
     return directory
 

@@ -77,6 +77,7 @@ class Checkpointer:
         self._is_size_known = False
         self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait)
         parts = parts_of(training)
+        self._step_hold.watch(parts.values())
         self._asked = Asked(getattr(training, "arguments", None), parts)
         modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
         self.equipment.modules = frozenset(modules)
@@ -101,7 +102,7 @@ class Checkpointer:
                 self.finish()
         # After an error on this rank alone the others would not take part in publishing; what is written
         # whole by then is found by the next restore all the same.
-        self.equipment.writer.close(wait=is_well and self.group.world_size == 1)
+        self.equipment.close(wait=is_well and self.group.world_size == 1)
 
     def _choose_kind(self, parts: State) -> type[Save]:
         """The way to save, for good: a model in shards needs a folder for each checkpoint."""

@@ -135,7 +135,7 @@ class Publisher:
         except (OSError, IscError):
             self._store.check_owner()  # then that is the reason
             raise
-        waiting = time.monotonic() - waited
+        waiting = time.monotonic() - waited + self._snapshot.gpu_waited()
         self._policy.pace.stood_still(waiting)
         save_steps, cost = self._policy.saved(save.write_seconds)
         if save_steps != self._policy.save_steps:

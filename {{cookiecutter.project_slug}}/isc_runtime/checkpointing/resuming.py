@@ -9,7 +9,14 @@ from typing import cast
 from isc_runtime.checkpointing.asked import Asked
 from isc_runtime.checkpointing.initial import begin_with
 from isc_runtime.checkpointing.loading import EVALUATION, load
-from isc_runtime.checkpointing.parts import POSITION, Training, look_at, parts_of, warn_of_what_is_left_out
+from isc_runtime.checkpointing.parts import (
+    POSITION,
+    Training,
+    collect,
+    look_at,
+    parts_of,
+    warn_of_what_is_left_out,
+)
 from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.saving.save import Equipment
 from isc_runtime.checkpointing.saving.state_size import expected_size
@@ -69,6 +76,10 @@ def resume(
         logger.info("[INIT] There is a checkpoint to go on from: --init-from is not used")
     saves = group.each(lambda: load(parts, entry, manifest, group, asked))
     equipment.not_finite = group.each(lambda: look_at(training))
+    if group.device.type == "cuda":  # its first save need not wait for this memory
+        state = collect(training)
+        if group.is_master or store.in_folders:
+            equipment.copier.submit(equipment.snapshot.pin, state)
     progress = cast(Position, parts[POSITION]).progress
     logger.info(
         "Resumed from %s: step %d, epoch %d, batch %d, saved %s%s",

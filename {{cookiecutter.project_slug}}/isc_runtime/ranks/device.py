@@ -52,3 +52,16 @@ def _own_gpu(environment: Environment) -> torch.device:
 def name_of(device: torch.device) -> str:
     """A device as people call it."""
     return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16 itself. Older GPUs emulate it, slower than float32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def use_in_this_thread(device: torch.device) -> None:
+    """Makes a rank's GPU the current one of a new thread. Without that it is GPU 0, and whatever the thread
+    asks of CUDA takes memory there, for each rank of the node.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.determinism import explained, set_determinism
-from isc_runtime.ranks.device import choose_device
+from isc_runtime.ranks.device import choose_device, has_bf16
 from isc_runtime.ranks.ending import end
 from isc_runtime.ranks.interfaces import choose_interface
 from isc_runtime.ranks.interruption import Stopped, end_with_launcher
@@ -74,6 +74,10 @@ class Group:
     def is_master(self) -> bool:
         return self.environment.is_master
 
+    @property
+    def has_bf16(self) -> bool:  # on all ranks alike, as far as all have the same GPUs
+        return has_bf16(self.device)
+
     def gather(self, value: T) -> list[T]:
         """What each rank says, in the order of ranks, on all of them. A collective."""
         if self._control is None:
@@ -101,9 +105,8 @@ class Group:
             return [value]
         said = bytearray(pickle.dumps(value))
         (size,) = self.largest(len(said))
-        own = torch.frombuffer(
-            said.ljust(size, b"\0"), dtype=torch.uint8
-        )  # what follows a pickle is not read
+        # What follows a pickle is not read.
+        own = torch.frombuffer(said.ljust(size, b"\0"), dtype=torch.uint8)
         all_of_them = [torch.empty_like(own) for _ in range(self.world_size)] if self.is_master else None
         dist.gather(own, all_of_them, dst=0, group=self._control)
         self._wait_on()
@@ -240,9 +243,7 @@ def process_group(
         try:
             yield _current
         except RuntimeError as error:
-            if (refusal := explained(error)) is not None:
-                raise refusal from error
-            raise
+            raise explained(error) or error  # noqa: B904  # which is its context
         finally:
             watch.close()
         return
@@ -254,13 +255,12 @@ def process_group(
         choose_interface(environment.nodes)
         for name in NCCL_LEAVES_THE_END_TO_US:  # read when the group is made
             os.environ.setdefault(name, "0")
-        limit = timedelta(seconds=first_timeout + MARGIN)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
             rank=environment.rank,
             world_size=environment.world_size,
-            timeout=limit,
+            timeout=timedelta(seconds=first_timeout + MARGIN),
             device_id=device if device.type == "cuda" else None,
         )
         # A group of its own for agreements: they are about files and signals, and never wait for a GPU.

@@ -56,8 +56,8 @@ def parallelize(
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
     group.each(partial(_check_shapes, model))
-    if options.compile and group.device.type == "cpu":
-        group.each(_require_compiler)
+    if options.compile:
+        group.each(partial(_require_compiler, group.device.type))
     sharded = options.parallelism == "fsdp" and group.world_size > 1
     if not sharded:
         model.to(group.device)
@@ -144,16 +144,23 @@ def _check_shapes(model: nn.Module) -> None:
         )
 
 
-def _require_compiler() -> None:
+def _require_compiler(device: str) -> None:
     """Torch would say it at the first batch, over a hundred lines.
 
-    The compiler is the one that torch takes: $CXX, else g++; or it installs one itself if it is told to
-    (torch._inductor.config, `cpp.cxx`). For a GPU it may need none.
+    The compiler is the one that torch takes: for a CPU $CXX, else g++; or it installs one itself if it is
+    told to (torch._inductor.config, `cpp.cxx`). For a GPU Triton compiles what starts its kernels, in C: with
+    $CC, else gcc or clang (read in triton/runtime/build.py, and not seen).
     """
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None and "TORCH_INDUCTOR_INSTALL_GXX" not in os.environ:
+    if device == "cuda":
+        language, compilers = "C", [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    else:
+        compilers = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
+        language = "C++"
+        if "TORCH_INDUCTOR_INSTALL_GXX" in os.environ:
+            return
+    if not any(map(shutil.which, compilers)):
         raise IscError(
-            f"There is no C++ compiler {compiler} to compile the model with",
+            f"There is no {language} compiler {' or '.join(compilers)} to compile the model with",
             "--compile",
             "Install one (Debian: apt-get install g++; in the Dockerfile too), or train without --compile.",
             ExitCode.UNFIT,

@@ -20,7 +20,8 @@ from isc_runtime import config
 from isc_runtime.errors import IscError
 from isc_runtime.ranks.group import Group
 
-HARMLESS = ("--data-root", "--workers", "--log-steps")  # a node may have its data elsewhere
+# A node may have its data elsewhere. A line of the log is no such thing: all ranks add up for it.
+HARMLESS = ("--data-root", "--workers", "--profile-steps", "--flops", "--batch-flops")
 MOST_FILES, LARGEST = 2000, 2**20  # of the project; more are not looked at, or larger ones
 MOST_SAID = 5
 NO_CODE = ("checkpoints", "runs", "rehearsals", "build", "node_modules", "site-packages")

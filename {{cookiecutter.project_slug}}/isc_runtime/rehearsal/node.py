@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +25,9 @@ FOREIGN = {
     *("CHECKPOINT_ARTIFACT_PATH", "LOSSY_ARTIFACT_PATH"),
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PYTHONHOME"),
 }
+# What `nvidia-smi -L` says: a line for each GPU, and below it one for each of its parts, if it is divided.
+WHOLE, MIG = re.compile(r"GPU (\d+):"), re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+IS_GPU = re.compile(r"\d+$|GPU-|MIG-")
 FOREIGN_PREFIXES = ("TORCHELASTIC_", "PET_", "GROUP_", "ROLE_", "ISC_REHEARSAL")
 
 
@@ -91,7 +96,7 @@ class Machine:
     ) -> dict[str, str]:
         """The environment of one node's command."""
         per_rank = max(1, (os.cpu_count() or 1) // (nodes * procs))
-        own_gpus = self.gpus[node * procs : (node + 1) * procs] if self.has_gpus(nodes * procs) else ()
+        own_gpus = self.gpus[node * procs : (node + 1) * procs] if self.has_gpus(nodes, procs) else ()
         return {
             "OMP_NUM_THREADS": str(per_rank),  # the nodes share this machine's cores
             **self.variables,
@@ -107,9 +112,10 @@ class Machine:
             "LOSSY_ARTIFACT_PATH": str(artifacts.logs),
         }
 
-    def has_gpus(self, ranks: int) -> bool:
-        """Whether each rank can have a GPU of its own."""
-        return len(self.gpus) >= ranks
+    def has_gpus(self, nodes: int, procs: int) -> bool:
+        """Whether each rank can have a GPU of its own; of parts CUDA shows a process the first one only."""
+        is_shown = procs == 1 or not any(name.startswith("MIG") for name in self.gpus)
+        return is_shown and len(self.gpus) >= nodes * procs
 
     @contextlib.contextmanager
     def watched(self, *directories: Path) -> Iterator[None]:
@@ -203,10 +209,18 @@ def free_port() -> int:
 
 
 def _gpus(visible: str | None) -> tuple[str, ...]:
+    """The GPUs of this machine, or the parts that a GPU was divided into (MIG), as CUDA_VISIBLE_DEVICES names
+    them. CUDA itself takes what stands in that variable up to the first that is none, -1 say."""
     if visible is not None:
-        return tuple(filter(None, visible.split(",")))
+        return tuple(itertools.takewhile(IS_GPU.match, map(str.strip, visible.split(","))))
     try:
         said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(str(number) for number, _ in enumerate(said.stdout.splitlines()))
+    found: list[tuple[str, list[str]]] = []
+    for line in said.stdout.splitlines():
+        if whole := WHOLE.match(line):
+            found.append((whole[1], []))
+        elif part := MIG.match(line):
+            found[-1][1].append(part[1])
+    return tuple(name for number, parts in found for name in (parts or [number]))

@@ -39,6 +39,10 @@ from isc_runtime.toml import load_toml
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
 TRIAL, REFERENCE = "trial start", "uninterrupted"
 ROOM = 3  # checkpoints: less is a full disk to a training, which keeps the old while it writes the new
+EXACT = {  # by whether the ranks compute on GPUs
+    False: "bit for bit is meant on CPUs; on GPUs it takes --deterministic, too, which is the default",
+    True: "bit for bit is meant on GPUs of this kind, with --deterministic, the default",
+}
 TRIAL_CODE = 7  # what the ranks end with in the trial start
 
 
@@ -148,8 +152,9 @@ class Rehearsal:
     def _runner(self, machine: Machine, result: Verdict, place: Path) -> CycleRunner:
         command = self._localize(str(self._read_launch_file()["command"]), place)
         ranks = self.plan.nodes * self.plan.procs
-        device = "GPUs, by NCCL" if machine.has_gpus(ranks) else "the CPU, by gloo"
-        result.notes += [*command.notes, f"{ranks} ranks on {device}", f"each node runs: {command.text}"]
+        on_gpus = machine.has_gpus(self.plan.nodes, self.plan.procs)
+        where = f"{ranks} ranks on {'GPUs, by NCCL' if on_gpus else 'the CPU, by gloo'}"
+        result.notes += [*command.notes, where, EXACT[on_gpus], f"each node runs: {command.text}"]
         for note in result.notes:
             self.screen.say(note)
         traces = self.artifacts / "traces"

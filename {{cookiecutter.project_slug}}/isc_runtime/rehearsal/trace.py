@@ -60,7 +60,9 @@ class RankTrace:
     published: dict[int, float] = field(default_factory=dict)
     restored_seconds: float = 0.0
     _offset: int = 0
-    _pending: list[Any] = field(default_factory=list)
+    _loaded: list[list[Any]] = field(default_factory=list)  # batches, and not given to the training
+    _pending: list[Any] = field(default_factory=list)  # samples that the next step is taken on
+    _is_ahead: bool = False
 
     def read(self) -> bool:
         """Reads what was added since the last call; returns whether that was anything."""
@@ -78,11 +80,15 @@ class RankTrace:
             self.pid = values[0]
         elif kind == "loader":
             self._pending.clear()  # batches without a step were not trained on
+            self._loaded.clear()
             self.length = values[0]
         elif kind == "batch":
             self.batches += 1
             self.first_batch_at = self.first_batch_at or time.time()
-            self._pending.extend(values[0])
+            self._loaded.append(values[0])
+        elif kind == "given":
+            self._is_ahead = True
+            self._pending.extend(self._loaded.pop(0))
         elif kind == "save":
             self.saved.add(values[0])
         elif kind == "restored":
@@ -95,6 +101,9 @@ class RankTrace:
             self.generators = values[0]
         elif kind == "step":
             step, epoch, at = values
+            if not self._is_ahead:
+                self._pending.extend(sample for batch in self._loaded for sample in batch)
+                self._loaded.clear()
             self.steps[step] = Step(epoch, tuple(self._pending), at)
             self._pending.clear()
             self.first_step_at = self.first_step_at or at

@@ -23,8 +23,9 @@ from isc_runtime.submission.logical_lines import logical_lines
 from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 
-BUILDS = ("auto", "cpu", "cuda")
-CPU_WHEELS = ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
+BUILDS = ("auto", "cpu", "cuda", "cu126", "cu128", "cu130")  # cuda is that of PyPI
+INDEX = "https://download.pytorch.org/whl/"  # and the build's name
+CPU_WHEELS = ("--extra-index-url", f"{INDEX}cpu")
 GROUP = "dev"
 # Of Linux, for torch 2.13: what pip downloads, and what it takes on the disk. Measured, with all the rest.
 SIZES = {"cpu": "0.4 GB to download, 1.6 GB on the disk", "cuda": "3 GB to download, 6 GB on the disk"}
@@ -43,9 +44,9 @@ def install(root: Path, torch: str, cpu_wheels: Sequence[str] = (), extras: str 
         IscError: pyproject.toml cannot be read, there is neither pip nor uv, or no such build.
     """
     requirements = _requirements(root, extras)
-    build = torch_build(torch)
+    build = torch_build(torch, build_of(root / LOCK))
     print(_announcement(build, requirements), flush=True)
-    options = (cpu_wheels or CPU_WHEELS) if build == "cpu" and sys.platform != "darwin" else ()
+    options = () if sys.platform == "darwin" else _wheels(build, cpu_wheels)
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "versions.txt"
         constraints.write_text("".join(f"{line}\n" for line in pinned(root / LOCK)), encoding="utf-8")
@@ -53,17 +54,39 @@ def install(root: Path, torch: str, cpu_wheels: Sequence[str] = (), extras: str 
         return subprocess.run(command, cwd=root, check=False).returncode
 
 
-def torch_build(asked: str) -> str:
-    """The build of torch to install: "cpu" or "cuda". Raises IscError if there is none here."""
-    if sys.platform == "darwin" and asked == "cuda":
+def torch_build(asked: str, locked: str = "cuda") -> str:
+    """The build of torch to install: as asked, else that of the lock if there is a GPU, else the CPU's.
+
+    Raises:
+        IscError: there is none here.
+    """
+    if sys.platform == "darwin" and asked.startswith("cu"):
         raise IscError("There is no CUDA build of torch for macOS", hint="Leave TORCH out.")
     has_gpu = Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
-    return asked if asked != "auto" else "cuda" if has_gpu else "cpu"
+    return asked if asked != "auto" else locked if has_gpu else "cpu"
+
+
+def build_of(lock: Path) -> str:
+    """The build of torch that a lock is for, and so the image, as `make lock TORCH=` was told."""
+    found = re.search(
+        r"^torch==[^\s+]+\+(\w+)", "\n".join(line for _, line in logical_lines(lock)), re.MULTILINE
+    )
+    return found[1] if found else "cuda"
+
+
+def _wheels(build: str, cpu_wheels: Sequence[str]) -> Sequence[str]:
+    """Options of pip that say where a build is."""
+    if build == "cpu":
+        return cpu_wheels or CPU_WHEELS
+    return () if build == "cuda" else ("--extra-index-url", f"{INDEX}{build}")
 
 
 def pinned(lock: Path) -> list[str]:
-    """The lines of a lock without their hashes, which would be asked of everything else, too."""
-    return [re.sub(r"\s*--hash=\S+", "", line) for _, line in logical_lines(lock)]
+    """The requirements of a lock: without hashes, which would be asked of everything else, too, and without
+    the names of builds, because another one may be wanted here.
+    """
+    lines = (re.sub(r"\s*--hash=\S+", "", line) for _, line in logical_lines(lock))
+    return [re.sub(r"(==[^\s;+]+)\+[\w.]+", r"\1", line) for line in lines if not line.startswith("-")]
 
 
 def _requirements(root: Path, extras: str) -> list[str]:
@@ -95,8 +118,8 @@ def _announcement(build: str, requirements: Sequence[str]) -> str:
         return f"torch {there} is here already, and stays. For another build uninstall it first."
     if sys.platform == "darwin":
         return "Installing torch for macOS; there is one build, for CPU and MPS."
-    other = "cpu" if build == "cuda" else "cuda"
-    comes = f"Installing torch for {build.upper()}: about {SIZES[build]}"
+    other = "cuda" if build == "cpu" else "cpu"
+    comes = f"Installing torch for {build.upper()}: about {SIZES['cpu' if build == 'cpu' else 'cuda']}"
     return f"{comes}. For the other one: make setup TORCH={other}"
 
 

@@ -47,7 +47,16 @@ def _check_needed(where: str, line: str, locked: dict[str, list[str]]) -> Iterat
     versions = locked.get(normalized(match[1]), [])
     if not versions and ";" not in line:  # with a condition: it may not hold where the lock is for
         yield Finding(where, f"{match[1]} is not in {LOCK}", "Run: make lock")
-    elif versions and match[2] is not None and match[2] not in versions:
+    # A lock may be for one build of torch, 2.13.0+cu128: that is the version 2.13.0.
+    elif (
+        versions
+        and match[2] is not None
+        and match[2]
+        not in {
+            *versions,
+            *(version.partition("+")[0] for version in versions),
+        }
+    ):
         what = f"{match[1]} is {match[2]} here, but {' or '.join(versions) or 'unpinned'} in {LOCK}"
         yield Finding(where, what, "Run: make lock")
 

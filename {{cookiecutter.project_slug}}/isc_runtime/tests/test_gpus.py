@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,13 +64,26 @@ def test_what_torch_was_built_for_stands_in_its_files(tmp_path: Path) -> None:
     assert gpus.cuda_of_torch() == "7.1.25"
 
 
+def test_shared_memory_as_small_as_a_container_s_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpus, "SHARED_MEMORY", tmp_path)
+    for blocks, said in ((64 * 256, f"{tmp_path} has 64 MB: .*--shm-size=1g"), (4 * 256 * 1024, "^$")):
+        monkeypatch.setattr(os, "statvfs", lambda _, n=blocks: SimpleNamespace(f_frsize=4096, f_blocks=n))
+        assert re.search(said, gpus.small_shared_memory())
+    monkeypatch.undo()
+    monkeypatch.setattr(gpus, "SHARED_MEMORY", tmp_path / "none")
+    assert gpus.small_shared_memory() == ""
+
+
 @pytest.mark.parametrize(
     ("driver", "cuda", "said"),
     [
-        ("580.65", "None", ["built without CUDA", "pyproject.toml", "make lock"]),
+        ("580.65", "None", ["built without CUDA", "Run make lock TORCH=cu130, and build"]),
         ("", "'13.0'", ["no NVIDIA driver", "container", "--device cpu"]),
-        ("570.86.15", "'13.0'", ["offers CUDA 12", "needs 13.0", "driver 580", "570.86.15", "for CUDA 12"]),
-        ("418.1", "'12.8'", ["older than 11", "needs 12.8, driver 525"]),
+        ("570.86.15", "'13.0'", ["offers CUDA 12", "needs 13.0", "driver 580", "570.86.15", "TORCH=cu128"]),
+        ("535.104", "'13.0'", ["offers CUDA 12", "Run make lock TORCH=cu126, and build the image anew"]),
+        ("418.1", "'12.8'", ["older than 11", "needs 12.8, driver 525", "renew the driver"]),
     ],
 )
 def test_what_is_missing_is_said(tmp_path: Path, driver: str, cuda: str, said: list[str]) -> None:

@@ -6,6 +6,7 @@ loaders                       the batches of a rank, from any dataset
 guard  steps                  steps that are not finite; steps that compute the loss several times
 fusing                        steps in one kernel on a GPU
 means                         sums and counts over batches and ranks
-workers                       processes that load data
+ahead  workers                the next batch on its way to a GPU; processes that load data
+meter                         how fast it goes, what it waits for, what it takes
 batches                       a batch is an opaque tree of tensors: moved, split, cut
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 FUSED_ON = frozenset({"cuda"})  # on a CPU there is nothing to wait for
 # Settings with which torch's own constructor refuses to fuse, or which ask for another way.
@@ -10,7 +10,7 @@ OTHER_WAYS = ("foreach", "capturable", "differentiable")
 
 
 def fuse(optimizer: Optimizer) -> None:
-    """Lets Adam and AdamW take their steps in one kernel on a GPU, unless they were told otherwise.
+    """Lets Adam, AdamW and SGD take their steps in one kernel on a GPU, unless they were told otherwise.
 
     It is faster, and the device itself can leave such a step out, so that nobody has to wait for its answer.
     May be called at any time between two steps.
@@ -18,7 +18,7 @@ def fuse(optimizer: Optimizer) -> None:
     groups = optimizer.param_groups
     parameters = (parameter for group in groups for parameter in group["params"])
     if (  # asked at each step: what is fused, or on a CPU, is known from one look
-        type(optimizer) not in (Adam, AdamW)
+        type(optimizer) not in (Adam, AdamW, SGD)
         or any(group["fused"] is not None or any(map(group.get, OTHER_WAYS)) for group in groups)
         or not all(each.device.type in FUSED_ON and each.is_floating_point() for each in parameters)
     ):
@@ -26,5 +26,6 @@ def fuse(optimizer: Optimizer) -> None:
     for group in groups:
         group["fused"] = True
     for parameter, state in optimizer.state.items():
-        state["step"] = state["step"].to(parameter.device)  # where the kernel counts
+        if "step" in state:  # SGD counts none
+            state["step"] = state["step"].to(parameter.device)  # where the kernel counts
     vars(optimizer)["_step_supports_amp_scaling"] = True  # as its constructor does

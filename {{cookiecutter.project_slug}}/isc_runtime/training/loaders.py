@@ -10,11 +10,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.log_options import LogOptions
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
+from isc_runtime.training.ahead import ahead
+from isc_runtime.training.meter import Meter
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful, is_stream
 from isc_runtime.training.workers import PreparedLoader
+
+QUIET = LogOptions()
 
 
 class Data(NamedTuple):
@@ -75,30 +80,42 @@ def make_position(data: Data, batch_size: int, seed: int, group: Group) -> Elast
 
 
 def training_loader(
-    data: Data, position: ElasticSampler | StreamPosition, workers: int, device: torch.device
-) -> Iterable[Any]:
+    data: Data,
+    position: ElasticSampler | StreamPosition,
+    workers: int,
+    group: Group,
+    told: LogOptions = QUIET,
+) -> Meter:
     """The batches from the position to the end of the epoch, each time it is iterated.
+
+    On a GPU each is there, or on its way, when the one before it is trained on.
 
     Args:
         data: what data.py loads.
         position: where in the data, and in which order.
         workers: processes that load; 0 loads in this one.
-        device: where the batches will go.
+        group: the ranks; the batches go to this one's device.
+        told: what is to be told of the speed.
 
     Raises:
         IscError: these data cannot be loaded by workers.
     """
+    batches: Iterable[Any]
     if isinstance(position, StreamPosition):
-        return StreamLoader(Chunks(data.training, data.collate, position), position, workers, device)
-    return PreparedLoader(
-        ReplayableDataset(data.training, data.collate),
-        batch_sampler=position,
-        collate_fn=as_it_is,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),  # its own: the default one would draw from the training's
-        pin_memory=device.type == "cuda",
-    )
+        batches = StreamLoader(Chunks(data.training, data.collate, position), position, workers, group.device)
+    else:
+        loader = PreparedLoader(
+            ReplayableDataset(data.training, data.collate),
+            batch_sampler=position,
+            collate_fn=as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its own: the default one would draw from the training's
+            pin_memory=group.device.type == "cuda",
+        )
+        # What keeps a state of its own would save one that is a batch further than the training.
+        batches = loader if is_stateful(data.training) else ahead(loader, group.device)
+    return Meter(batches, position, group, told)
 
 
 def example_batch(data: Data, position: ElasticSampler | StreamPosition) -> Any:
@@ -151,7 +168,11 @@ def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) 
     # What another rank has, too, comes in a batch of its own: no batch has to be cut, whatever it is.
     batches = [own[at : min(at + batch_size, counted)] or own[at:] for at in range(0, len(own), batch_size)]
     loader = DataLoader(
-        data.held_out, batch_sampler=batches, collate_fn=data.collate, generator=torch.Generator()
+        data.held_out,
+        batch_sampler=batches,
+        collate_fn=data.collate,
+        generator=torch.Generator(),
+        pin_memory=group.device.type == "cuda",
     )
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(ahead(loader, group.device)):
         yield batch, number * batch_size < counted

@@ -14,6 +14,7 @@ from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.sampler import as_it_is, seed_of
+from isc_runtime.training.ahead import ahead
 from isc_runtime.training.workers import PreparedLoader
 
 
@@ -157,7 +158,7 @@ class StreamLoader:
                 ExitCode.USAGE,
             )
         self._position = position
-        self._loader = PreparedLoader(
+        loader = PreparedLoader(
             chunks,
             batch_size=None,
             collate_fn=as_it_is,
@@ -165,6 +166,8 @@ class StreamLoader:
             generator=torch.Generator(),
             pin_memory=device.type == "cuda",
         )
+        # What keeps its own position would save one that is a batch further than the training.
+        self._loader = loader if is_stateful(chunks._dataset) else ahead(loader, device)
 
     def __iter__(self) -> Iterator[Any]:
         """Yields this rank's batches. Raises IscError: an epoch has none."""

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import torch
+
+from isc_runtime.ranks.device import use_in_this_thread
+
 T = TypeVar("T")
 
 
@@ -16,9 +20,11 @@ class Background:
 
     Args:
         name: of the thread.
+        device: where this rank computes.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._device = device
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -36,6 +42,7 @@ class Background:
             self._thread.join()
 
     def _run(self) -> None:
+        use_in_this_thread(self._device)
         while (work := self._work.get()) is not None:
             future, function = work
             try:

@@ -43,7 +43,8 @@ class Equipment:
         store: where checkpoints live.
         group: the ranks.
         snapshot: memory for the copies, used again and again.
-        writer: the thread that writes, one save after the other.
+        writer: the thread that writes, one save after the other, and deletes what is superfluous.
+        copier: another one, so that no step of an optimizer, which waits for copies, waits for a deletion.
         layout: of the shards; planned in the first sharded save.
         is_proven: whether what was written could be read back; the first save finds out.
         modules: the names of the parts that are modules.
@@ -52,12 +53,23 @@ class Equipment:
 
     store: Store
     group: Group
-    snapshot: Snapshot = field(default_factory=Snapshot)
-    writer: Background = field(default_factory=lambda: Background("checkpoint-writer"))
+    snapshot: Snapshot = field(init=False)
+    writer: Background = field(init=False)
+    copier: Background = field(init=False)
     layout: Any = None  # a shard_writer.Layout, which takes a second to import
     is_proven: bool = False
     modules: frozenset[str] = frozenset()
     not_finite: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        device = self.group.device
+        self.snapshot = Snapshot(device)
+        self.writer, self.copier = Background("checkpoint-writer", device), Background("copier", device)
+
+    def close(self, wait: bool) -> None:
+        """Ends the threads. `wait` waits until all is written and deleted."""
+        self.copier.close(wait)
+        self.writer.close(wait)
 
 
 class Save(ABC):
@@ -198,13 +210,14 @@ class WholeSave(Save):
 
         self._equipment.group.master(take)
         if self._equipment.group.is_master:  # only now: it would slow down what the ranks tell each other
-            self._written = self._equipment.writer.submit(self._timed, self._write, copy)
+            copied = self._equipment.copier.submit(snapshot.complete)
+            self._written = self._equipment.writer.submit(self._timed, self._write, copy, copied)
 
-    def _write(self, copy: dict[str, Any]) -> Manifest:
+    def _write(self, copy: dict[str, Any], copied: Future[None]) -> Manifest:
         """In the background. Of a save that fails nothing is left."""
         store = self._equipment.store
         try:
-            self._equipment.snapshot.complete()
+            copied.result()
             check_finite(self._equipment, copy)
         except BaseException:
             store.discard(self.payload)

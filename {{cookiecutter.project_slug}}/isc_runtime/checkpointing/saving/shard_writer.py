@@ -104,7 +104,9 @@ class ShardWriter:
 
         def set_up() -> FileSystemWriter:
             self._planner.set_up_planner(dict(tensors), is_coordinator=group.is_master)
-            return FileSystemWriter(directory, sync_files=False)  # synced below, once it is closed
+            # Synced below, once it is closed. What it gets are copies: there is nothing to copy ahead of the
+            # write, for which it would ask the GPU for a stream.
+            return FileSystemWriter(directory, sync_files=False, per_thread_copy_ahead=0)
 
         self._writer = group.each(set_up)
         if any(group.gather(layout is None or layout.looks != looks)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 from torch import Tensor
@@ -34,16 +35,17 @@ class ShardedSave(Save):
             if group.is_master:
                 self._equipment.store.discard(self.payload)
             raise
-        self._equipment.writer.submit(self._write_shards, shards, copy["shards"])
+        copied = self._equipment.copier.submit(snapshot.complete)
+        self._equipment.writer.submit(self._write_shards, shards, copy["shards"], copied)
         if group.is_master:
             self._written = self._equipment.writer.submit(self._timed, self._write_rest, shards, copy["rest"])
 
-    def _write_shards(self, shards: ShardWriter, copies: dict[str, Tensor]) -> None:
+    def _write_shards(self, shards: ShardWriter, copies: dict[str, Tensor], copied: Future[None]) -> None:
         """Writes this rank's part, in the background, and tells the master how it went."""
         group = self._equipment.group
         outcome: Written | RankError
         try:
-            self._equipment.snapshot.complete()
+            copied.result()
             check_finite(self._equipment, copies)
             with written_by_torch(self.payload.parent):
                 outcome = shards.write(copies)

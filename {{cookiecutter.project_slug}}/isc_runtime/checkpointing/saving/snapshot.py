@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,12 +17,16 @@ import torch
 from torch import Tensor
 
 from isc_runtime.checkpointing.saving.loadable import check_loadable
+from isc_runtime.checkpointing.saving.pinned import PinnedMemory
+from isc_runtime.ranks.device import use_in_this_thread
 from isc_runtime.ranks.shards import is_sharded
-from isc_runtime.tree import Path, mapped
+from isc_runtime.tree import Path, leaves, mapped
 
 SAMPLED_TENSORS, SAMPLED_VALUES = 500, 100  # at most about so many, and of each: some milliseconds in all
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
 Owned = Mapping[int, list[Tensor]]  # tensors by their address; torch counts the changes of each
+
+CPU = torch.device("cpu")
 
 
 class Snapshot:
@@ -33,8 +38,9 @@ class Snapshot:
     waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
         self._buffers: dict[tuple[object, ...], Tensor] = {}
+        self._pinned = PinnedMemory()
         self._deferred: Pairs = []
         self._counting: list[Tensor] = []  # in which torch counts the changes of what is put off
         self._versions: list[int] = []  # of these, when the snapshot was taken
@@ -44,9 +50,16 @@ class Snapshot:
         self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
         self._copied = threading.Event()
         self._copied.set()
-        self._copiers = ThreadPoolExecutor(2, thread_name_prefix="snapshot")
+        in_thread = partial(use_in_this_thread, device)
+        self._copiers = ThreadPoolExecutor(2, thread_name_prefix="snapshot", initializer=in_thread)
         self._stream: torch.cuda.Stream | None = None
         self._copied_by_gpu: torch.cuda.Event | None = None
+        self._gpu_waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []  # begin and end of each
+
+    def pin(self, state: Any) -> None:
+        """Makes memory for the copies of what a state has on the GPU. In the background, after a restore."""
+        tensors = [leaf for _, leaf in leaves(state) if isinstance(leaf, Tensor) and leaf.is_cuda]
+        self._pinned.reserve([leaf.to_local() if is_sharded(leaf) else leaf for leaf in tensors])
 
     def take(self, state: Any, deferred: Owned = MappingProxyType({})) -> Any:
         """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
@@ -58,6 +71,7 @@ class Snapshot:
         Raises:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
+        self.pin(state)
         copy, pairs = self._plan(state)
         deferred = deferred if self._may_defer else {}
         at_once = [pair for pair in pairs if pair[1].data_ptr() not in deferred]
@@ -87,7 +101,22 @@ class Snapshot:
                         tensor.record_stream(self._stream)
                 self._copied_by_gpu = self._stream.record_event()
                 if pairs is at_once:
-                    training.wait_event(self._copied_by_gpu)
+                    self._let_gpu_wait(training, self._copied_by_gpu)
+
+    def _let_gpu_wait(self, training: torch.cuda.Stream, copied: torch.cuda.Event) -> None:
+        """What the GPU computes next waits for a copy; the time is taken there, for the CPU runs on."""
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record(training)
+        training.wait_event(copied)
+        end.record(training)
+        self._gpu_waits.append((begin, end))
+
+    def gpu_waited(self) -> float:
+        """Seconds for which the GPU has waited since the last call, of those waits that have ended."""
+        ended = [pair for pair in self._gpu_waits if pair[1].query()]  # type: ignore[no-untyped-call]
+        self._gpu_waits = [pair for pair in self._gpu_waits if pair not in ended]
+        milliseconds: float = sum(begin.elapsed_time(end) for begin, end in ended)
+        return milliseconds / 1000
 
     def complete(self) -> None:
         """Copies what was put off. In the background."""
@@ -124,7 +153,7 @@ class Snapshot:
             self._is_torn = self._is_changed()
         self._copied.wait()
         if self._copied_by_gpu is not None:
-            torch.cuda.current_stream().wait_event(self._copied_by_gpu)
+            self._let_gpu_wait(torch.cuda.current_stream(), self._copied_by_gpu)
         return time.monotonic() - begun
 
     def is_torn(self) -> bool:
@@ -167,8 +196,11 @@ class Snapshot:
     def _buffer(self, tensor: Tensor, path: tuple[object, ...]) -> Tensor:
         buffer = self._buffers.get(path)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            # pinned: a GPU copies into it at full speed, without a detour through the driver's own buffer
-            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            buffer = self._pinned.like(tensor) if tensor.is_cuda else None
+            if buffer is None:
+                # pinned: a GPU copies into it at full speed, without a detour through the driver's own buffer
+                is_pinned = tensor.is_cuda and self._pinned.is_pinned
+                buffer = torch.empty_like(tensor, device="cpu", pin_memory=is_pinned)
             self._buffers[path] = buffer
         return buffer
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch.optim import Optimizer
 
 from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot, owned_by
@@ -22,15 +23,39 @@ class StepHold:
     def __init__(self, snapshot: Snapshot, waited: Callable[[float], None]) -> None:
         self._snapshot = snapshot
         self._waited = waited
-        self._held: WeakSet[Optimizer] = WeakSet()
+        self._watched: WeakSet[Optimizer] = WeakSet()
+        self._heard: WeakSet[Optimizer] = WeakSet()  # whose step has called us
+        self._captured: WeakSet[Optimizer] = WeakSet()  # in a CUDA graph: a replayed one calls nobody
 
-    def over(self, parts: Iterable[Any]) -> Owned:
-        """The tensors that only steps of the optimizers among these parts change; from now on these wait."""
-        # Some wrap another optimizer and do not call Optimizer.__init__: of these nothing can be put off.
+    def watch(self, parts: Iterable[Any]) -> list[Optimizer]:
+        """From now on the steps of the optimizers among these parts wait; returns those that do."""
+        # Some wrap another optimizer and do not call Optimizer.__init__: of these nothing can be deferred.
         hooks = "_optimizer_step_pre_hooks"
         optimizers = [part for part in parts if isinstance(part, Optimizer) and hasattr(part, hooks)]
         for optimizer in optimizers:
-            if optimizer not in self._held:
-                optimizer.register_step_pre_hook(lambda *_: self._waited(self._snapshot.wait_until_copied()))
-                self._held.add(optimizer)
-        return owned_by(optimizers)
+            if optimizer not in self._watched:
+                optimizer.register_step_pre_hook(self._before_step)
+                self._watched.add(optimizer)
+        return optimizers
+
+    def over(self, parts: Iterable[Any]) -> Owned:
+        """The tensors that only steps of the optimizers among these parts change, and which wait for us."""
+        return owned_by([optimizer for optimizer in self.watch(parts) if self._waits(optimizer)])
+
+    def _waits(self, optimizer: Optimizer) -> bool:
+        """Whether its steps call us. What can be captured may have been, before we were there."""
+        is_capturable = any(group.get("capturable") for group in optimizer.param_groups)
+        return optimizer not in self._captured and (optimizer in self._heard or not is_capturable)
+
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if _is_being_captured(optimizer):
+            self._captured.add(optimizer)
+            return
+        self._heard.add(optimizer)
+        self._waited(self._snapshot.wait_until_copied())
+
+
+def _is_being_captured(optimizer: Optimizer) -> bool:
+    """Whether this step goes into a CUDA graph, and is not taken now."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return any(parameter.is_cuda for parameter in parameters) and torch.cuda.is_current_stream_capturing()

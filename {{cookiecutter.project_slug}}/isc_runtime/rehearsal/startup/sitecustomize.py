@@ -6,7 +6,8 @@ isc_runtime.rehearsal.trace reads:
 
     ["start", pid]                     once; SIGUSR2 makes this process write where all its threads stand
     ["loader", length]                 the next batches come from another iteration of a DataLoader
-    ["batch", [indices]]               the training gets these samples
+    ["batch", [indices]]               these samples are loaded for the training
+    ["given"]                          where they are loaded ahead (`training.ahead`): it gets the next ones
     ["step", step, epoch, time]        Checkpointer.poll() was called after another step
     ["restored", seconds]              Checkpointer.restore() took so long
     ["published", step, time]          the checkpoint of that step is complete, and the newest one
@@ -108,6 +109,19 @@ class Observer:
                 if found := generators_in(iteration._dataset):
                     self.write("generators", sorted(found))
         self.write("batch", list(indices) if isinstance(indices, list | tuple) else [indices])
+
+    def watch_ahead(self, module: ModuleType) -> None:
+        """Wraps what gives out batches that were loaded ahead of time."""
+        import torch
+
+        arrived = module._Ahead._arrived
+
+        def note_arrived(this: Any, *arguments: Any) -> Any:
+            if torch.is_grad_enabled():
+                self.write("given")
+            return arrived(this, *arguments)
+
+        module._Ahead._arrived = note_arrived
 
     def watch_checkpointer(self, module: ModuleType) -> None:
         """Wraps Checkpointer.poll(), which every rank calls after every batch, and in evaluations."""
@@ -251,6 +265,7 @@ def observe() -> None:
     actions: dict[str, Callable[[ModuleType], None]] = {
         "torch.utils.data.dataloader": observer.watch_data_loader,
         "torch": observer.watch_save,
+        "isc_runtime.training.ahead": observer.watch_ahead,
         "isc_runtime.checkpointing.checkpointer": observer.watch_checkpointer,
         "isc_runtime.checkpointing.save_log": observer.watch_save_log,
     }

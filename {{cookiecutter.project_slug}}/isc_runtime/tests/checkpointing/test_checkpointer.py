@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.saving import save as save_module
 from isc_runtime.checkpointing.saving.state_size import expected_size
 from isc_runtime.checkpointing.stores.store import Store
+from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.logs import Scalars
 from isc_runtime.options import AUTO, CheckpointOptions
@@ -486,6 +488,49 @@ def test_a_save_is_written_when_it_is_durable_and_not_when_a_batch_ends(
     training.checkpointer.poll()
     (seconds,) = re.findall(r"bytes in ([\d.]+) s", caplog.text)
     assert float(seconds) < 50
+
+
+def test_no_step_waits_for_a_deletion(store: Store, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the copy of what it changes, and for nothing else that is done in the background."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def delete() -> None:
+        begun.set()
+        assert may_end.wait(60)
+
+    training = Training(store, group)
+    monkeypatch.setattr(store, "tidy", delete)
+    with training.checkpointer as checkpointer:
+        training.step()
+        checkpointer.save()
+        checkpointer.finish()
+        assert begun.wait(60)
+        training.step()
+        checkpointer.save()
+        step = threading.Thread(target=training.step, daemon=True)
+        step.start()
+        step.join(60)
+        has_waited = step.is_alive()
+        may_end.set()
+        step.join(60)
+    assert not has_waited
+    assert content(store)["metrics"] == {"seen": 8}
+
+
+def test_threads_use_the_gpu_of_their_rank(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new thread's is number 0: every rank of a node would take memory there."""
+    chosen: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: chosen.append((threading.current_thread().name, device))
+    )
+    device = torch.device("cuda", 3)
+    equipment = save_module.Equipment(store, Group(Environment(), device))
+    for background in (equipment.writer, equipment.copier):
+        background.submit(int).result()
+    equipment.snapshot._copiers.submit(int).result()
+    equipment.close(wait=True)
+    assert {name.partition("_")[0] for name, _ in chosen} == {"checkpoint-writer", "copier", "snapshot"}
+    assert {where for _, where in chosen} == {device}
 
 
 def test_the_log_has_the_lines_that_the_team_knows(

@@ -123,6 +123,52 @@ def test_a_change_that_is_not_the_step_s_is_noticed_and_nothing_put_off_any_more
     assert not training.snapshot.is_torn()
 
 
+class Event:
+    """As CUDA's: it knows when the stream came to it."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.at: float | None = None
+
+    def record(self, stream: Stream) -> None:
+        self.at = stream.now
+
+    def query(self) -> bool:
+        return self.at is not None
+
+    def elapsed_time(self, other: Event) -> float:
+        assert self.at is not None
+        assert other.at is not None
+        return other.at - self.at
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Stream:
+    """As CUDA's: it waits for an event, in milliseconds."""
+
+    now = 100.0
+
+    def wait_event(self, event: Event) -> None:
+        assert event.at is not None
+        self.now = max(self.now, event.at)
+
+
+def test_what_a_gpu_waits_for_a_copy_is_part_of_what_a_save_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU runs on meanwhile, and sees nothing of it."""
+    training, stream, copied = Training(), Stream(), Event()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    training.take()
+    copied.at = 350.0
+    training.snapshot._copied_by_gpu = copied  # type: ignore[assignment]
+    training.snapshot.complete()
+    assert training.snapshot.gpu_waited() == 0
+    training.step()
+    assert training.snapshot.gpu_waited() == pytest.approx(0.25)
+    assert training.snapshot.gpu_waited() == 0, "it is told once"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_a_gpu_copies_while_it_computes() -> None:
     weights = torch.ones(2**24, device="cuda", requires_grad=True)

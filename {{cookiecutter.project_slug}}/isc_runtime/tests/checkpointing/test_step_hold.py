@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
+from isc_runtime.checkpointing.saving import step_hold
 from isc_runtime.checkpointing.saving.snapshot import Snapshot
 from isc_runtime.checkpointing.saving.step_hold import StepHold
 
@@ -21,6 +23,28 @@ class Lookahead(Optimizer):
 
     def step(self, closure: Any = None) -> Any:
         return self.inner.step(closure)
+
+
+@pytest.mark.parametrize("options", [{}, {"capturable": True}])
+def test_what_is_captured_in_a_graph_waits_for_nobody_and_is_not_put_off(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """A CUDA graph that is replayed calls no hook."""
+    hold = StepHold(Snapshot(), lambda _: None)
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    optimizer = Adam([weight], foreach=False)
+    hold.watch([optimizer])
+    optimizer.param_groups[0].update(options)  # on a CPU its constructor refuses it
+    assert bool(hold.over([optimizer])) is not bool(options), "it may have been captured before"
+    optimizer.param_groups[0]["capturable"] = False
+    optimizer.step()
+    optimizer.param_groups[0].update(options)
+    assert set(hold.over([optimizer])) >= {weight.data_ptr()}
+    monkeypatch.setattr(step_hold, "_is_being_captured", lambda _: True)
+    optimizer.param_groups[0]["capturable"] = False
+    optimizer.step()
+    assert hold.over([optimizer]) == {}
 
 
 def test_only_what_waits_is_put_off() -> None:

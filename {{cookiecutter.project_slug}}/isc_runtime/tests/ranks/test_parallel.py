@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from isc_runtime.environment import Environment
-from isc_runtime.errors import ExitCode
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.group import Group, process_group
-from isc_runtime.ranks.parallel import blocks, clip_gradients, equalize_buffers, parallelize, part_of_batch
+from isc_runtime.ranks.parallel import (
+    _require_compiler,
+    blocks,
+    clip_gradients,
+    equalize_buffers,
+    parallelize,
+    part_of_batch,
+)
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.reporting import reported
 from isc_runtime.ranks.shards import ShardedTensors, distribute, separate
@@ -286,3 +294,19 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RankError, match=r"no C\+\+ compiler no-such-compiler .*without --compile") as error:
         parallelize(Network(), ALONE, first_loss, ParallelOptions(compile=True))
     assert error.value.exit_code == ExitCode.UNFIT
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"), [("g++", "gcc or clang"), ("gcc", ""), ("clang", ""), ("mycc", "")]
+)
+def test_a_gpu_needs_a_compiler_for_c(monkeypatch: pytest.MonkeyPatch, there: str, wanted: str) -> None:
+    """Triton compiles with it what starts its kernels."""
+    monkeypatch.delenv("CC", raising=False)
+    if there == "mycc":
+        monkeypatch.setenv("CC", there)
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == there else None)
+    if not wanted:
+        _require_compiler("cuda")
+        return
+    with pytest.raises(IscError, match=f"no C compiler {wanted} .*apt-get install g"):
+        _require_compiler("cuda")

@@ -55,6 +55,11 @@ def other_seed(project: Path) -> None:
     sys.argv[3] = "--seed=2"
 
 
+def other_log(project: Path) -> None:
+    """All ranks add up for a line of it: one that has none would let the others wait."""
+    sys.argv += ["--log-steps", "1"]
+
+
 def other_settings(project: Path) -> None:
     (project / "train.toml").write_text("weight-decay = 0.1\n")
 
@@ -79,6 +84,7 @@ def other_torch(project: Path) -> None:
     ("change", "said"),
     [
         (other_rate, "--learning-rate: 3e-1 here, 3e-3 there"),
+        (other_log, "--log-steps"),
         (other_seed, "--seed: 2 here, 1 there"),
         (other_switch, "--no-amp: not given here, given there"),
         (other_settings, "--weight-decay: 0.1 here, not given there"),

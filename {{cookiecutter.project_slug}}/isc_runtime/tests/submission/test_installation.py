@@ -14,7 +14,8 @@ import pytest
 
 from isc_runtime.errors import IscError
 from isc_runtime.submission import installation
-from isc_runtime.submission.installation import CPU_WHEELS, install, pinned, torch_build
+from isc_runtime.submission.installation import CPU_WHEELS, build_of, install, pinned, torch_build
+from isc_runtime.submission.lock import check_lock
 from isc_runtime.tests.processes import PROJECT
 
 Commands = list[list[str]]
@@ -77,6 +78,60 @@ def test_the_cuda_build_comes_where_there_is_a_gpu(
     assert not {*CPU_WHEELS, "--find-links"} & set(with_cuda)
     assert with_cpu[4:6] == ["--find-links", "/wheels"]
     assert "torch for CUDA: about 3 GB to download" in capsys.readouterr().out.splitlines()[0]
+
+
+def lock_for(build: str, directory: Path) -> Path:
+    """A project whose lock is for a build of torch, as `make lock TORCH=...` writes it."""
+    (directory / "pyproject.toml").write_text((PROJECT / "pyproject.toml").read_text())
+    lock = (PROJECT / "requirements.lock").read_text()
+    lock = f"--extra-index-url https://download.pytorch.org/whl/{build}\n" + lock.replace(
+        "torch==2.13.0 ", f"torch==2.13.0+{build} "
+    )
+    (directory / "requirements.lock").write_text(lock)
+    return directory
+
+
+def test_a_lock_for_another_cuda_is_what_a_machine_with_a_gpu_installs(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = lock_for("cu128", tmp_path)
+    assert build_of(project / "requirements.lock") == "cu128"
+    assert build_of(PROJECT / "requirements.lock") == "cuda"
+    assert "torch==2.13.0" in " ".join(pinned(project / "requirements.lock"))
+    assert not any("+cu" in line or line.startswith("-") for line in pinned(project / "requirements.lock"))
+    assert not [finding for finding in check_lock(project) if "torch" in finding.what]
+    have(monkeypatch, "pip")
+    install(project, "auto")
+    have(monkeypatch, "pip", "/bin/nvidia-smi")
+    install(project, "auto")
+    install(project, "cu126")
+    without_gpu, with_gpu, other = commands
+    assert without_gpu[4:6] == list(CPU_WHEELS)
+    assert with_gpu[4:6] == ["--extra-index-url", "https://download.pytorch.org/whl/cu128"]
+    assert other[4:6] == ["--extra-index-url", "https://download.pytorch.org/whl/cu126"]
+    assert "torch for CU128: about 3 GB to download" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "index"),
+    [
+        ((), ""),
+        (("TORCH=cuda",), ""),
+        (("TORCH=cu126",), "--extra-index-url https://download.pytorch.org/whl/cu126"),
+        (("TORCH=cpu", "CPU_WHEELS=--find-links /wheels"), "--find-links /wheels"),
+    ],
+)
+def test_make_lock_notes_the_build_and_keeps_it(
+    tmp_path: Path, arguments: tuple[str, ...], index: str
+) -> None:
+    for project in (PROJECT, lock_for("cu128", tmp_path)):
+        if not arguments and project == tmp_path:
+            index = "--extra-index-url https://download.pytorch.org/whl/cu128"
+        command = ["make", "-n", "-f", str(PROJECT / "Makefile"), "lock", "PYTHON=python3", *arguments]
+        said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+        assert ("unsafe-best-match" in said) == bool(index)
+        assert index in said
+        assert ("extra-index-url" in said) == ("extra" in index)
 
 
 @pytest.mark.parametrize(

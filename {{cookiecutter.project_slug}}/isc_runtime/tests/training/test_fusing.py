@@ -24,18 +24,22 @@ def step(model: nn.Module, optimizer: optim.Optimizer, number: int) -> None:
     optimizer.step()
 
 
-def test_an_optimizer_that_has_a_state_goes_on() -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(optim.AdamW, {}), (optim.Adam, {"amsgrad": True}), (optim.SGD, {}), (optim.SGD, {"momentum": 0.9})],
+)
+def test_an_optimizer_that_has_a_state_goes_on(kind: Any, settings: dict[str, Any]) -> None:
     one, other = nn.Linear(4, 4), nn.Linear(4, 4)
     other.load_state_dict(one.state_dict())
-    late = optim.AdamW(one.parameters(), 0.1)
-    usual = optim.AdamW(other.parameters(), 0.1)
+    late = kind(one.parameters(), 0.1, **settings)
+    usual = kind(other.parameters(), 0.1, **settings)
     for number in range(6):
         if number == 3:
             fuse(late)
         for model, optimizer in ((one, late), (other, usual)):
             step(model, optimizer, number)
     assert late.param_groups[0]["fused"] is True
-    assert int(late.state[one.weight]["step"]) == 6
+    assert int(late.state[one.weight].get("step", 6)) == 6
     torch.testing.assert_close(one.weight, other.weight)
 
 
@@ -53,7 +57,7 @@ def test_others_are_left_alone() -> None:
         pass
 
     parameters = [nn.Parameter(torch.zeros(1))]
-    for optimizer in (optim.SGD(parameters), optim.LBFGS(parameters), Own(parameters)):
+    for optimizer in (optim.RMSprop(parameters), optim.LBFGS(parameters), Own(parameters)):
         fuse(optimizer)
         assert not optimizer.param_groups[0].get("fused")
     complex_ones = optim.AdamW([nn.Parameter(torch.zeros(1, dtype=torch.complex64))])
@@ -66,3 +70,18 @@ def test_on_a_cpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = optim.AdamW([nn.Parameter(torch.zeros(1))])
     fuse(optimizer)
     assert optimizer.param_groups[0]["fused"] is None
+
+
+@pytest.mark.parametrize("kind", [optim.AdamW, optim.SGD])
+def test_a_step_can_be_left_out_by_the_device(kind: Any) -> None:
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = kind([weight], lr=0.5)
+    fuse(optimizer)
+    weight.grad = torch.full((4,), torch.nan)
+    optimizer.grad_scale, optimizer.found_inf = None, torch.ones(())
+    optimizer.step()
+    assert weight.tolist() == [1.0] * 4
+    weight.grad = torch.ones(4)
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    assert weight.tolist() != [1.0] * 4
