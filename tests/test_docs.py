@@ -71,3 +71,10 @@ def test_the_words_are_the_field_s() -> None:
     odd = "mend|mends|mended|shall|is fit|was fit|fit to submit|unfit|next to nothing|is not an option"
     found = {page.name: re.search(rf"\b({odd})\b", page.read_text(), re.IGNORECASE) for page in pages}
     assert {name: match[0] for name, match in found.items() if match} == {"CHANGELOG.md": "unfit"}
+
+
+def test_how_it_works_names_each_wing() -> None:
+    wings = [file.parent.name for file in RUNTIME.glob("*/__init__.py") if file.parent.name != "tests"]
+    assert len(wings) > 5
+    text = (DOCS / "how-it-works.md").read_text()
+    assert [wing for wing in wings if f"| `isc_runtime/{wing}/` |" not in text] == []
