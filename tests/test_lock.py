@@ -40,4 +40,4 @@ def test_each_python_of_the_isc_and_of_images_gets_one_version_of_all(python: st
 def test_the_lock_is_made_for_the_oldest_python_that_a_project_allows() -> None:
     makefile, settings = ((PROJECT / name).read_text() for name in ("Makefile", "pyproject.toml"))
     assert 'requires-python = ">=3.10"' in settings
-    assert re.search(r"\nlock:[^#]*## .*(\n.*){5}--universal --python-version 3\.10 ", makefile)
+    assert re.search(r"\nlock:[^#]*## .*(\n.*){6}--universal --python-version 3\.10 ", makefile)
