@@ -300,3 +300,9 @@ def test_the_time_of_a_start_is_that_of_its_command(store: Store, monkeypatch: p
     assert notes is not None
     assert 60 <= notes.last.started <= notes.last.seen < 120
     assert notes.last.batches == 1
+    store.starts.saw(1, 2, True, True)  # a batch of an evaluation, after two failed saves, in a third
+    store.starts._write(is_durable=False)
+    last = replace(notes.last, failed=2, is_saving=True, is_evaluating=True)
+    notes = StartNotes.read(notes_file(store))
+    assert notes is not None
+    assert replace(notes.last, seen=last.seen) == last
