@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Report, parser
+from report import Report, parser, seconds_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import Training
 
@@ -71,13 +71,14 @@ def measure(group: Group, directory: Path) -> dict[str, float]:
             checkpointer.poll()
     checkpointer.save()
     checkpointer.finish()
-    begun = time.monotonic()
+    begun, held_up = time.monotonic(), 0.0
     with Collectives() as saves:
         for _ in range(SAVES):
             training.sampler.advance()
-            checkpointer.save()
+            held_up += seconds_of(checkpointer.save)
             checkpointer.finish()
     found["seconds of a save"] = (time.monotonic() - begun) / SAVES
+    found["seconds held up by a save"] = held_up / SAVES
     counts = {"a batch": (batches, BATCHES), "a save": (saves, SAVES), "preflight": (preflight, 1)}
     for name, (counted, times) in counts.items():
         found[f"collectives of {name}"] = counted.calls / times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,39 @@ def test_sigterm_saves_and_ends_with_its_code(tmp_path: Path) -> None:
 def test_each_device_passes_its_self_test() -> None:
     for number in range(torch.cuda.device_count()):
         check_devices(Group(Environment(), torch.device("cuda", number)))
+
+
+LAUNCH_FILE = """isc_project_id = "prj-planted-name-260101"
+experiment_name = "a rehearsal"
+gpus = 1
+compute_mode = "interruptible"
+command = "bash /root/project/launch.sh"
+"""
+
+
+@pytest.mark.anywhere
+def test_a_rehearsal(tmp_path: Path) -> None:
+    """Of the template as it stands, with a launch file: there may be no cookiecutter here."""
+    project = tmp_path / "project"
+    leftovers = shutil.ignore_patterns("checkpoints", "runs", "rehearsals", "__pycache__", ".*cache", ".venv")
+    shutil.copytree(PROJECT, project, ignore=leftovers)
+    (project / "experiment.isc").write_text(LAUNCH_FILE)
+    command = [
+        sys.executable,
+        "-m",
+        "isc_runtime",
+        "rehearse",
+        "--stand-in",
+        "--nodes",
+        "1",
+        "--procs-per-node",
+    ]
+    more = ["1", "--cycles", "1", "--", "--epochs", "2", "--save-steps", "5"]
+    ended = subprocess.run([*command, *more], cwd=project, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    where = "GPUs, by NCCL" if torch.cuda.is_available() else "the CPU, by gloo"
+    assert f"1 ranks on {where}" in ended.stdout
+    assert "bit for bit those of an uninterrupted run" in ended.stdout
 
 
 def test_more_ranks_than_gpus_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from isc_runtime.environment import DEVICE, Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.device import choose_device
+from isc_runtime.ranks.device import choose_device, has_bf16
 
 HERE = Environment(device="cpu")
 
@@ -51,3 +51,15 @@ def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose_device(Environment(local_rank=1, world_size=4)) == torch.device("cuda", 1)
     with pytest.raises(IscError, match="no GPU for this rank: the node has 2: LOCAL_RANK=2"):
         choose_device(Environment(local_rank=2, world_size=4))
+
+
+def test_bf16_that_is_emulated_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On GPUs before Ampere it is slower than float32."""
+    for is_real in (False, True):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, real=is_real: including_emulation or real,
+        )
+        assert has_bf16(torch.device("cuda", 0)) is is_real
+    assert not has_bf16(torch.device("cpu"))
