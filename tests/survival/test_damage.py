@@ -113,7 +113,7 @@ def test_all_damage_is_found(
             trainee.checkpointer.restore()
             assert trainee.step == newest_good, caplog.text
             assert trainee.fingerprint() == uninterrupted(trainee.step)
-        trainee.checkpointer.equipment.writer.close(wait=True)
+        trainee.checkpointer.equipment.close(wait=True)
         if newest_good < SAVES:
             assert "[DAMAGED]" in caplog.text or "[REPAIR]" in caplog.text
         shutil.rmtree(directory)

@@ -291,7 +291,7 @@ def test_all_damage_is_found(
         trainee.checkpointer.restore()
         assert trainee.step == 1, file.name
         assert "[DAMAGED]" in caplog.text or "[REPAIR]" in caplog.text
-        trainee.checkpointer.equipment.writer.close(wait=True)
+        trainee.checkpointer.equipment.close(wait=True)
         shutil.rmtree(directory)
     print(f"sharded, {kind}: {TRIALS} damages, all found")
 

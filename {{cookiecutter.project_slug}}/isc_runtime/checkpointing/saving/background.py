@@ -27,18 +27,19 @@ class Background:
         self._device = device
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Does it after all that was submitted before."""
+        """Does it after all that was submitted before; the first time begins the thread."""
         future: Future[T] = Future()
+        if self._thread.ident is None:
+            self._thread.start()
         self._work.put((future, lambda: function(*arguments)))
         return future
 
     def close(self, wait: bool) -> None:
         """Nothing more will be submitted. `wait` waits until all is done."""
         self._work.put(None)
-        if wait:
+        if wait and self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:
