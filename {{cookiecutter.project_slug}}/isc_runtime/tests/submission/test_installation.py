@@ -131,6 +131,7 @@ def test_make_lock_notes_the_build_and_keeps_it(
         said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
         assert ("unsafe-best-match" in said) == bool(index)
         assert index in said
+        assert ("--upgrade-package torch " in said) == bool(arguments), "or uv keeps what the lock has"
         assert ("extra-index-url" in said) == ("extra" in index)
 
 
