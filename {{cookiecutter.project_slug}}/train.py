@@ -70,7 +70,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.ranks.interruption import StopRequest
     from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
     from isc_runtime.record import recorded
-    from isc_runtime.training import loaders
+    from isc_runtime.training import answers, loaders
     from isc_runtime.training.batches import parts_of, to_device
     from isc_runtime.training.evaluation import Evaluation
     from isc_runtime.training.guard import StepGuard
@@ -87,14 +87,12 @@ class Trainer:
 
     def __init__(self, arguments: argparse.Namespace, group: Group) -> None:
         self.arguments, self.group = arguments, group
-        # What fails on one rank, ends all ranks: group.each.
-        self.data = loaders.Data(*group.each(partial(load_data, arguments.dataset_id, arguments.data_root)))
-        begin = partial(loaders.make_position, self.data, arguments.batch_size, arguments.seed, group)
-        self.sampler = group.each(begin)
+        self.data = group.each(partial(loaders.load, load_data, arguments.dataset_id, arguments.data_root))
+        self.sampler = loaders.make_position(self.data, arguments.batch_size, arguments.seed, group)
         told = options.LogOptions.of(arguments)
         self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group, told)
         rng.seed_everything(arguments.seed)
-        self.model = group.each(partial(build_model, arguments.model))
+        self.model = group.each(partial(build_model, arguments.model))  # what fails on one rank ends all
         self.use_amp = group.has_bf16 and not arguments.no_amp
         how = options.ParallelOptions.of(arguments)
         self.replica = parallelize(self.model, group, self.first_loss, how)  # trained: on all ranks alike
@@ -119,7 +117,7 @@ class Trainer:
         batch = to_device(loaders.example_batch(self.data, self.sampler), self.group.device)
         part, _ = next(parts_of(batch, self.arguments.accumulate))
         with self.autocast():
-            return batch_loss(model, part)["loss"].total
+            return answers.loss_of(batch_loss(model, part)).total
 
     def learning_rate_factor(self, step: int) -> float:
         """Warm-up, then half a cosine, over the samples seen: right for any number of ranks."""
@@ -145,6 +143,9 @@ class Trainer:
         progress, arguments = self.sampler.progress, self.arguments
         if self.is_complete(checkpointer):
             logger.info("It is done at step %d: raise --epochs, --max-steps or --max-seconds", progress.step)
+        if progress.step == 0:  # what would end the first evaluation ends the start
+            with self.guard.untouched(), self.autocast():
+                self.evaluation.try_out(partial(batch_scores, self.model), BEST)
         total = loaders.steps_in_all(self.sampler, arguments.epochs, arguments.max_steps)
         with progress_bar(self.group.is_master, total, progress.step) as show:
             while True:
@@ -192,7 +193,7 @@ class Trainer:
         for part, is_last in parts_of(batch, self.arguments.accumulate):
             with part_of_batch(self.replica, is_last), self.autocast():
                 means = batch_loss(self.replica, part)
-                loss = self.scaler.scale(means["loss"].total / samples)
+                loss = self.scaler.scale(answers.loss_of(means).total / samples)
             # A loss that is not finite, on whatever rank, makes the gradients NaN on all of them.
             torch.autograd.backward(loss, 1 + (loss - loss).detach())
             totals.add(means)
@@ -235,9 +236,8 @@ def main(arguments: argparse.Namespace, environment: Environment) -> None:
     configure_logging(environment.is_master)
     limits = (arguments.first_timeout, arguments.timeout, arguments.deterministic)
     with process_group(environment, *limits) as group, recorded(arguments, environment) as scalars:
-        stop = StopRequest()  # from here on there is something to save
+        stop, how = StopRequest(), options.CheckpointOptions.of(arguments)
         # Stage 2: the ranks know each other now, and what is wrong on one of them ends them all.
-        how = options.CheckpointOptions.of(arguments)
         store = open_store(environment, group, options=how)
         trainer = Trainer(arguments, group)
         with Checkpointer(Run(store, group, stop, scalars), trainer, how) as checkpointer:

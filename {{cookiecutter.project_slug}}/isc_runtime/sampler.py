@@ -7,13 +7,14 @@ number of ranks, without replaying what came before.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
 from isc_runtime import rng
 from isc_runtime.errors import START_OVER, ExitCode, IscError
@@ -53,6 +54,46 @@ def even_share(length: int, rank: int, world_size: int, begin: int = 0) -> tuple
     return indices, len(range(begin + rank, length, world_size))
 
 
+class Failed:
+    """What a worker gives in place of a batch. Of an error torch would make a text, and lose its exit code.
+
+    Attributes:
+        error: to be raised by whoever gets it.
+    """
+
+    error: IscError
+
+
+@contextlib.contextmanager
+def carried() -> Iterator[Failed]:
+    """Ends the block at an IscError, and keeps that in what it has given; raises it if this is no worker."""
+    failed = Failed()
+    try:
+        yield failed
+    except IscError as error:
+        if get_worker_info() is None:
+            raise
+        failed.error = error
+
+
+def collated(samples: list[Any]) -> Any:
+    """A batch of samples, made in torch's own way: tensors are stacked, numbers and arrays become tensors.
+
+    Raises:
+        IscError: torch cannot do that with such samples.
+    """
+    try:
+        return default_collate(samples)
+    except (TypeError, RuntimeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IscError(
+            f"torch's own collate cannot make a batch of samples: {type(samples[0]).__name__} ({reason})",
+            "load_data in data.py",
+            "Return a Data with a function that can: Data(training, held_out, collate=...).",
+            ExitCode.DATA,
+        ) from error
+
+
 class ReplayableDataset(Dataset[Any]):
     """Makes all that is random in loading a batch a function of the position in the training.
 
@@ -66,7 +107,7 @@ class ReplayableDataset(Dataset[Any]):
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset = dataset
-        self.collate = collate or default_collate
+        self.collate = collate or collated
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length
@@ -75,8 +116,9 @@ class ReplayableDataset(Dataset[Any]):
         """A batch; a DataLoader's loaders call it."""
         several = getattr(self.dataset, "__getitems__", None)
         assert isinstance(batch, Batch)  # and no other sampler's
-        with rng.seeded(batch.seed):
+        with rng.seeded(batch.seed), carried() as failed:
             return self.collate(several(batch) if several else [self.dataset[index] for index in batch])
+        return failed
 
 
 def as_it_is(batch: Any) -> Any:

@@ -17,7 +17,8 @@ def children(node: Any) -> list[tuple[Any, Any]] | None:
     if isinstance(node, list | tuple):
         return list(enumerate(node))
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        return [(field.name, getattr(node, field.name)) for field in dataclasses.fields(node)]
+        names = (field.name for field in dataclasses.fields(node))
+        return [(name, getattr(node, name)) for name in names if hasattr(node, name)]  # not set yet, perhaps
     return None
 
 

@@ -7,6 +7,7 @@
     loading  saving  policy         what a checkpoint puts back; one save and its states; when one is due
     initial                         weights to begin with
     asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
+    forms  held                     what a training has changed of its parts; what these hold themselves
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 
 `on_disk` imports no torch when it is imported.

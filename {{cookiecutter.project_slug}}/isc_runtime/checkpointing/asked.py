@@ -15,6 +15,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from isc_runtime.checkpointing.forms import Forms, reform
 from isc_runtime.options import GIVEN, CheckpointOptions
 from isc_runtime.position import Position
 
@@ -51,10 +52,22 @@ class Asked:
         }
         self._begun_with = dict(self._now)
         self._begun_settings = plain_settings(parts)
+        self._forms = Forms(parts)
 
-    def state(self) -> dict[str, Any]:
-        """For the checkpoint: what was asked for so far."""
-        return {"options": self._begun_with, "classes": self._classes, "settings": self._begun_settings}
+    def state(self, parts: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+        """For the checkpoint: what was asked for so far, and what the training has made of its parts.
+
+        Args:
+            parts: of the training, now.
+            state: of each of them.
+        """
+        said = {"options": self._begun_with, "classes": self._classes, "settings": self._begun_settings}
+        forms = self._forms.changes(parts, state)
+        return {**said, "forms": forms} if forms else said
+
+    def reform(self, loaded: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        """Gives the parts, before a checkpoint fills them, the form that they had when it was made."""
+        reform(parts, loaded.get("asked", {}).get("forms", {}), loaded)
 
     def take_over(self, saved: dict[str, Any], parts: Mapping[str, Any], fresh: Groups) -> None:
         """Gives the parts, which a checkpoint has just filled, what the command line asks for otherwise.

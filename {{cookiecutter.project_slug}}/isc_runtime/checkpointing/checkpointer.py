@@ -228,7 +228,7 @@ class Checkpointer:
         state = {**parts, "rng": [own["rng"] for own in known], "saves": self._saves}
         for name in {name for own in known for name in own} - {"rng"}:  # the master's: it alone writes them
             state[name] = {**parts[name], "ranks": [own[name] for own in known]}
-        state["asked"] = self._asked.state()
+        state["asked"] = self._asked.state(parts_of(self._training), parts)
         save.start(state, deferred)
         save.held_up = time.monotonic() - begun
         self._publisher.take(save, [parts[name] for name in (POSITION, EVALUATION) if name in parts])

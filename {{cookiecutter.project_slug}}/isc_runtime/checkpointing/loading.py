@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from isc_runtime import rng
 from isc_runtime.checkpointing import imported
 from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
+from isc_runtime.checkpointing.held import held_by
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Damaged, Manifest, Progress
 from isc_runtime.checkpointing.on_disk.payload import read_state
@@ -64,6 +65,7 @@ def load(
         _verify_here(entry, manifest, group.busy)
     sharded = ShardedTensors(state)
     loaded = distribute(read_state(entry, manifest, sharded), sharded)
+    asked.reform(loaded, state)
     given, fresh = plain_settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
     _put_all_back(state, loaded, entry, manifest)
@@ -83,11 +85,26 @@ def load(
     return int(loaded["saves"])
 
 
+def links_of(parts: Mapping[str, Any]) -> Iterator[tuple[Optimizer, Any, str]]:
+    """What optimizers have in common with those that they wrap: settings or states, the very same object.
+
+    Loading gives the outer one objects of its own: a schedule that it is given would not reach the inner one.
+    """
+    for part in parts.values():
+        if isinstance(part, Optimizer):
+            for _, held in held_by(part):
+                for attribute in ("param_groups", "state"):
+                    own = getattr(part, attribute, None)
+                    if held is not part and own is not None and getattr(held, attribute, None) is own:
+                        yield part, held, attribute
+
+
 def _put_all_back(
     state: Mapping[str, Stateful | dict[str, Any]], loaded: dict[str, Any], entry: Entry, manifest: Manifest
 ) -> None:
     """Fills the parts; of an import those that it lacks begin anew."""
     source, fresh = manifest.details.get(imported.IMPORTED), settings_of(state)
+    links = list(links_of(state))
     missing = [EVALUATION] if EVALUATION not in loaded else []  # before 0.2.0 each one began anew
     if source:
         with _must_fit("sampler", loaded, entry, source):
@@ -101,6 +118,8 @@ def _put_all_back(
             _put_back(part, loaded[name], is_mapped=manifest.details.get("format") != SHARDED)
             if source and isinstance(part, Optimizer):
                 imported.check_optimizer(part, fresh[name])
+    for holder, held, attribute in links:
+        setattr(held, attribute, getattr(holder, attribute))
     if source:
         imported.begin_anew(state, missing, fresh)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from isc_runtime.checkpointing.held import forgotten_by_parts, held_by, steps_without_state
 from isc_runtime.checkpointing.imported import POSITION as POSITION
 from isc_runtime.checkpointing.loading import Stateful
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
@@ -94,23 +95,53 @@ def look_at(training: Training) -> frozenset[str]:
     return frozenset(found for name in modules for found in names_of_not_finite(state[name], name))
 
 
+def names_of_parameters(training: Training) -> frozenset[str]:
+    """The names of the parameters of its modules."""
+    modules = [(name, part) for name, part in parts_of(training).items() if isinstance(part, nn.Module)]
+    return frozenset(f"{name}.{own}" for name, part in modules for own in _parameters(part))
+
+
+def _parameters(module: nn.Module) -> Iterator[str]:
+    return (name for name, _ in module.named_parameters(remove_duplicate=False))
+
+
 def warn_of_what_is_left_out(training: Training) -> None:
     """Names what the training holds that has a state and is not saved."""
+    kind = type(training).__name__
     for name in left_out(training):
-        logger.warning(
-            "[STATE] %s.%s has a state_dict and is not saved: a resume would begin with a new one. Add %r to "
-            "what state() returns, or to %s.left_out if that is what you want.",
-            *(type(training).__name__, name, name.partition("[")[0], type(training).__name__),
-        )
+        part, _, attribute = name.partition(".")
+        if attribute:
+            logger.warning(
+                "[STATE] %r holds %s and leaves it out of its state_dict: a resume would begin with a new "
+                "one. Add it to what state() returns, under a name of its own, or %r to %s.left_out if that "
+                "is what you want.",
+                *(part, attribute, name, kind),
+            )
+        else:
+            logger.warning(
+                "[STATE] %s.%s has a state_dict and is not saved: a resume would begin with a new one. Add "
+                "%r to what state() returns, or to %s.left_out if that is what you want.",
+                *(kind, name, name.partition("[")[0], kind),
+            )
+    for name, value in steps_without_state(training):
+        if name.partition("[")[0] not in getattr(training, "left_out", ()):
+            logger.warning(
+                "[STATE] %s.%s has a step() and no state_dict: a resume would begin with a new one. Give %s "
+                "the methods state_dict and load_state_dict, and add %r to what state() returns, or to "
+                "%s.left_out.",
+                *(kind, name, type(value).__name__, name, kind),
+            )
 
 
 def left_out(training: Training) -> list[str]:
-    """The attributes of the training that have a `state_dict` and are not in the state, nor declared so."""
+    """The attributes of the training that have a `state_dict` and are not in the state, nor declared so; and
+    as `part.attribute` those of its parts, such as an optimizer in another one.
+    """
     parts = list(training.state().values())
     saved = {id(parameter) for part in parts if isinstance(part, nn.Module) for parameter in _tensors(part)}
     declared = getattr(training, "left_out", ())
     found = []
-    for name, value in _held_by(training):
+    for name, value in held_by(training):
         if (
             name.partition("[")[0] in declared
             or not callable(getattr(value, "state_dict", None))
@@ -122,17 +153,8 @@ def left_out(training: Training) -> list[str]:
         if isinstance(value, nn.Module) and all(id(tensor) in saved for tensor in _tensors(value)):
             continue  # another view of what is saved: DistributedDataParallel, a part of the model
         found.append(name)
-    return found
-
-
-def _held_by(training: Training) -> Iterator[tuple[str, Any]]:
-    """The attributes of the training, and what plain lists, tuples and dicts among them hold."""
-    for name, value in vars(training).items():
-        yield name, value
-        if type(value) in (list, tuple):
-            yield from ((f"{name}[{index}]", part) for index, part in enumerate(value))
-        elif type(value) is dict:
-            yield from ((f"{name}[{key!r}]", part) for key, part in value.items())
+    held = (f"{part}.{name}" for part, name, _ in forgotten_by_parts(training.state()))
+    return found + [name for name in held if name not in declared]
 
 
 def _tensors(module: nn.Module) -> list[Any]:

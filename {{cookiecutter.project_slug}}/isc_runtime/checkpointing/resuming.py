@@ -14,6 +14,7 @@ from isc_runtime.checkpointing.parts import (
     Training,
     collect,
     look_at,
+    names_of_parameters,
     parts_of,
     warn_of_what_is_left_out,
 )
@@ -59,6 +60,7 @@ def resume(
             no room for two more.
     """
     store, group, parts = run.store, run.group, parts_of(training)
+    equipment.trained = names_of_parameters(training)
     warn_of_what_is_left_out(training)
     if options.fresh and not group.environment.restarts:  # only the first attempt of torchrun's
         group.master(store.set_all_aside)

@@ -11,7 +11,8 @@
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     interfaces                          which network interface the nodes reach each other through
     collective_error                    what a collective says when it fails though no rank is gone
-    ending  shards                      the end that nothing can stop; tensors in shards
+    ending  untouched                   the end that nothing can stop; a forward pass that does not count
+    shards                              tensors in shards
     shard_metadata                      where in the files the shards are, read as data
 
 `reporting`, `ending`, `interfaces`, `rank_error`, `interruption` and `launching` import no torch when they

@@ -27,10 +27,12 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_expanded, is_sharded
+from isc_runtime.ranks.untouched import untouched
 
 # The types of buffers that gloo can exchange; others are constants, as a rule, and are equal from the start.
 EXCHANGED = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bfloat16}
 EXCHANGED |= {torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128}
+FROZEN = "frozen_at_the_start"  # attribute of a replica: what was not trained then
 
 logger = logging.getLogger("train")
 
@@ -49,13 +51,14 @@ def parallelize(
         options: how.
 
     Raises:
-        RankError: a rank cannot compile, because it has no C++ compiler, or parameters have no shape yet.
+        RankError: this is no model, or a rank cannot compile, because it has no C++ compiler, or parameters
+            have no shape yet.
 
     Returns:
         What to call instead of the model in training. When sharded it is the model itself, and every rank
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
-    group.each(partial(_check_shapes, model))
+    group.each(partial(_check_model, model))
     if options.compile:
         group.each(partial(_require_compiler, group.device.type))
     sharded = options.parallelism == "fsdp" and group.world_size > 1
@@ -93,6 +96,7 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
     set_sync = getattr(replica, "set_requires_gradient_sync", None)  # an FSDPModule's
     if set_sync is not None:
         set_sync(is_last)
+    _check_trained(replica)
     with contextlib.ExitStack() as stack:
         if isinstance(replica, DistributedDataParallel) and not is_last:
             stack.enter_context(replica.no_sync())
@@ -107,6 +111,18 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
                 "If that may be, start with --find-unused-parameters.",
                 ExitCode.USAGE,
             ) from None
+
+
+def _check_trained(replica: nn.Module) -> None:
+    """The ranks exchange the gradients of what was trained when they began to share the model."""
+    if any(parameter.requires_grad for parameter in getattr(replica, FROZEN, ())):
+        raise IscError(
+            "Parameters are trained that were frozen when the ranks began to share the model, so that their "
+            "gradients would not be exchanged",
+            "requires_grad_(True)",
+            "Share it anew after that: self.replica = parallelize(self.model, group, self.first_loss, how).",
+            ExitCode.USAGE,
+        )
 
 
 def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor | float = 1.0) -> torch.Tensor:
@@ -132,8 +148,23 @@ def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor |
     return norm
 
 
-def _check_shapes(model: nn.Module) -> None:
+def _check_model(model: nn.Module) -> None:
     """Neither an optimizer nor another rank can do with a parameter that waits for its first input."""
+    if not isinstance(model, nn.Module):
+        said = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise IscError(
+            f"build_model returned {said}, and not an nn.Module",
+            "model.py",
+            "Let it return the model itself, made: return Network().",
+            ExitCode.USAGE,
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise IscError(
+            f"The model has no parameter that is trained: {type(model).__name__}",
+            "build_model in model.py",
+            "Keep its parts in attributes that are modules, an nn.ModuleList and not a list; freeze not all.",
+            ExitCode.USAGE,
+        )
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if lazy := [name for name, tensor in tensors.items() if is_lazy(tensor)]:
         raise IscError(
@@ -173,7 +204,8 @@ def _wrap(block: nn.Module, is_recomputed: bool) -> None:
     Such are a `partial`, and the forward of an nn.Sequential. The block stays the module it is, and so its
     parameters keep their names; it is bound as a method, so that a copy of the block calls itself.
     """
-    setattr(block, "forward_itself", block.forward)  # noqa: B010  # mypy knows no other way
+    if not hasattr(block, "forward_itself"):  # it may be shared anew
+        setattr(block, "forward_itself", block.forward)  # noqa: B010  # mypy knows no other way
     block.forward = MethodType(_recomputed if is_recomputed else _called, block)
 
 
@@ -252,19 +284,17 @@ def _replicate(
     if group.world_size == 1:
         return model
     generators = rng.capture(group.device)
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if _is_plain(buffer)]
     others = [name for name, one in model.named_buffers() if not _is_plain(one) or one.dtype not in EXCHANGED]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, others)  # type: ignore[no-untyped-call]
     replica = DistributedDataParallel(model, find_unused_parameters=find_unused)
-    torch.autograd.backward(first_loss(replica))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    is_unused = any(parameter.grad is None for parameter in trained)
+    with untouched(model):
+        torch.autograd.backward(first_loss(replica))
+    is_unused = any(one.requires_grad and one.grad is None for one in model.parameters())
     replica.zero_grad()
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     if any(group.gather(is_unused)) and not find_unused:
         del replica  # with its hooks
         replica = DistributedDataParallel(model, find_unused_parameters=True)  # these keep their buckets
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+    setattr(replica, FROZEN, frozen)
     rng.restore(generators, group.device)
     return replica

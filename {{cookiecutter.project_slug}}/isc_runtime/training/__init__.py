@@ -5,6 +5,7 @@ loaders                       the batches of a rank, from any dataset
     streams                       and from data without a length
 guard  steps                  steps that are not finite; steps that compute the loss several times
 fusing                        steps in one kernel on a GPU
+answers                       what the functions of model.py and data.py return: can it be used?
 means                         sums and counts over batches and ranks
 ahead  workers                the next batch on its way to a GPU; processes that load data
 meter                         how fast it goes, what it waits for, what it takes

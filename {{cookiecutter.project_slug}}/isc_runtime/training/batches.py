@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tree import Path, leaves, mapped, name_of
+
+COLUMNS = (Tensor, np.ndarray)  # with a row for each sample, as a rule
 
 
 def size_of_batch(batch: Any) -> int:
@@ -19,8 +22,8 @@ def size_of_batch(batch: Any) -> int:
         IscError: it holds no such tensor.
     """
     for _, leaf in leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return leaf.shape[0]
+        if isinstance(leaf, COLUMNS) and leaf.ndim:
+            return int(leaf.shape[0])
     raise IscError(
         "A batch holds no tensor with a dimension for the samples",
         type(batch).__name__,
@@ -47,8 +50,9 @@ def to_device(batch: Any, device: torch.device) -> Any:
 def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
     """Splits a batch into parts of equal size; the last one may be smaller.
 
-    A tensor is cut if its first dimension is that of the batch's first tensor, and so is a list of so many
-    plain values. All else in a dict or a dataclass, a temperature say, goes with each part.
+    A tensor, or an array of NumPy's, is cut if its first dimension is that of the batch's first one, and so
+    is a list of so many plain values. All else in a dict or a dataclass, a temperature say, goes with each
+    part.
 
     Args:
         batch: a tree of tensors.
@@ -75,7 +79,7 @@ def _check_can_be_cut(batch: Any, size: int) -> None:
     """A list or a tuple is one of columns, each of them with a row for each sample: then all rows are cut.
     Or it is one of samples, such as images of unequal size, or of their descriptions.
     """
-    rows = [(path, leaf.shape[0]) for path, leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+    rows = [(path, leaf.shape[0]) for path, leaf in leaves(batch) if isinstance(leaf, COLUMNS) and leaf.ndim]
 
     def check(path: Path, node: Any) -> Any:
         if not isinstance(node, list | tuple):
@@ -103,10 +107,10 @@ def _cut(batch: Any, size: int, begin: int, end: int) -> Any:
     """What has a value for each sample is cut; all else, a temperature say, goes with each part."""
 
     def cut(_: Path, node: Any) -> Any:
-        if isinstance(node, Tensor):
-            return node[begin:end] if node.dim() and node.shape[0] == size else node
+        if isinstance(node, COLUMNS):
+            return node[begin:end] if node.ndim and node.shape[0] == size else node
         if isinstance(node, list | tuple) and len(node) == size:
-            is_plain = not any(isinstance(leaf, Tensor) for _, leaf in leaves(node))
+            is_plain = not any(isinstance(leaf, COLUMNS) for _, leaf in leaves(node))
             return node[begin:end] if is_plain else node  # the names of the samples, say
         return node
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import torch
+
+from isc_runtime import rng
 from isc_runtime.ranks.group import Group
+from isc_runtime.training.answers import check_best, check_scores
+from isc_runtime.training.batches import to_device
 from isc_runtime.training.loaders import Data, held_out_batches
-from isc_runtime.training.means import Means, Totals
+from isc_runtime.training.means import Best, Means, Totals
 
 
 class Saves(Protocol):
@@ -48,6 +55,30 @@ class Evaluation:
         length = len(self._data.held_out)  # type: ignore[arg-type]
         return f", evaluation at sample {self._samples} of {length}" if self.is_under_way else ""
 
+    @torch.no_grad()
+    def try_out(self, scores: Callable[[Any], Means], best: Best) -> None:
+        """Looks at what the first batch of the held-out data gives: what would end the first evaluation,
+        hours later, ends the start. Nothing is compiled for it, and no random number generator notices.
+
+        All ranks call it: in each call of the model the shards of a sharded one come together.
+
+        Args:
+            scores: of a batch that is on the device.
+            best: says which of them decides what is best.
+
+        Raises:
+            IscError: they are no scores, or that one is not among them.
+        """
+        generators = rng.capture(self._group.device)
+        batch, _ = next(held_out_batches(self._data, self._batch_size, self._group))
+        # To ask for it takes seconds of imports, which are not spent where nothing is compiled.
+        is_compiled = "torch._dynamo" in sys.modules
+        with torch.compiler.set_stance("force_eager") if is_compiled else contextlib.nullcontext():
+            means = scores(to_device(batch, self._group.device))
+        rng.restore(generators, self._group.device)
+        check_scores(means)
+        check_best(best, means)
+
     def batches(self, saves: Saves) -> Iterator[tuple[Any, bool]]:
         """This rank's part of what is left of the held-out data; saves between two batches when that is due.
 
@@ -71,7 +102,8 @@ class Evaluation:
             saves.poll()
 
     def add(self, means: Means, counts: bool = True) -> None:
-        """Adds what a batch gave; as `Totals.add`."""
+        """Adds what a batch gave; as `Totals.add`. Raises IscError: that are no Means."""
+        check_scores(means)
         self._totals.add(means, counts)
 
     def end(self) -> dict[str, float]:

@@ -15,11 +15,12 @@ def fuse(optimizer: Optimizer) -> None:
     It is faster, and the device itself can leave such a step out, so that nobody has to wait for its answer.
     May be called at any time between two steps.
     """
+    if type(optimizer) not in (Adam, AdamW, SGD):  # some that wrap others are no Optimizer
+        return
     groups = optimizer.param_groups
     parameters = (parameter for group in groups for parameter in group["params"])
     if (  # asked at each step: what is fused, or on a CPU, is known from one look
-        type(optimizer) not in (Adam, AdamW, SGD)
-        or any(group["fused"] is not None or any(map(group.get, OTHER_WAYS)) for group in groups)
+        any(group["fused"] is not None or any(map(group.get, OTHER_WAYS)) for group in groups)
         or not all(each.device.type in FUSED_ON and each.is_floating_point() for each in parameters)
     ):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import warnings
@@ -14,13 +15,11 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.shards import is_expanded, is_sharded
+from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.untouched import may_change, untouched
 from isc_runtime.training.fusing import fuse
 
 logger = logging.getLogger("train")
-
-
-SMALL = 2**20  # elements; a larger frozen parameter is a backbone's and not a codebook's
 
 Table = dict[str, Tensor | None]  # the buffers or the parameters of a module, as torch keeps them
 
@@ -66,6 +65,13 @@ class StepGuard:
         if pairs := list(self._pairs()):
             torch._foreach_copy_([copy for copy, _ in pairs], [tensor for _, tensor in pairs])
 
+    @contextlib.contextmanager
+    def untouched(self) -> Iterator[None]:
+        """The model is in evaluation; whatever the block changes in it is taken back afterwards."""
+        with untouched(self._model):
+            self._model.eval()
+            yield
+
     def _find_tables(self) -> Iterator[Table]:
         for module in self._model.modules():
             yield module._buffers
@@ -76,7 +82,7 @@ class StepGuard:
         """The copy of each tensor that is copied, and the tensor."""
         for number, (_, before) in enumerate(self._tables):
             for name, tensor in before.items():
-                if tensor is None or not _may_change(tensor):
+                if tensor is None or not may_change(tensor):
                     continue
                 copy = self._copies.get((number, name))
                 if copy is None or (copy.shape, copy.dtype) != (tensor.shape, tensor.dtype):
@@ -190,16 +196,6 @@ class StepGuard:
 
 def _is_bound_anew(table: Table, before: Table) -> bool:
     return len(table) > len(before) or any(table.get(name) is not tensor for name, tensor in before.items())
-
-
-def _may_change(tensor: Tensor) -> bool:
-    """Whether a forward pass may change the values of a buffer, or of a parameter, where they are."""
-    if tensor.layout is not torch.strided or tensor.is_nested or is_expanded(tensor):
-        return False
-    if not isinstance(tensor, nn.Parameter):
-        return True
-    is_plain = type(tensor) is nn.Parameter and tensor.is_floating_point() and tensor.element_size() > 1
-    return is_plain and not tensor.requires_grad and tensor.numel() <= SMALL
 
 
 class _OnDevice:

@@ -13,8 +13,9 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.log_options import LogOptions
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
-from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, even_share
+from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, collated, even_share
 from isc_runtime.training.ahead import ahead
+from isc_runtime.training.answers import described
 from isc_runtime.training.meter import Meter
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful, is_stream
 from isc_runtime.training.workers import PreparedLoader
@@ -42,8 +43,45 @@ class Data(NamedTuple):
         return {"data": self.training} if is_stateful(self.training) else {}
 
 
+def load(load_data: Callable[..., Any], *arguments: Any) -> Data:
+    """What data.py loads.
+
+    Args:
+        load_data: returns a training and a held-out dataset, as a pair or as a `Data`.
+        arguments: of it.
+
+    Raises:
+        IscError: it returns something else.
+    """
+    returned = load_data(*arguments)
+    wrong = _wrong_with(returned)
+    if wrong:
+        raise IscError(
+            f"load_data returned {wrong}",
+            "data.py",
+            "It must return two datasets, (training, held_out), or a Data of them with collate and weights.",
+            ExitCode.DATA,
+        )
+    return Data(*returned)
+
+
+def _wrong_with(returned: Any) -> str | None:
+    if not isinstance(returned, tuple | list) or not 2 <= len(returned) <= len(Data._fields):
+        return described(returned)
+    data = Data(*returned)
+    for name, dataset in (("training", data.training), ("held-out", data.held_out)):
+        is_one = hasattr(dataset, "__getitem__") or (name == "training" and is_stream(dataset))
+        if isinstance(dataset, DataLoader):
+            return f"a DataLoader as {name} data: train.py makes its own, of its dataset"
+        if isinstance(dataset, type) or not is_one:
+            return f"{described(dataset)} as {name} data"
+    if data.collate is not None and not callable(data.collate):
+        return f"{described(data.collate)} in third place, where the function is that makes a batch"
+    return None
+
+
 def make_position(data: Data, batch_size: int, seed: int, group: Group) -> ElasticSampler | StreamPosition:
-    """Where this rank is in the training data, and their order if they have a length.
+    """Where this rank is in the training data, and their order if they have a length. All ranks call it.
 
     Args:
         data: what data.py loads.
@@ -52,8 +90,22 @@ def make_position(data: Data, batch_size: int, seed: int, group: Group) -> Elast
         group: the ranks.
 
     Raises:
-        IscError: there is nothing to train on, or to evaluate on.
+        RankError: there is nothing to train on, or to evaluate on.
     """
+
+    def begin() -> ElasticSampler | StreamPosition:
+        _check_lengths(data)
+        place = (batch_size, seed, group.rank, group.world_size)
+        if is_stream(data.training):
+            return StreamPosition(*place)
+        length = len(data.training)  # type: ignore[arg-type]  # torch's Dataset promises no length
+        return ElasticSampler(length, *place, data.weights)
+
+    return group.each(begin)
+
+
+def _check_lengths(data: Data) -> None:
+    """There must be something to train on, and to evaluate on. Raises IscError."""
     for name in ["held_out"] if is_stream(data.training) else ["training", "held_out"]:
         try:
             length = len(getattr(data, name))
@@ -72,11 +124,6 @@ def make_position(data: Data, batch_size: int, seed: int, group: Group) -> Elast
                 "Look at what it reads, and at how it divides it.",
                 ExitCode.DATA,
             )
-    place = (batch_size, seed, group.rank, group.world_size)
-    if is_stream(data.training):
-        return StreamPosition(*place)
-    length = len(data.training)  # type: ignore[arg-type]  # torch's Dataset promises no length
-    return ElasticSampler(length, *place, data.weights)
 
 
 def training_loader(
@@ -170,7 +217,7 @@ def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) 
     loader = DataLoader(
         data.held_out,
         batch_sampler=batches,
-        collate_fn=data.collate,
+        collate_fn=data.collate or collated,
         generator=torch.Generator(),
         pin_memory=group.device.type == "cuda",
     )

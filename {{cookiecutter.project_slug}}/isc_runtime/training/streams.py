@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
-from isc_runtime.sampler import as_it_is, seed_of
+from isc_runtime.sampler import as_it_is, carried, collated, seed_of
 from isc_runtime.training.ahead import ahead
 from isc_runtime.training.workers import PreparedLoader
 
@@ -96,11 +96,17 @@ class Chunks(IterableDataset[Any]):
         self, dataset: Any, collate: Callable[[list[Any]], Any] | None, position: StreamPosition
     ) -> None:
         self._dataset = dataset
-        self._collate = collate or default_collate
+        self._collate = collate or collated
         self._position = position
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Yields how many samples all ranks consume, and this rank's batch of them."""
+        with carried() as failed:
+            yield from self._batches()
+            return
+        yield failed  # a PreparedLoader raises what is in it
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
         worker = get_worker_info()
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
         for number, (begin, chunk) in enumerate(self._chunks()):

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from isc_runtime.ranks.interruption import prepare_worker, preparing_workers
+from isc_runtime.sampler import Failed
 
 
 class PreparedLoader(DataLoader[Any]):
@@ -21,4 +22,13 @@ class PreparedLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names a private class
         with preparing_workers():
-            return super().__iter__()
+            batches = super().__iter__()
+        return _raising(batches)
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches, up to one that could not be made."""
+    for batch in batches:
+        if isinstance(batch, Failed):
+            raise batch.error
+        yield batch

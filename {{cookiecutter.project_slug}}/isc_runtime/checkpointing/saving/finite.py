@@ -14,16 +14,24 @@ WITHOUT = (
 )  # types that have neither; torch 2.8 and newer know this one
 
 
-def names_of_not_finite(state: Any, name: str = "") -> Iterator[str]:
+def names_of_not_finite(state: Any, name: str = "", trained: frozenset[str] | None = None) -> Iterator[str]:
     """The names of the tensors in a state that hold a NaN or an infinity.
 
     Args:
         state: dicts, lists and tuples of tensors.
         name: of the state itself, with which the names begin.
+        trained: names of those that may not even hold -inf. Others may: a mask is made of it, and what
+            diverges holds a NaN or a +inf as well. None: of all.
     """
     for path, leaf in leaves(state, (name,) if name else ()):
-        if not _is_finite(leaf):
-            yield name_of(path)
+        own = name_of(path)
+        if not (_is_finite(leaf) or (trained is not None and own not in trained and _is_mask(leaf))):
+            yield own
+
+
+def _is_mask(tensor: torch.Tensor) -> bool:
+    """Whether what is not finite is -inf."""
+    return not tensor.is_complex() and bool((_with_arithmetic(tensor) < torch.inf).all())
 
 
 def _is_finite(leaf: Any) -> bool:

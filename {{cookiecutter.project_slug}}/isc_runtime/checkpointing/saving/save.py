@@ -49,6 +49,7 @@ class Equipment:
         is_proven: whether what was written could be read back; the first save finds out.
         modules: the names of the parts that are modules.
         not_finite: the names of those of their tensors that were not finite at the start, as a mask may be.
+        trained: the names of their parameters.
     """
 
     store: Store
@@ -60,6 +61,7 @@ class Equipment:
     is_proven: bool = False
     modules: frozenset[str] = frozenset()
     not_finite: frozenset[str] = frozenset()
+    trained: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         device = self.group.device
@@ -255,7 +257,7 @@ def check_finite(equipment: Equipment, state: dict[str, Any]) -> None:
     """
     for key, part in state.items():
         if key.partition(".")[0] in equipment.modules:
-            for name in names_of_not_finite(part, key):
+            for name in names_of_not_finite(part, key, equipment.trained):
                 if name not in equipment.not_finite:
                     what = "A module holds NaN or infinite values"
                     raise IscError(what, name, "It is not saved.", ExitCode.DIVERGED)

@@ -231,7 +231,9 @@ def owned_by(optimizers: list[torch.optim.Optimizer]) -> Owned:
     and never in what a `state_dict` returns of it.
     """
     owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
-    states = [state.values() for optimizer in optimizers for state in optimizer.state.values()]
+    # Some count their own steps beside the states of the parameters.
+    entries = [entry for optimizer in optimizers for entry in optimizer.state.values()]
+    states = [entry.values() if isinstance(entry, Mapping) else (entry,) for entry in entries]
     found: dict[int, list[Tensor]] = {}
     for tensor in (tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)):
         own = tensor.to_local() if is_sharded(tensor) else tensor

@@ -246,9 +246,9 @@ def test_a_checkpoint_that_says_nothing_of_settings_is_compared_with_what_it_hol
 ) -> None:
     """As those that an earlier version has written; and the next one of this run, too."""
     first = Asking(tmp_path, group)
-    state = first.checkpointer._asked.state()
+    state = first.checkpointer._asked.state({}, {})
     del state["settings"]
-    monkeypatch.setattr(first.checkpointer._asked, "state", lambda: state)
+    monkeypatch.setattr(first.checkpointer._asked, "state", lambda *_: state)
     with first.checkpointer as checkpointer:
         first.step()
         checkpointer.save()

@@ -23,6 +23,25 @@ def test_what_is_not_finite_is_named() -> None:
     assert list(names_of_not_finite(state)) == []
 
 
+def test_what_is_not_trained_may_hold_a_mask() -> None:
+    """What diverges holds a NaN or a +inf somewhere, too."""
+    masked = torch.full((2, 2), -torch.inf).triu(1)
+    state = {
+        "weight": masked,
+        "mask": masked,
+        "half": masked.half(),
+        "float8": masked.to(torch.float8_e5m2),
+        "variance": -masked,
+        "mean": torch.tensor([-torch.inf, torch.nan]),
+    }
+    trained = frozenset({"model.weight"})
+    assert list(names_of_not_finite(state, "model", trained)) == [
+        "model.weight",
+        "model.variance",
+        "model.mean",
+    ]
+
+
 def test_what_overflows_in_a_sum_is_finite_all_the_same() -> None:
     assert list(names_of_not_finite({"large": torch.full((100,), 3e38)})) == []
     assert list(names_of_not_finite({"opposed": torch.tensor([INF, -INF])})) == ["opposed"]

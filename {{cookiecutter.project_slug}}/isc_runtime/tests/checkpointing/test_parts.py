@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from isc_runtime.checkpointing.parts import State, left_out, parts_of
+from isc_runtime.checkpointing.parts import State, left_out, parts_of, warn_of_what_is_left_out
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.sampler import ElasticSampler
 
@@ -48,6 +48,40 @@ def test_what_lists_and_dicts_hold_is_found_too() -> None:
     assert left_out(training) == ["optimizers[0]", "models['critic']"]
     training.more = {"optimizer": training.optimizer, "critic": models["critic"]}
     assert left_out(training) == []
+
+
+def test_what_an_optimizer_wraps_and_forgets_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Wrapping(torch.optim.SGD):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, 0.1)
+            self.inner = torch.optim.AdamW(self.param_groups)
+
+    training = Forgetful()
+    training.left_out = ("average", "optimizer")
+    training.more = {"wrapping": Wrapping(training.model.parameters())}
+    warn_of_what_is_left_out(training)
+    assert "[STATE] 'wrapping' holds inner and leaves it out of its state_dict" in caplog.text
+    assert "or 'wrapping.inner' to Forgetful.left_out" in caplog.text
+    assert "Forgetful.wrapping" not in caplog.text
+    caplog.clear()
+    training.left_out += ("wrapping.inner",)
+    warn_of_what_is_left_out(training)
+    assert caplog.text == ""
+
+
+def test_a_schedule_of_ones_own_that_cannot_be_saved_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Schedule:
+        def step(self) -> None: ...
+
+    training = Forgetful()
+    training.left_out = ("average", "optimizer")
+    training.__dict__["schedule"] = Schedule()
+    warn_of_what_is_left_out(training)
+    assert "[STATE] Forgetful.schedule has a step() and no state_dict" in caplog.text
+    caplog.clear()
+    training.left_out += ("schedule",)
+    warn_of_what_is_left_out(training)
+    assert caplog.text == ""
 
 
 def test_a_plain_value_would_not_come_back() -> None:

@@ -93,6 +93,16 @@ def test_only_what_an_optimizer_owns_is_put_off() -> None:
     assert all(torch.equal(taken["model"][name], tensor) for name, tensor in expected.items())
 
 
+def test_an_optimizer_may_keep_more_than_states_of_parameters() -> None:
+    """Torch's own state_dict takes such entries as they are."""
+    weights = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weights], 0.1)
+    entries: Any = {"steps": 3, "average": torch.ones(4), weights: {"momentum": torch.ones(5), "list": []}}
+    optimizer.state.update(entries)
+    owned = owned_by([optimizer])
+    assert sorted(tensors[0].numel() for tensors in owned.values()) == [2, 4, 5]
+
+
 def change_weights(weights: torch.Tensor) -> None:
     """A change by hand, as torch's version counter sees it."""
     with torch.no_grad():

@@ -310,3 +310,35 @@ def test_a_gpu_needs_a_compiler_for_c(monkeypatch: pytest.MonkeyPatch, there: st
         return
     with pytest.raises(IscError, match=f"no C compiler {wanted} .*apt-get install g"):
         _require_compiler("cuda")
+
+
+def train_thawed(is_shared_anew: bool) -> None:
+    with reported(), process_group(Environment.read(), 60, 60) as group:
+        torch.manual_seed(3)
+        model = Network()
+        model.first.requires_grad_(False)
+        replica = parallelize(model, group, first_loss, ParallelOptions())
+        for step in range(2):
+            with part_of_batch(replica, is_last=True):
+                loss = replica(torch.randn(4, FEATURES) + group.rank).square().mean()
+            torch.autograd.backward(loss)
+            gradients = group.gather([value.grad for value in model.parameters() if value.grad is not None])
+            assert all(map(torch.equal, *gradients))
+            assert (model.first.weight.grad is None) == (step == 0)
+            replica.zero_grad()
+            model.first.requires_grad_(True)
+            if is_shared_anew:
+                replica = parallelize(model, group, first_loss, ParallelOptions())
+        print("trained")
+
+
+def test_what_was_frozen_is_trained_once_the_model_is_shared_anew(tmp_path: Path) -> None:
+    for ended in run_forked(tmp_path, lambda: train_thawed(is_shared_anew=True)):
+        assert (ended.code, ended.output.splitlines()[-1]) == (0, "trained"), ended.output
+
+
+def test_what_was_frozen_and_is_not_shared_is_said(tmp_path: Path) -> None:
+    """Each rank would train it by itself, and nobody would notice."""
+    ended = run_forked(tmp_path, lambda: train_thawed(is_shared_anew=False))
+    assert {end.code for end in ended} == {ExitCode.USAGE}, ended
+    assert any("trained that were frozen" in end.output and "anew" in end.output for end in ended)

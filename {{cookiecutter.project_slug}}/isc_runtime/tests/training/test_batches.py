@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 from collections import UserDict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -36,6 +39,8 @@ BATCHES: dict[str, Any] = {
     "like a tokenizer's": UserDict({"input_ids": X, "labels": Y}),
     "dataclass": Views(X, [Y, X + 1]),
     "nested": {"a": [(X, {"b": Y})], "none": None},
+    "of NumPy": {"x": X, "ids": np.arange(7), "names": np.array(list("abcdefg")), "scale": np.float32(0.5)},
+    "arrays alone": (np.arange(14).reshape(7, 2), np.arange(7)),
 }
 
 
@@ -51,6 +56,8 @@ def test_the_parts_of_a_batch_are_the_batch(kind: str, parts: int) -> None:
         of_parts = [list(leaves(part))[at][1] for part, _ in split]
         if isinstance(leaf, Tensor) and leaf.dim():
             assert torch.equal(torch.cat(of_parts), leaf)
+        elif isinstance(leaf, np.ndarray):
+            assert np.concatenate(of_parts).tolist() == leaf.tolist()
         else:
             assert all(other is leaf for other in of_parts)
 
@@ -126,6 +133,37 @@ class Checked:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", self.values.sum())
+
+
+@dataclass
+class Detections:
+    """With all that is in batches besides tensors, and a field that nobody has set yet."""
+
+    images: list[Tensor]
+    targets: list[dict[str, Any]]
+    file_names: tuple[str, ...]
+    kind: Kind
+    where: Path
+    boxes: Tensor | None = None
+    cache: Any = field(init=False, repr=False)
+
+
+class Kind(enum.Enum):
+    DAY = 1
+
+
+def test_what_is_no_tensor_stays_as_it_is() -> None:
+    targets = [{"boxes": torch.zeros(count, 4), "name": f"{count}", "mask": None} for count in range(3)]
+    names = ("a", "b", "c")
+    batch = Detections([torch.zeros(3, 4 + side) for side in range(3)], targets, names, Kind.DAY, Path("x"))
+    moved = to_device(batch, torch.device("meta"))
+    assert all(image.is_meta for image in moved.images)
+    assert [(one["boxes"].is_meta, one["name"], one["mask"]) for one in moved.targets] == [
+        (True, name, None) for name in "012"
+    ]
+    assert (moved.file_names, moved.kind, moved.where, moved.boxes) == (names, Kind.DAY, Path("x"), None)
+    assert not hasattr(moved, "cache")
+    assert list(parts_of(batch, 1)) == [(batch, True)]
 
 
 def test_a_dataclass_is_not_made_anew() -> None:

@@ -12,11 +12,12 @@ import torch
 from torch.utils.data import TensorDataset
 
 from isc_runtime.environment import Environment
+from isc_runtime.errors import IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.processes import Place, differences, rest_of, wait_for
 from isc_runtime.training.evaluation import Evaluation
 from isc_runtime.training.loaders import Data
-from isc_runtime.training.means import Mean
+from isc_runtime.training.means import Best, Mean, Means
 
 VALUES = torch.linspace(0.1, 2.3, 23, dtype=torch.float64)
 
@@ -111,6 +112,40 @@ def test_it_can_be_interrupted_after_its_last_batch() -> None:
     assert after.end() == {"value": pytest.approx(float(VALUES.mean()))}
     assert not after.is_under_way
     assert after.state_dict() == {}
+
+
+def test_it_is_tried_out_and_nothing_notices() -> None:
+    (evaluation,) = evaluations(1)
+    before = torch.get_rng_state()
+    seen: list[Any] = []
+
+    def scores(batch: Any) -> Means:
+        assert not torch.is_grad_enabled()
+        seen.append(batch[0] + torch.rand(2) * 0)
+        return {"value": Mean(batch[0].sum(), 2)}
+
+    evaluation.try_out(scores, Best("value", more_is_better=True))
+    assert torch.equal(seen[0], VALUES[:2])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not evaluation.is_under_way
+    with pytest.raises(IscError, match=r'batch_scores returned a dict of "value", and BEST names "f1"'):
+        evaluation.try_out(scores, Best("f1", more_is_better=True))
+    with pytest.raises(IscError, match="batch_scores returned a list of 1"):
+        evaluation.try_out(lambda batch: batch, Best("f1", more_is_better=True))
+
+
+def test_what_is_compiled_is_not_compiled_to_be_tried_out() -> None:
+    """It would be compiled for other shapes, and be slower from then on."""
+    (evaluation,) = evaluations(1)
+    compiled: list[Any] = []
+
+    def compiler(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
+    total = torch.compile(torch.sum, backend=compiler)
+    evaluation.try_out(lambda batch: {"value": Mean(total(batch[0]), 2)}, Best("value", more_is_better=True))
+    assert compiled == []
 
 
 def test_of_other_data_it_begins_anew() -> None:

@@ -52,6 +52,12 @@ def test_what_was_decided_stays(settings: dict[str, Any]) -> None:
     assert optimizer.param_groups[0]["fused"] is settings.get("fused")
 
 
+class NoOptimizer:
+    """Wraps one, and has no groups itself."""
+
+    def step(self) -> None: ...
+
+
 def test_others_are_left_alone() -> None:
     class Own(optim.AdamW):
         pass
@@ -60,6 +66,7 @@ def test_others_are_left_alone() -> None:
     for optimizer in (optim.RMSprop(parameters), optim.LBFGS(parameters), Own(parameters)):
         fuse(optimizer)
         assert not optimizer.param_groups[0].get("fused")
+    fuse(NoOptimizer())  # type: ignore[arg-type]
     complex_ones = optim.AdamW([nn.Parameter(torch.zeros(1, dtype=torch.complex64))])
     fuse(complex_ones)
     assert not complex_ones.param_groups[0]["fused"]

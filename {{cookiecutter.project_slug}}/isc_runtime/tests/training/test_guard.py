@@ -104,6 +104,21 @@ def test_what_a_first_forward_pass_makes_is_taken_back() -> None:
     assert model.growing.tolist() == [1.0]
 
 
+def test_what_is_tried_out_leaves_nothing_behind() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(1), Codebook())
+    model[0].eval()  # as one that is frozen
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with StepGuard(model, {}, most=5).untouched():
+        assert not any(module.training for module in model.modules())
+        model[1](2.0)
+        model[0].running_mean.add_(1)  # type: ignore[operator]
+    assert before.keys() == model.state_dict().keys()
+    assert all(
+        torch.equal(before[name].to_dense(), now.to_dense()) for name, now in model.state_dict().items()
+    )
+    assert [model.training, model[0].training, model[1].training] == [True, False, True]
+
+
 def test_a_first_step_that_is_skipped_is_not_taken_for_a_mistake_of_the_loop() -> None:
     """With fp16 it is the rule; the schedule goes on, and torch warns of a scheduler before its optimizer."""
     model = nn.Linear(1, 1)

@@ -1,0 +1,140 @@
+"""What a training has changed in the form of its parts since they were built.
+
+A resume builds them anew, from the code, and loads values into them. So it must know of what was not there
+yet: a mask that a forward pass has made, layers that were unfrozen, a group that an optimizer was given.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Changes = dict[str, dict[str, Any]]  # by part, of plain values
+
+
+class Forms:
+    """The forms of the parts of a training.
+
+    Args:
+        parts: as they were built.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._shapes = {name: _shapes(part.state_dict()) for name, part in _modules(parts)}
+        self._parameters = {  # whatever is bound in their place later may be freed
+            name: [(key, weakref.ref(one), one.requires_grad) for key, one in part.named_parameters()]
+            for name, part in _modules(parts)
+        }
+        self._groups = {name: _sizes(part) for name, part in _optimizers(parts)}
+
+    def changes(self, parts: Mapping[str, Any], state: Mapping[str, Any]) -> Changes:
+        """What has changed since then; nothing of a part whose form is as it was. Asked at each save.
+
+        Args:
+            parts: of the training, now.
+            state: of each of them.
+        """
+        found: Changes = {}
+        for name, module in _modules(parts):
+            if name in self._shapes:
+                made = self._made(name, module, state[name])
+                thawed = {
+                    key: not was_trained
+                    for key, parameter, was_trained in self._parameters[name]
+                    if (one := parameter()) is not None and one.requires_grad != was_trained
+                }
+                found |= {name: {"buffers": made, "trained": thawed}} if made or thawed else {}
+        for name, optimizer in _optimizers(parts):
+            if name in self._groups and _sizes(optimizer) != self._groups[name]:
+                found[name] = {"groups": _groups(optimizer, parts)}
+        return found
+
+    def _made(self, name: str, module: nn.Module, state: Mapping[str, Any]) -> list[str]:
+        """The buffers that were not there, or had another shape."""
+        shapes, before = _shapes(state), self._shapes[name]
+        if shapes == before:
+            return []
+        buffers = dict(module.named_buffers(remove_duplicate=False))
+        return [key for key, shape in shapes.items() if before.get(key) != shape and key in buffers]
+
+
+def _groups(optimizer: Optimizer, parts: Mapping[str, Any]) -> list[list[list[str] | None]]:
+    """The parameters of each group, by part and name; None where they belong to no part."""
+    known = {
+        id(parameter): [name, key]
+        for name, module in _modules(parts)
+        for key, parameter in module.named_parameters()
+    }
+    return [[known.get(id(one)) for one in group["params"]] for group in optimizer.param_groups]
+
+
+def reform(parts: Mapping[str, Any], changes: Changes, loaded: Mapping[str, Any]) -> None:
+    """Gives parts that were built anew the form that they had when a checkpoint was made.
+
+    What is not possible is left to those who load: they say that it does not fit.
+
+    Args:
+        parts: of the training.
+        changes: as `Forms.changes` has told them.
+        loaded: what the checkpoint holds, by the name of the part.
+    """
+    for name, module in _modules(parts):
+        for key in changes.get(name, {}).get("buffers", ()):
+            _bind(module, key, loaded.get(name, {}).get(key))
+        own = dict(module.named_parameters())
+        for key, is_trained in changes.get(name, {}).get("trained", {}).items():
+            if key in own:
+                own[key].requires_grad_(is_trained)
+    for name, optimizer in _optimizers(parts):
+        groups = changes.get(name, {}).get("groups", ())
+        saved = loaded.get(name, {}).get("param_groups", ())
+        if len(saved) == len(groups) > len(optimizer.param_groups):
+            _add_groups(optimizer, parts, groups, saved)
+
+
+def _bind(module: nn.Module, key: str, value: Any) -> None:
+    """Makes room for a buffer; its value is loaded with all others."""
+    path, _, name = key.rpartition(".")
+    try:
+        owner = module.get_submodule(path)
+    except AttributeError:
+        return
+    if isinstance(value, Tensor) and (name in owner._buffers or not hasattr(owner, name)):
+        device = next((own.device for own in itertools.chain(module.parameters(), module.buffers())), None)
+        owner.register_buffer(name, torch.empty_like(value, device=device))
+
+
+def _add_groups(
+    optimizer: Optimizer, parts: Mapping[str, Any], groups: list[list[Any]], saved: list[dict[str, Any]]
+) -> None:
+    known = {
+        (name, key): parameter for name, part in _modules(parts) for key, parameter in part.named_parameters()
+    }
+    for names, settings in list(zip(groups, saved, strict=True))[len(optimizer.param_groups) :]:
+        parameters = [known.get(tuple(name)) if name else None for name in names]
+        has = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if any(parameter is None or id(parameter) in has for parameter in parameters):
+            return
+        optimizer.add_param_group({**settings, "params": parameters})
+
+
+def _modules(parts: Mapping[str, Any]) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, part) for name, part in parts.items() if isinstance(part, nn.Module))
+
+
+def _optimizers(parts: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
+    return ((name, part) for name, part in parts.items() if isinstance(part, Optimizer))
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _sizes(optimizer: Optimizer) -> list[int]:
+    return [len(group["params"]) for group in optimizer.param_groups]

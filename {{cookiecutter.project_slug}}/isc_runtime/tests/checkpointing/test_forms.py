@@ -1,0 +1,147 @@
+"""What a training has changed in the form of its parts comes back, though they are built anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.parts import State
+from isc_runtime.checkpointing.run import Run
+from isc_runtime.checkpointing.stores.store import Store
+from isc_runtime.errors import IscError
+from isc_runtime.logs import Scalars
+from isc_runtime.options import CheckpointOptions
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.interruption import StopRequest
+from isc_runtime.sampler import ElasticSampler
+from isc_runtime.tests.processes import differences
+
+
+class Attention(nn.Module):
+    """Makes its causal mask when it sees how long a text is."""
+
+    later: Tensor | None
+    growing: Tensor
+    filled: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Linear(4, 4)
+        self.register_buffer("later", None)
+        self.register_buffer("growing", torch.zeros(1, 1))
+        self.register_buffer("filled", torch.zeros(3, 3))
+
+    def forward(self, text: Tensor) -> Tensor:
+        length = len(text)
+        mask = torch.full((length, length), -torch.inf).triu(1)
+        self.later, self.growing = mask, mask
+        self.filled.copy_(torch.full((3, 3), -torch.inf).triu(1))
+        if not hasattr(self, "anew"):
+            self.register_buffer("anew", mask)
+        scores: Tensor = self.scores(text)
+        return (scores @ scores.T + mask).softmax(dim=1) @ text
+
+
+class Training:
+    """A model whose backbone is frozen, and what belongs to it."""
+
+    def __init__(self, store: Store, group: Group) -> None:
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict({"backbone": nn.Linear(4, 4), "attention": Attention()})
+        self.model["backbone"].requires_grad_(False)
+        trained = self.model["attention"].parameters()
+        self.optimizer = torch.optim.AdamW(trained, lr=0.1)
+        self.sampler = ElasticSampler(64, 4)
+        run = Run(store, group, StopRequest(), Scalars(None))
+        self.checkpointer = Checkpointer(run, self, CheckpointOptions())
+
+    def state(self) -> State:
+        return {"model": self.model, "optimizer": self.optimizer, "sampler": self.sampler}
+
+    def step(self) -> None:
+        loss: Tensor = self.model["attention"](self.model["backbone"](torch.ones(3, 4))).square().sum()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sampler.advance()
+
+    def thaw(self) -> None:
+        self.model["backbone"].requires_grad_(True)
+        self.optimizer.add_param_group({"params": list(self.model["backbone"].parameters()), "lr": 0.01})
+
+    def everything(self) -> dict[str, Any]:
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**state, "trained": {name: p.requires_grad for name, p in self.model.named_parameters()}}
+
+
+def resumed(
+    store: Store, group: Group, before: Training, again: Callable[[Store, Group], Training]
+) -> Training:
+    before.checkpointer.save()
+    before.checkpointer.settle()
+    after = again(store, group)
+    assert after.checkpointer.restore()
+    return after
+
+
+def test_what_a_forward_pass_has_made_comes_back(store: Store, group: Group) -> None:
+    """Masks of -inf, none of which was there at the start; over two resumes."""
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.step()
+    for _ in range(2):
+        after = resumed(store, group, training, Training)
+        assert differences(training.everything(), after.everything()) == []
+        training.step()
+        after.step()
+        assert differences(training.everything(), after.everything()) == []
+        training = after
+    assert training.model["attention"].later.shape == (3, 3)
+
+
+def test_what_was_thawed_stays_so_with_its_group(store: Store, group: Group) -> None:
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.step()
+    training.thaw()
+    training.step()
+    for _ in range(2):
+        after = resumed(store, group, training, Training)
+        assert after.model["backbone"].weight.requires_grad
+        training.step()
+        after.step()
+        assert differences(training.everything(), after.everything()) == []
+        assert after.optimizer.param_groups[1]["params"][0] is after.model["backbone"].weight
+        training = after
+
+
+class Smaller(Training):
+    """Another model, without what the checkpoint knows of."""
+
+    def __init__(self, store: Store, group: Group) -> None:
+        super().__init__(store, group)
+        self.model = nn.ModuleDict({"backbone": nn.Linear(4, 4)})
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+
+
+def test_another_model_is_refused_as_before(store: Store, group: Group) -> None:
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.step()
+    training.thaw()
+    with pytest.raises(IscError, match="The checkpoint is of another training: its 'model' does not fit"):
+        resumed(store, group, training, Smaller)
+
+
+def test_nothing_is_noted_of_a_form_that_stays(store: Store, group: Group) -> None:
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.checkpointer.save()
+    training.checkpointer.settle()
+    state = torch.load(store.entries()[-1].payload, weights_only=True)
+    assert "forms" not in state["asked"]
