@@ -117,10 +117,10 @@ def _check_trained(replica: nn.Module) -> None:
     """The ranks exchange the gradients of what was trained when they began to share the model."""
     if any(parameter.requires_grad for parameter in getattr(replica, FROZEN, ())):
         raise IscError(
-            "Parameters are trained that were frozen when the ranks began to share the model, so that their "
-            "gradients would not be exchanged",
+            "Parameters are trained that were frozen when the ranks began to share the model",
             "requires_grad_(True)",
-            "Share it anew after that: self.replica = parallelize(self.model, group, self.first_loss, how).",
+            "Share it anew after that, or their gradients are not exchanged: self.replica = "
+            "parallelize(self.model, group, self.first_loss, how).",
             ExitCode.USAGE,
         )
 
