@@ -89,8 +89,8 @@ class Trainer:
         self.arguments, self.group = arguments, group
         self.data = group.each(partial(loaders.load, load_data, arguments.dataset_id, arguments.data_root))
         self.sampler = loaders.make_position(self.data, arguments.batch_size, arguments.seed, group)
-        told = options.LogOptions.of(arguments)
-        self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group, told)
+        self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group.device)
+        self.meter = loaders.Meter(self.sampler, group, options.LogOptions.of(arguments))
         rng.seed_everything(arguments.seed)
         self.model = group.each(partial(build_model, arguments.model))  # what fails on one rank ends all
         self.use_amp = group.has_bf16 and not arguments.no_amp
@@ -160,7 +160,7 @@ class Trainer:
     def train(self, checkpointer: Checkpointer, scalars: Scalars, show: Show) -> None:
         """Trains to the next evaluation."""
         self.replica.train()
-        for batch in self.loader:
+        for batch in self.meter.over(self.loader):
             totals = Totals(self.group)
             norm = self.train_batch(to_device(batch, self.group.device), totals)
             self.sampler.advance()
@@ -225,7 +225,7 @@ class Trainer:
 
     def log(self, totals: Totals, norm: Tensor, scalars: Scalars, show: Show) -> None:
         """One dense line, and the same for TensorBoard."""
-        progress, values = self.sampler.progress, totals.over_ranks() | self.guard.look() | self.loader.look()
+        progress, values = self.sampler.progress, totals.over_ranks() | self.guard.look() | self.meter.look()
         values |= {"gradient_norm": float(norm), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         where = f"epoch {progress.epoch + 1} batch {progress.batch} step {progress.step}:"
         show(progress.step, scalars.report("training", where, values, progress.step))

@@ -57,7 +57,7 @@ def test_a_sampler_that_repeats(project: Project) -> None:
     """torch's own sampler: after a resume within an epoch it begins the epoch anew."""
     project.change(
         "train.py",
-        "loaders.training_loader(self.data, self.sampler, arguments.workers, group, told)\n",
+        "loaders.training_loader(self.data, self.sampler, arguments.workers, group.device)\n",
         "torch.utils.data.DataLoader(\n"
         "            self.data.training,\n"
         "            sampler=torch.utils.data.RandomSampler(\n"

@@ -99,7 +99,7 @@ class SmallTraining:
         data = made_data(100, seed=1)
         pair = loaders.Data(data, made_data(20, seed=2))
         self.sampler = loaders.make_position(pair, arguments.batch_size, seed=0, group=group)
-        self.loader = loaders.training_loader(pair, self.sampler, arguments.workers, group)
+        self.loader = loaders.training_loader(pair, self.sampler, arguments.workers, group.device)
         rng.seed_everything(0)
         self.model = Network()
         how = options.ParallelOptions.of(arguments)

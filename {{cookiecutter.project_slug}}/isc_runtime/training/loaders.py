@@ -10,17 +10,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.log_options import LogOptions
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, collated, even_share
 from isc_runtime.training.ahead import ahead
 from isc_runtime.training.answers import described
-from isc_runtime.training.meter import Meter
+from isc_runtime.training.meter import Meter as Meter
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful, is_stream
 from isc_runtime.training.workers import PreparedLoader
-
-QUIET = LogOptions()
 
 
 class Data(NamedTuple):
@@ -127,12 +124,8 @@ def _check_lengths(data: Data) -> None:
 
 
 def training_loader(
-    data: Data,
-    position: ElasticSampler | StreamPosition,
-    workers: int,
-    group: Group,
-    told: LogOptions = QUIET,
-) -> Meter:
+    data: Data, position: ElasticSampler | StreamPosition, workers: int, device: torch.device
+) -> Iterable[Any]:
     """The batches from the position to the end of the epoch, each time it is iterated.
 
     On a GPU each is there, or on its way, when the one before it is trained on.
@@ -141,28 +134,24 @@ def training_loader(
         data: what data.py loads.
         position: where in the data, and in which order.
         workers: processes that load; 0 loads in this one.
-        group: the ranks; the batches go to this one's device.
-        told: what is to be told of the speed.
+        device: where the batches will go.
 
     Raises:
         IscError: these data cannot be loaded by workers.
     """
-    batches: Iterable[Any]
     if isinstance(position, StreamPosition):
-        batches = StreamLoader(Chunks(data.training, data.collate, position), position, workers, group.device)
-    else:
-        loader = PreparedLoader(
-            ReplayableDataset(data.training, data.collate),
-            batch_sampler=position,
-            collate_fn=as_it_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # its own: the default one would draw from the training's
-            pin_memory=group.device.type == "cuda",
-        )
-        # What keeps a state of its own would save one that is a batch further than the training.
-        batches = loader if is_stateful(data.training) else ahead(loader, group.device)
-    return Meter(batches, position, group, told)
+        return StreamLoader(Chunks(data.training, data.collate, position), position, workers, device)
+    loader = PreparedLoader(
+        ReplayableDataset(data.training, data.collate),
+        batch_sampler=position,
+        collate_fn=as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # its own: the default one would draw from the training's
+        pin_memory=device.type == "cuda",
+    )
+    # What keeps a state of its own would save one that is a batch further than the training.
+    return loader if is_stateful(data.training) else ahead(loader, device)
 
 
 def example_batch(data: Data, position: ElasticSampler | StreamPosition) -> Any:

@@ -26,17 +26,15 @@ logger = logging.getLogger("train")
 
 
 class Meter:
-    """The batches of a rank, each time it is iterated, and how fast they are trained on.
+    """How fast batches are trained on.
 
     Args:
-        batches: from the position to the end of the epoch.
         position: where the training is.
         group: the ranks.
         options: what is to be told.
     """
 
-    def __init__(self, batches: Iterable[Any], position: Position, group: Group, options: LogOptions) -> None:
-        self._batches = batches
+    def __init__(self, position: Position, group: Group, options: LogOptions) -> None:
         self._position = position
         self._group = group
         self._options = options
@@ -50,8 +48,9 @@ class Meter:
         self._seconds = self._waited = 0.0
         self._samples = self._counted = 0
 
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self._batches)
+    def over(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yields these batches; what lies between two of them is how one is trained on."""
+        batches = iter(batches)
         self._since = time.monotonic()
         try:
             while (batch := self._next(batches)) is not END:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset, dataloader
 
-from isc_runtime.environment import Environment
 from isc_runtime.ranks.group import Group
 from isc_runtime.rehearsal.trace import STARTUP, Trace
 from isc_runtime.training import ahead
@@ -42,7 +41,7 @@ def test_each_step_has_the_samples_that_it_was_taken_on(
 ) -> None:
     monkeypatch.setattr(ahead, "AHEAD_ON", {"cpu"} if is_ahead else set())
     position = make_position(DATA, 4, 0, group)
-    loader = training_loader(DATA, position, workers, Group(Environment(), torch.device("cpu")))
+    loader = training_loader(DATA, position, workers, torch.device("cpu"))
     trained: dict[int, tuple[int, ...]] = {}
     for _ in range(2):
         for (values,) in loader:

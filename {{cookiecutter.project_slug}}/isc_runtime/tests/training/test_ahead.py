@@ -57,7 +57,7 @@ def taken(kind: Any, steps: int, state: dict[str, Any] | None = None, workers: i
     data = Data(training, TensorDataset(torch.ones(2, 1)))
     group = Group(Environment(), CPU)
     position = make_position(data, 4, 0, group)
-    loader = training_loader(data, position, workers, group)
+    loader = training_loader(data, position, workers, CPU)
     if state is not None:
         position.load_state_dict(state["position"])
         for name, own in data.parts().items():

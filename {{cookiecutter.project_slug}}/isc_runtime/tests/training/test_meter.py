@@ -33,16 +33,16 @@ class Clock:
             yield number
 
 
-def make(batches: Any, ranks: int = 1, **options: Any) -> Meter:
+def make(ranks: int = 1, **options: Any) -> Meter:
     group = Group(Environment(world_size=ranks), torch.device("cpu"))
-    return Meter(batches, ElasticSampler(1000, 4, world_size=ranks), group, LogOptions(**options))
+    return Meter(ElasticSampler(1000, 4, world_size=ranks), group, LogOptions(**options))
 
 
 def test_samples_a_second_and_the_share_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    one = make(clock.slow(4, 1.0), ranks=2)
+    one = make(ranks=2)
     seen = []
-    for number in one:
+    for number in one.over(clock.slow(4, 1.0)):
         clock.now += 3.0
         if number % 2:
             seen.append(one.look())
@@ -55,14 +55,14 @@ def test_samples_a_second_and_the_share_that_waits(monkeypatch: pytest.MonkeyPat
 
 def test_what_lies_between_two_epochs_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    one = make([0, 1])
+    one = make()
     for _ in range(2):
-        for number in one:
+        for number in one.over([0, 1]):
             clock.now += 2.0
             if number == 1:
                 break
         clock.now += 50.0
-    for _ in one:
+    for _ in one.over([0, 1]):
         clock.now += 2.0
         break
     assert one.look()["samples_per_second"] == pytest.approx(2.0)
@@ -71,9 +71,9 @@ def test_what_lies_between_two_epochs_does_not_count(monkeypatch: pytest.MonkeyP
 def test_the_share_of_what_the_device_could_do(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     layer = nn.Linear(16, 8, bias=False)
-    one = make([0, 1, 2], flops=1e4)
+    one = make(flops=1e4)
     inputs = torch.randn(4, 16)
-    for _ in one:
+    for _ in one.over(range(3)):
         torch.autograd.backward(layer(inputs).sum())
         clock.now += 1.0
     # 2 x 4 x 16 x 8 operations forward, and as many for the weights' gradient; in one second, of 10 000
@@ -86,8 +86,8 @@ def test_what_a_batch_takes_can_be_said_and_what_is_compiled_is_not_counted(
     clock = Clock(monkeypatch)
     monkeypatch.setattr(meter, "FlopCounterMode", None)  # it would fail
     for said, mfu in ((5e3, 0.5), (None, None)):
-        one = make([0], flops=1e4, compile=True, batch_flops=said)
-        for _ in one:
+        one = make(flops=1e4, compile=True, batch_flops=said)
+        for _ in one.over([0]):
             clock.now += 1.0
         assert one.look().get("mfu") == mfu
 
@@ -96,9 +96,9 @@ def test_a_profile_of_some_batches_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    one = make(range(9), profile_steps=2)
+    one = make(profile_steps=2)
     with caplog.at_level(logging.INFO):
-        for _ in one:
+        for _ in one.over(range(9)):
             torch.ones(8, 8) @ torch.ones(8, 8)
     (file,) = (tmp_path / "runs").iterdir()
     events = json.loads(file.read_text())["traceEvents"]
@@ -115,7 +115,7 @@ def test_a_profile_that_cannot_be_written_ends_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("in the way")
-    assert list(make(range(9), profile_steps=2)) == list(range(9))
+    assert list(make(profile_steps=2).over(range(9))) == list(range(9))
     assert "[PROFILE] runs/profile_of_step_0.pt.trace.json was not written" in caplog.text
 
 

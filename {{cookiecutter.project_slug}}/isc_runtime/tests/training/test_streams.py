@@ -68,7 +68,7 @@ def opened(stream: Any, rank: int, ranks: int, workers: int = 0) -> tuple[Stream
     group = Group(Environment(rank=rank, world_size=ranks), CPU)
     position = make_position(data, 4, 0, group)
     assert isinstance(position, StreamPosition)
-    return position, training_loader(data, position, workers, group), data
+    return position, training_loader(data, position, workers, CPU), data
 
 
 def read(stream: Any, rank: int, ranks: int, workers: int = 0, steps: int = 99, state: Any = None) -> Any:
