@@ -164,7 +164,8 @@ def ask_parser(root: Path, words: Sequence[str]) -> Answer:
 def options_of_train(root: Path) -> set[str]:
     """The options that train.py gives to argparse, read and not run; none if it does not use argparse."""
     own = _options_in(root / "train.py")
-    return own and own | _options_in(root / "isc_runtime" / "options.py") | {"--help"}
+    runtime = _imported(root, root / "isc_runtime" / "options.py")
+    return own and own.union({"--help"}, *map(_options_in, runtime))
 
 
 def models_of(root: Path) -> list[str]:
@@ -184,19 +185,44 @@ def models_of(root: Path) -> list[str]:
     return names
 
 
+def _imported(root: Path, file: Path) -> set[Path]:
+    """A module, and those of the runtime that it imports: options are added where they belong."""
+    found, waiting = set[Path](), {file}
+    while waiting:
+        found.add(file := waiting.pop())
+        try:
+            nodes = list(ast.walk(parse_python(file)))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        names = {node.module or "" for node in imports}
+        names |= {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+        files = {root / f"{name.replace('.', '/')}.py" for name in names if name.startswith("isc_runtime.")}
+        waiting |= {module for module in files - found if module.is_file()}
+    return found
+
+
 def _options_in(file: Path) -> set[str]:
     try:
         nodes = list(ast.walk(parse_python(file)))
     except (OSError, SyntaxError, ValueError):
         return set()
-    names = {"add_argument"}
-    for node in nodes:  # `add = parser.add_argument` makes another name of it
-        if isinstance(node, ast.Assign) and name_of(node.value) == "add_argument":
-            names |= {name_of(target) for target in node.targets}
-    calls = (node for node in nodes if isinstance(node, ast.Call) and name_of(node.func) in names)
-    arguments = (argument for call in calls for argument in call.args)
-    values = (argument.value for argument in arguments if isinstance(argument, ast.Constant))
-    return {value for value in values if isinstance(value, str) and value.startswith("-")}
+    names, texts = {"add_argument"}, dict[str, str]()
+    for node in nodes:  # `add = parser.add_argument` makes another name of it, OPTION = "--option" of a text
+        if isinstance(node, ast.Assign):
+            targets = [name for target in node.targets if (name := name_of(target))]
+            if name_of(node.value) == "add_argument":
+                names.update(targets)
+            elif isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                texts |= dict.fromkeys(targets, node.value.value)
+    found = set[str]()
+    for call in (node for node in nodes if isinstance(node, ast.Call) and name_of(node.func) in names):
+        words = [getattr(one, "value", texts.get(name_of(one))) for one in call.args]
+        options = {word for word in words if isinstance(word, str) and word.startswith("-")}
+        kinds = {name_of(keyword.value) for keyword in call.keywords}
+        negated = {f"--no-{option[2:]}" for option in options if "BooleanOptionalAction" in kinds}
+        found |= options | negated
+    return found
 
 
 def _is_unknown(name: str, options: Sequence[str]) -> bool:

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from isc_runtime.submission.command import train_arguments
-from isc_runtime.submission.command.train_arguments import Answer, ask_parser, check_arguments
+from isc_runtime.submission.command.train_arguments import (
+    Answer,
+    ask_parser,
+    check_arguments,
+    options_of_train,
+)
 
 PROJECT = Path(__file__).resolve().parents[3]
 IMPORT = "import argparse\nimport torch\n"
@@ -145,3 +150,10 @@ def test_a_config_file_in_the_command_is_judged_as_its_options_are(tmp_path: Pat
     assert "--fresh would start over" in said("dataset-id = 'uds-x'\nfresh = true")
     assert "There is no config file configs/b.toml. Put it into the project" in said("", "configs/b.toml")
     assert said("", "$HOME/b.toml") != "", "what only the node knows is left to it; datasets are not"
+
+
+def test_the_options_that_are_read_are_those_of_the_parser() -> None:
+    """Wherever in the runtime they are added: a rehearsal asks whether there is --log-steps."""
+    asked = ask_parser(PROJECT, []).options
+    assert len(asked) > 40
+    assert options_of_train(PROJECT) - {"-h"} == set(asked) - {"-h"}
