@@ -21,6 +21,7 @@ from isc_runtime.checkpointing.on_disk.durable import PROBE_PREFIX, probe, write
 from isc_runtime.environment import LOCAL_CHECKPOINT_DIRECTORY, Environment
 from isc_runtime.errors import IscError
 from isc_runtime.options import CheckpointOptions
+from isc_runtime.standard_streams import outlive_streams
 
 if TYPE_CHECKING:
     from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
@@ -87,6 +88,7 @@ def check_place(environment: Environment, speaks: bool | None = None) -> Path:
     Raises:
         IscError: the place is not ready; the message says what is wrong, where, and what to do.
     """
+    outlive_streams()  # a log that cannot be written is no reason not to train
     is_first = environment.local_rank == 0 and SAID not in os.environ
     report = Report(is_first if speaks is None else speaks)
     report.begin("EARLY CHECKPOINT DIRECTORY VALIDATION", environment)

@@ -11,6 +11,7 @@ import multiprocessing.util  # its exit function must be registered before `_end
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -161,12 +162,23 @@ def _workers() -> list[multiprocessing.process.BaseProcess]:
     return [child for child in multiprocessing.active_children() if child.daemon]
 
 
+def _stacks() -> str:
+    """Where each thread of this process stands. Written straight to a log that nobody reads any more it would
+    hold up all threads, and whoever is to end the process too.
+    """
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read().decode(errors="replace")
+
+
 def show_stacks() -> None:
     """Writes where this process stands, and its data-loading workers: each of their threads, to stderr.
 
     For a process that is about to end: the question ends a worker that `prepare_worker` did not prepare.
     """
-    faulthandler.dump_traceback()
+    sys.stderr.write(_stacks())
+    sys.stderr.flush()
     for worker in _workers():
         sys.stderr.write(f"\nAnd its worker {worker.name} (pid {worker.pid}):\n")
         sys.stderr.flush()

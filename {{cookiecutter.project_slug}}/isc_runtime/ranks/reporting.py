@@ -44,7 +44,7 @@ def _explain(error: Exception) -> None:
     if isinstance(error, IscError):  # the traceback is of use only if nobody foresaw what is behind it
         cause = error.__cause__ if error.exit_code is ExitCode.FAILED else None
     if cause is not None:
-        traceback.print_exception(cause)
+        say("".join(traceback.format_exception(cause)).rstrip())
     if isinstance(error, IscError):
         say(f"ERROR: {error}")
 

@@ -154,7 +154,7 @@ class Watch:
         reason = reasons[-1]
         if reason.rank == self._environment.rank and reason.exit_code is ExitCode.FAILED:
             with contextlib.suppress(OSError, ValueError):
-                traceback.print_exception(error)
+                say("".join(traceback.format_exception(error)).rstrip())  # at once, however slow the log is
         self._say(reason)
         with contextlib.suppress(Exception):  # torchrun's summary quotes it, where torchrun asked for it
             get_error_handler().record_exception(reason)

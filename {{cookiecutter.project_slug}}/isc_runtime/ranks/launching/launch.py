@@ -9,6 +9,7 @@ from isc_runtime.config import seconds_in
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import FIRST_TIMEOUT
 from isc_runtime.ranks.launching.torchrun import torchrun
+from isc_runtime.standard_streams import outlive_streams
 
 
 def launch(arguments: list[str]) -> int:
@@ -17,6 +18,7 @@ def launch(arguments: list[str]) -> int:
     Raises:
         IscError: the nodes did not find each other, or have lost each other before the ranks could say so.
     """
+    outlive_streams()  # the exit code is that of the ranks, whatever becomes of the log
     limit = seconds_in(arguments, "--first-timeout", FIRST_TIMEOUT)
     conf = [] if _has_conf(arguments) else [f"--rdzv-conf=timeout={int(limit + 1)}"]
     try:

@@ -91,18 +91,21 @@ def main() -> NoReturn:
     """Runs the script that `sys.argv` names after this one, and ends the process as Python does."""
     script, code = sys.argv[1], 0
     try:
-        become_a_new_process(script)
-        run(script)
-    except SystemExit as wish:
-        code = _code_of(wish)
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    except BaseException as error:  # torchrun would keep it for itself
-        code = 1
-        shown = error.with_traceback(_within_script(error.__traceback__))
-        sys.excepthook(type(shown), shown, shown.__traceback__)
-    # multiprocessing ends a process without its threads, its exit functions and what its files still hold.
-    ctypes.pythonapi.Py_Exit(code)
+        try:
+            become_a_new_process(script)
+            run(script)
+        except SystemExit as wish:
+            code = 1
+            code = _code_of(wish)
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+        except BaseException as error:  # torchrun would keep it for itself
+            code = 1
+            shown = error.with_traceback(_within_script(error.__traceback__))
+            sys.excepthook(type(shown), shown, shown.__traceback__)
+    finally:  # whatever a handler of signals raises meanwhile: torchrun would take that for a return
+        # multiprocessing would end it without its threads, its exit functions and what its files still hold.
+        ctypes.pythonapi.Py_Exit(code)
     raise AssertionError("a process that has ended goes on")
 
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from isc_runtime.config import seconds_in
@@ -42,7 +43,7 @@ def torchrun(arguments: list[str]) -> int:
         as completed.
     """
     _set_threads(arguments)
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.api import PContext
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -56,26 +57,33 @@ def torchrun(arguments: list[str]) -> int:
     # A number that torchrun finds out itself decides about OMP_NUM_THREADS when all is imported.
     if sys.platform == "linux" and is_script and str(options.nproc_per_node).isdecimal():
         _fork_ranks(options)
+    noted = Noted()
     try:
-        with _kills_noted() as killed, tempfile.TemporaryDirectory(prefix="isc-torchrun-") as folder:
+        with noted.of(PContext), tempfile.TemporaryDirectory(prefix="isc-torchrun-") as folder:
             options.log_dir = options.log_dir or folder  # torchrun would leave a folder of its own behind
             run(options)  # type: ignore[no-untyped-call]
-    except SignalException as stop:  # the ranks got the signal too, and have ended
-        _pass_on(stop.sigval, os.getpid())
-        if killed:
-            sys.stderr.write(
-                f"torchrun: asked to stop by signal {int(stop.sigval)}, and ranks were killed before they "
-                "had saved (exit code 137): a start goes on from the last completed save. A save that needs "
-                "longer is waited for with --save-timeout.\n"
-            )
-            return KILLED
-        return 128 + int(stop.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {code}\n")
         return code
-    return 0
+    except Exception:
+        if noted.signal is None:
+            raise
+    return 0 if noted.signal is None else _stopped(noted.signal, noted.killed)
+
+
+def _stopped(number: signal.Signals, killed: bool) -> int:
+    """The exit code of what was asked to stop. The ranks got the signal too, and have ended."""
+    _pass_on(number, os.getpid())
+    if not killed:
+        return 128 + number
+    sys.stderr.write(
+        f"torchrun: asked to stop by signal {int(number)}, and ranks were killed before they "
+        "had saved (exit code 137): a start goes on from the last completed save. A save that needs "
+        "longer is waited for with --save-timeout.\n"
+    )
+    return KILLED
 
 
 def _not_ignored(names: str) -> str:
@@ -89,26 +97,50 @@ def _handler(name: str) -> object:
     return None if number is None else signal.getsignal(number)
 
 
-@contextlib.contextmanager
-def _kills_noted() -> Iterator[list[int]]:
-    """Notes ranks that were killed while torchrun waited for their end: it forgets how they ended."""
-    from torch.distributed.elastic.multiprocessing.api import PContext
+class Noted:
+    """What torchrun forgets, or loses.
 
-    killed: list[int] = []
-    close = PContext.close
+    Attributes:
+        signal: that asked it to stop. Its handler raises an exception, wherever torchrun is at that moment:
+            where it formats a line of its log, and where the next line raises another one instead.
+        killed: whether a rank was killed while torchrun waited for its end.
+    """
 
-    def noted(self: Any, *arguments: Any, **options: Any) -> None:
-        handlers = getattr(self, "subprocess_handlers", {}).values()
-        forks = getattr(getattr(self, "_pc", None), "processes", [])
-        close(self, *arguments, **options)
-        codes = [handler.proc.returncode for handler in handlers] + [fork.exitcode for fork in forks]
-        killed.extend(code for code in codes if code == -signal.SIGKILL)
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.killed = False
 
-    PContext.close = noted  # type: ignore[method-assign]
-    try:
-        yield killed
-    finally:
-        PContext.close = close  # type: ignore[method-assign]
+    @contextlib.contextmanager
+    def of(self, context: Any) -> Iterator[None]:
+        """Notes it within the block.
+
+        Args:
+            context: torchrun's PContext, which starts ranks, looks at them and ends them.
+        """
+        module: Any = sys.modules[context.__module__]
+        handler, close, wait = module._terminate_process_handler, context.close, context.wait
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.signal = signal.Signals(number)
+            handler(number, frame)
+
+        def look(ranks: Any, *arguments: Any, **options: Any) -> Any:
+            if self.signal is not None:
+                handler(self.signal, None)
+            return wait(ranks, *arguments, **options)
+
+        def end(ranks: Any, *arguments: Any, **options: Any) -> None:
+            handlers = getattr(ranks, "subprocess_handlers", {}).values()
+            forks = getattr(getattr(ranks, "_pc", None), "processes", [])
+            close(ranks, *arguments, **options)
+            codes = [one.proc.returncode for one in handlers] + [fork.exitcode for fork in forks]
+            self.killed = self.killed or -signal.SIGKILL in codes
+
+        module._terminate_process_handler, context.close, context.wait = stop, end, look
+        try:
+            yield
+        finally:
+            module._terminate_process_handler, context.close, context.wait = handler, close, wait
 
 
 def _set_threads(arguments: list[str]) -> None:
@@ -130,6 +162,11 @@ def _fork_ranks(options: argparse.Namespace) -> None:
 
     class Forks(launchers.MultiprocessContext):
         """Ranks in forks, which return nothing: they end."""
+
+        def _start(self) -> None:
+            # One that returns all the same, in the middle of its end, does not wait until all have.
+            self._worker_finished_event.set()
+            super()._start()  # type: ignore[no-untyped-call]
 
         def _poll(self) -> Any:
             for rank, process in enumerate(self._pc.processes if self._pc else ()):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from isc_runtime.checkpointing.on_disk.durable import sync_file, write_durably
+from isc_runtime.checkpointing.on_disk.manifest import checksum
+from isc_runtime.checkpointing.on_disk.untrusted import read_plain
 from isc_runtime.checkpointing.stores import local_store
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.checkpointing.test_checkpointer import Training
+from isc_runtime.tests.checkpointing.test_store import save
 from isc_runtime.tests.conftest import open_store
 from isc_runtime.tests.processes import UNSET, Place
 
@@ -100,6 +105,26 @@ def test_a_network_that_forgets_a_file_once_costs_one_save(
     latest = store.latest()
     assert latest is not None
     assert latest.read_manifest().step == 3
+
+
+class Short(io.FileIO):
+    """A file of which each read takes a part only, as a network's or FUSE's may."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(1000 if size is None or size < 0 else min(size, 1000)) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        return super().readinto(memoryview(buffer)[:1000]) or 0
+
+
+def test_short_reads_are_gone_on_with(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = save(store, 10)
+    expected = checksum(payload), read_plain(payload, 10**6)
+    assert len(expected[1]) > 1000
+    monkeypatch.setattr(io, "FileIO", Short)
+    assert (checksum(payload), read_plain(payload, 10**6)) == expected
+    (entry,) = store.entries()
+    assert entry.verify().step == 10
 
 
 class Yesterday(datetime):

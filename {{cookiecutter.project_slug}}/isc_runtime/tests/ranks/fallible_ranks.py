@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def fail(group: Group, how: str) -> None:
         raise ERROR
     elif how == "unforeseen" and group.rank == 1:
         raise ZeroDivisionError("nobody saw it coming")
+    elif how == "sys.exit" and group.rank == 1:
+        sys.exit(ast.literal_eval(os.environ["WISH"]))
     elif how == "killed" and group.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "in its own place" and group.rank == 1:

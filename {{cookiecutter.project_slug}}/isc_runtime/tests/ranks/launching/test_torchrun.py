@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed.run as run_of_torch
+from torch.distributed.elastic.multiprocessing import api as launchers
 
 from isc_runtime.ranks.launching import fork_server, torchrun
 from isc_runtime.tests.processes import PROJECT, TRAINING, UNSET, Ended, Place, rest_of, wait_for
@@ -292,6 +293,45 @@ def test_what_nohup_ignores_stops_no_rank_and_no_torchrun(tmp_path: Path) -> Non
         os.kill(pid, signal.SIGHUP)
     said = rest_of(process)
     assert process.returncode == 0, said
+
+
+ASKED_AGAIN = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+class Log:
+    def write(self, text):
+        os.kill(os.getpid(), signal.SIGTERM)
+    def flush(self):
+        pass
+sys.stderr = Log()
+sys.exit("the reason")
+"""
+
+
+def test_a_rank_that_is_asked_to_stop_while_it_ends_ends(tmp_path: Path) -> None:
+    """torchrun's own signal comes when the one to all has been heard. Half an hour it waited for the rank."""
+    script = tmp_path / "rank.py"
+    script.write_text(ASKED_AGAIN)
+    node = Place(tmp_path, script=script).run(ranks=2)
+    assert node.code == 1, node.output
+
+
+@pytest.mark.parametrize("where", ["lost", "in the middle of something else"])
+def test_no_signal_is_lost_wherever_torchrun_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def run(options: object) -> None:
+        try:
+            launchers._terminate_process_handler(signal.SIGTERM, None)
+        except Exception:
+            if where != "lost":
+                raise UnboundLocalError("start") from None
+        with pytest.raises(Exception, match="signal: 15"):
+            launchers.PContext.wait(None, 0)  # type: ignore[arg-type]  # it does not get so far
+
+    monkeypatch.setattr(run_of_torch, "run", run)
+    monkeypatch.setattr(fork_server, "start", lambda script: False)
+    assert torchrun.torchrun([str(tmp_path / "rank.py")]) == 143
 
 
 def test_a_training_that_is_stopped_never_ends_with_0(started: subprocess.Popen[str]) -> None:
