@@ -15,7 +15,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-COLUMNS, ROWS = 112, 28
+COLUMNS, ROWS = 113, 28
 LONGEST_PAUSE, LAST = 1.2, 6.0  # seconds
 WIDTH, LINE, TOP = 8.43, 20, 44  # of a character, of a line, of the window's head
 COLORS = {r"\$ ": "#7ee0c6", r"  --- kill": "#ff8f87", r".*(no saved step lost|Ready to submit)": "#9be28a"}
