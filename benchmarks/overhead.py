@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from report import Report, parser
-from training import Training, start_on_two_ranks
+from training import Training, start_on_ranks
 
 from isc_runtime.environment import Environment
 from isc_runtime.logs import FORMAT, Scalars
@@ -70,7 +70,7 @@ def main() -> None:
     options.add_argument("--step-seconds", type=float, default=0.05)
     arguments = options.parse_args()
     if "LOCAL_RANK" not in os.environ:
-        sys.exit(start_on_two_ranks())
+        sys.exit(start_on_ranks(2))
     place = Path(os.environ["BENCHMARK_DIRECTORY"])
     with process_group(Environment.read(), 60, 60) as group, (place / "log").open("a") as log:
         level = logging.INFO if group.is_master else logging.CRITICAL

@@ -19,6 +19,7 @@ RESULTS = HERE / "results"
 NAMES = (
     "saving",
     "sharded",
+    "sharded_memory",
     "throughput",
     "goodput",
     "start",

@@ -4,14 +4,17 @@
 
 A model with AdamW under FSDP2, half of it on each rank. Peers, in turns with ours, into the same directory:
 `async_save`, `save` and `load` of torch.distributed.checkpoint. Its `save` syncs its files, but neither the
-directory nor a link to the checkpoint; its `load` verifies nothing.
+directory nor a link to the checkpoint; its `load` verifies nothing. That is on two ranks; then ours alone, of
+the same model, on 1, 2 and 4 ranks, each of which has its part of it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +22,14 @@ from typing import Any
 
 from report import Report, parser, seconds_of, take_turns
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from training import Training, save, start_on_two_ranks
+from training import Training, save, start_on_ranks
 
 from isc_runtime.checkpointing.saving.state_size import size_of
 from isc_runtime.environment import Environment
 from isc_runtime.ranks.group import Group, process_group
+
+SAVING, RESTORING = "memory for a save, MB of a rank", "memory for a restore, MB of a rank"
+SCALING = {"held up, ms": None, "restore, ms": None, SAVING: 0.35, RESTORING: 0.35}  # with the limits
 
 
 def measure(group: Group, directory: Path, megabytes: int, rounds: int) -> Report:
@@ -94,7 +100,7 @@ def measure(group: Group, directory: Path, megabytes: int, rounds: int) -> Repor
     report.figure("load, into model and optimizer, ms", 1e3 * restore["load"])
     report.ratio("held up, against async_save", held_up["ours"] / held_up["async_save"], most=0.25)
     report.ratio("until published, against save", until_published / held_up["save"], most=1.1)
-    report.ratio("restore, against load into the same", restore["ours"] / restore["load"], most=1.15)
+    report.ratio("restore, against load into the same", restore["ours"] / restore["load"], most=1.0)
     return report
 
 
@@ -105,20 +111,82 @@ def local_parts(training: Training) -> list[Any]:
     return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
 
 
+def measure_alone(group: Group, directory: Path, megabytes: int, rounds: int) -> Report:
+    """Ours, on whatever number of ranks; the memory is that of the rank with most."""
+    (directory / "checkpoints").mkdir(exist_ok=True)
+    training = Training(directory / "checkpoints", megabytes, group, sharded=True)
+    published: list[float] = []
+
+    def saved() -> float:
+        group.gather(None)
+        held_up, until_published = save(training)
+        published.append(until_published)
+        return held_up
+
+    def restored() -> float:
+        group.gather(None)
+        return seconds_of(training.checkpointer.restore)
+
+    saving, restoring = (max(group.gather(extra_memory(work))) for work in (saved, restored))
+    seconds = take_turns({"held up": saved, "restore": restored}, rounds)
+    report = Report("sharded")
+    name = f"{group.world_size} rank{'s' if group.world_size > 1 else ''}"
+    report.figure(f"{name}: held up, ms", 1e3 * seconds["held up"])
+    report.figure(f"{name}: until durable and published, ms", 1e3 * sorted(published)[len(published) // 2])
+    report.figure(f"{name}: restore, ms", 1e3 * seconds["restore"])
+    report.figure(f"{name}: {SAVING}", saving / 1e6)
+    report.figure(f"{name}: {RESTORING}", restoring / 1e6)
+    return report
+
+
+def extra_memory(work: Callable[[], object]) -> int:
+    """Bytes that this process takes at its peak within `work`, more than before it."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    """Bytes, as Linux counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+
+
 def main() -> None:
-    """Starts itself on two ranks, or measures if it was started so."""
+    """Starts itself on two ranks and on more, or measures if it was started so."""
     options = parser(__doc__)
     options.add_argument("--megabytes", type=int, default=500, help="of the state")
     options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--result", type=Path, help="where a rank notes what it measured; for itself")
+    options.add_argument("--alone", action="store_true", help="without peers; for itself")
     arguments = options.parse_args()
-    if "LOCAL_RANK" not in os.environ:
-        sys.exit(start_on_two_ranks())
+    if arguments.result is None:
+        start_all(arguments.json)
+        return
     warnings.filterwarnings("ignore")  # torch's, about its own use of itself
     place = Path(os.environ["BENCHMARK_DIRECTORY"])
     with process_group(Environment.read(), 600, 600) as group:
-        report = measure(group, place, arguments.megabytes, arguments.rounds)
+        work = measure_alone if arguments.alone else measure
+        report = work(group, place, arguments.megabytes, arguments.rounds)
         if group.is_master:
-            report.write(arguments.json)
+            arguments.result.write_text(json.dumps([report.figures, report.ratios]))
+
+
+def start_all(file: Path | None) -> None:
+    """Beside its peers on two ranks, then alone on 1, 2 and 4."""
+    report, command = Report("sharded"), list(sys.argv)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+        result = Path(directory) / "result"
+        for ranks, more in ((2, []), (1, ["--alone"]), (2, ["--alone"]), (4, ["--alone"])):
+            sys.argv = [*command, "--result", str(result), *more]
+            if start_on_ranks(ranks):
+                sys.exit(f"it failed on {ranks} ranks")
+            report.add(Report("sharded", *json.loads(result.read_text())))
+    for what, most in SCALING.items():
+        ratio = report.figures[f"4 ranks: {what}"] / report.figures[f"1 rank: {what}"]
+        report.ratio(f"4 ranks, against 1: {what.partition(',')[0]}", ratio, most=most)
+    report.write(file)
 
 
 if __name__ == "__main__":

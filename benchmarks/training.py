@@ -110,13 +110,15 @@ def save(training: Training, until_step: float = BATCH) -> tuple[float, float]:
     return held_up, time.perf_counter() - begun
 
 
-def start_on_two_ranks() -> int:
-    """Starts this program again on two ranks, with a directory for both. Returns its exit code."""
+def start_on_ranks(number: int) -> int:
+    """Starts this program again on so many ranks, with a directory for all. Returns its exit code."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         environment |= {"PYTHONDONTWRITEBYTECODE": "1", "BENCHMARK_DIRECTORY": directory}
-        launcher = [sys.executable, "-m", "isc_runtime", "torchrun", "--standalone", "--nproc-per-node=2"]
-        return subprocess.run([*launcher, *sys.argv], env=environment, check=False).returncode
+        launcher = [sys.executable, "-m", "isc_runtime", "torchrun", "--standalone"]
+        return subprocess.run(
+            [*launcher, f"--nproc-per-node={number}", *sys.argv], env=environment, check=False
+        ).returncode
 
 
 def add_place(options: argparse.ArgumentParser) -> None:

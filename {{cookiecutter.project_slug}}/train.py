@@ -68,7 +68,7 @@ with reported():  # what cannot be imported on one rank ends them all
     from isc_runtime.logs import Scalars, Show, configure_logging, progress_bar
     from isc_runtime.ranks.group import Group, process_group
     from isc_runtime.ranks.interruption import StopRequest
-    from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
+    from isc_runtime.ranks.parallel import build, clip_gradients, parallelize, part_of_batch
     from isc_runtime.record import recorded
     from isc_runtime.training import answers, loaders
     from isc_runtime.training.batches import parts_of, to_device
@@ -92,9 +92,9 @@ class Trainer:
         self.loader = loaders.training_loader(self.data, self.sampler, arguments.workers, group.device)
         self.meter = loaders.Meter(self.sampler, group, options.LogOptions.of(arguments))
         rng.seed_everything(arguments.seed)
-        self.model = group.each(partial(build_model, arguments.model))  # what fails on one rank ends all
         self.use_amp = group.has_bf16 and not arguments.no_amp
         how = options.ParallelOptions.of(arguments)
+        self.model = build(partial(build_model, arguments.model), group, how, self.use_amp)
         self.replica = parallelize(self.model, group, self.first_loss, how)  # trained: on all ranks alike
         rng.seed_everything(arguments.seed + 1 + group.rank)  # equal weights, but each rank its own dropout
         self.optimizer = optim.AdamW(

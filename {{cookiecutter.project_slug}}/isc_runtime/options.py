@@ -64,12 +64,14 @@ class ParallelOptions(Options):
         checkpoint_activations: blocks are computed again in the backward pass, to save memory.
         compile: blocks are compiled by torch.compile.
         find_unused_parameters: with "ddp", some get no gradient in some batches.
+        shard_size: with "fsdp", so many ranks together hold the whole model; None: all ranks do.
     """
 
     parallelism: str = "ddp"
     checkpoint_activations: bool = False
     compile: bool = False
     find_unused_parameters: bool = False
+    shard_size: int | None = None
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +95,13 @@ def add_parallel_options(parser: argparse.ArgumentParser) -> None:
         default="ddp",
         help="ddp: every rank holds the whole model; fsdp: a shard of it, for models that outgrow a GPU. "
         "A run goes on from a checkpoint of either (default: %(default)s)",
+    )
+    group.add_argument(
+        "--shard-size",
+        type=positive,
+        metavar="N",
+        help="with fsdp, so many ranks together hold the model, the GPUs of a node say, and others hold it "
+        "again, so that less goes from node to node (default: all ranks hold it together)",
     )
     group.add_argument(
         "--checkpoint-activations",

@@ -6,6 +6,7 @@
     clock  importing                when a save is due by time; checkpoints of other programs
     loading  saving  policy         what a checkpoint puts back; one save and its states; when one is due
     initial                         weights to begin with
+      choosing                        the newest checkpoint that is as it was saved
     asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
     forms  held                     what a training has changed of its parts; what these hold themselves
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported

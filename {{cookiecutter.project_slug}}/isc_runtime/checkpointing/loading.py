@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from functools import partial
 from typing import Any, Protocol, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime import rng
 from isc_runtime.checkpointing import imported
 from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
+from isc_runtime.checkpointing.choosing import Chosen
 from isc_runtime.checkpointing.held import held_by
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Damaged, Manifest, Progress
@@ -23,6 +25,7 @@ from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import ShardedTensors, distribute
+from isc_runtime.tree import Path, mapped
 
 EVALUATION = "evaluation"  # the part of the state that says how far an evaluation is
 
@@ -39,19 +42,12 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
-def load(
-    state: Mapping[str, Stateful | dict[str, Any]],
-    entry: Entry,
-    manifest: Manifest,
-    group: Group,
-    asked: Asked,
-) -> int:
-    """Loads a checkpoint that the master has verified into `state`, on one rank.
+def load(state: Mapping[str, Stateful | dict[str, Any]], chosen: Chosen, group: Group, asked: Asked) -> int:
+    """Loads a checkpoint that the ranks have verified into `state`, on one rank.
 
     Args:
         state: the parts, by name, the sampler, that is the position in the data, among them.
-        entry: the checkpoint.
-        manifest: what it should hold.
+        chosen: the checkpoint.
         group: the ranks; each gets its own random numbers back if there are as many as there were.
         asked: what the command line asks for.
 
@@ -59,12 +55,14 @@ def load(
         How many saves the training had made.
 
     Raises:
-        IscError: this node sees other bytes than the master, or it is the checkpoint of another training.
+        IscError: this node sees other bytes than another one, or it is the checkpoint of another training.
     """
-    if group.environment.local_rank == 0 and not group.is_master:
-        _verify_here(entry, manifest, group.busy)
+    entry, manifest = chosen.entry, chosen.manifest
+    verify = partial(_verify_here, chosen, group.busy)
+    if group.environment.local_rank == 0:
+        verify(manifest.files.keys() - set(manifest.shards))
     sharded = ShardedTensors(state)
-    loaded = distribute(read_state(entry, manifest, sharded), sharded)
+    loaded = distribute(read_state(entry, manifest, sharded, about_to_read=verify), sharded)
     asked.reform(loaded, state)
     given, fresh = plain_settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
@@ -149,10 +147,28 @@ def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry, source: str | 
 
 def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped: bool) -> None:
     if is_mapped and not isinstance(part, nn.Module):  # which copies
-        state = copy.deepcopy(state)  # others keep what they are given, and must not depend on the file
+        state = _independent(part, state)
     if isinstance(part, Optimizer):
         state = _computed_as_now(part, state)
     part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
+
+
+def _independent(part: Stateful | dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """A state that does not depend on the file: what is no module keeps what it is given.
+
+    An optimizer of torch's moves it to where its parameters are. If that is a GPU, all that stays here is
+    the scalars in which it counts steps.
+    """
+    if not isinstance(part, Optimizer) or type(part).load_state_dict is not Optimizer.load_state_dict:
+        return copy.deepcopy(state)
+    if any(parameter.is_cpu for group in part.param_groups for parameter in group["params"]):
+        return copy.deepcopy(state)
+
+    def own(_: Path, node: Any) -> Any:
+        return node.clone() if isinstance(node, Tensor) and not node.dim() else node
+
+    independent: dict[str, Any] = mapped(state, own)
+    return independent
 
 
 def _computed_as_now(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -185,13 +201,17 @@ def _say_what_is_overruled(given: dict[str, Any], begun: dict[str, Any], kept: d
         )
 
 
-def _verify_here(entry: Entry, manifest: Manifest, progress: Progress) -> None:
+def _verify_here(chosen: Chosen, progress: Progress, names: Set[str]) -> None:
+    """Compares those of these files with their checksums that only another node has seen to be good."""
+    not_seen = names - chosen.seen_here
+    if not not_seen:
+        return
     try:
-        manifest.verify(entry.payload.parent, progress)
+        chosen.manifest.verify(chosen.entry.payload.parent, progress, not_seen)
     except Damaged as reason:
         raise IscError(
-            f"This node sees the checkpoint otherwise than the master ({reason})",
-            entry.path,
+            f"This node sees the checkpoint otherwise than another one ({reason})",
+            chosen.entry.path,
             "All nodes must share the checkpoint directory.",
             ExitCode.CHECKPOINT,
         ) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from isc_runtime.checkpointing.asked import Asked
+from isc_runtime.checkpointing.choosing import choose
 from isc_runtime.checkpointing.initial import begin_with
 from isc_runtime.checkpointing.loading import EVALUATION, load
 from isc_runtime.checkpointing.parts import (
@@ -66,17 +67,17 @@ def resume(
         group.master(store.set_all_aside)
     size = group.each(lambda: expected_size(parts.values()))  # a state_dict may be a collective
     group.master(lambda: store.check_room(size))
-    chosen = group.master(lambda: store.choose(group.busy))
+    chosen = choose(store, group)
     if chosen is None:
         if options.init_from is not None:
             begin_with(options.init_from, parts, options.init_partly, group)
         equipment.not_finite = group.each(lambda: look_at(training))
         logger.info("No checkpoint in %s: training starts at step 0", store.directory)
         return None
-    entry, manifest = chosen
+    entry, manifest = chosen.entry, chosen.manifest
     if options.init_from is not None:
         logger.info("[INIT] There is a checkpoint to go on from: --init-from is not used")
-    saves = group.each(lambda: load(parts, entry, manifest, group, asked))
+    saves = group.each(lambda: load(parts, chosen, group, asked))
     equipment.not_finite = group.each(lambda: look_at(training))
     if group.device.type == "cuda":  # its first save need not wait for this memory
         state = collect(training)

@@ -3,6 +3,8 @@
     self_test  sameness                 whether each rank computes rightly and reaches the others; and runs
                                         the same as they do
     parallel                            replicas or shards of a model on all ranks
+    building                            a model that no rank ever has to hold as a whole
+      sharding                          a shard of it on each rank, and what they have in common
     group                               the process group, the device, agreement between ranks
     reporting                           how a program ends: a message, an exit code, all ranks
     device  determinism                 where a rank computes; the same bits each time
@@ -13,7 +15,7 @@
     collective_error                    what a collective says when it fails though no rank is gone
     ending  untouched                   the end that nothing can stop; a forward pass that does not count
     shards                              tensors in shards
-    shard_metadata                      where in the files the shards are, read as data
+    shard_metadata  shard_files         where in the files the shards are, read as data; what a rank reads
 
 `reporting`, `ending`, `interfaces`, `rank_error`, `interruption` and `launching` import no torch when they
 are imported.

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -19,14 +19,22 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import checkpoint
 
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.building import build as build
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import is_expanded, is_sharded
+from isc_runtime.ranks.sharding import (
+    blocks,
+    check_model,
+    is_plain,
+    is_sharded_model,
+    is_to_be_sharded,
+    shard,
+)
+from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.ranks.untouched import untouched
 
 # The types of buffers that gloo can exchange; others are constants, as a rule, and are equal from the start.
@@ -45,7 +53,7 @@ def parallelize(
     Make the optimizer after it: sharding replaces the parameters.
 
     Args:
-        model: with the same weights on all ranks, on the CPU.
+        model: with the same weights on all ranks, on the CPU; or what `building.build` made.
         group: the ranks; alone there is nothing to share, and the model is returned as it is.
         first_loss: computes the loss, a scalar, of a batch with the model that it is given.
         options: how.
@@ -58,33 +66,30 @@ def parallelize(
         What to call instead of the model in training. When sharded it is the model itself, and every rank
         must call it as often as the others, in evaluation too: the shards come together in each call.
     """
-    group.each(partial(_check_model, model))
+    group.each(partial(check_model, model))
     if options.compile:
         group.each(partial(_require_compiler, group.device.type))
-    sharded = options.parallelism == "fsdp" and group.world_size > 1
-    if not sharded:
+    if is_to_be_sharded(options, group):
+        if not is_sharded_model(model):  # `building.build` has done it, in less memory
+            shard(model, group, options, {})
+    else:
         model.to(group.device)
     for block in blocks(model) or [model]:
         if options.checkpoint_activations or options.compile:
             _wrap(block, options.checkpoint_activations)
         if options.compile:
             block.compile()
-    if sharded:
-        return _shard(model, group)
+    if is_sharded_model(model):
+        return model
     return _replicate(model, group, first_loss, options.find_unused_parameters)
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of the model's outermost module lists; none if it has no list."""
-    found: list[nn.Module] = []
-    for child in model.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
-    return found
 
 
 @contextlib.contextmanager
 def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
     """Lets the ranks exchange their gradients only once, with the last part of a batch.
+
+    When sharded, each part's are added up, and every rank keeps its shard of the sum: never all of it. What
+    is done only once is to add up those of several groups of ranks that have the whole model each.
 
     Args:
         replica: what `parallelize` returned; its forward pass is inside this block.
@@ -93,9 +98,8 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
     Raises:
         IscError: in the batch before some parameters have got no gradient, as they had at the start.
     """
-    set_sync = getattr(replica, "set_requires_gradient_sync", None)  # an FSDPModule's
-    if set_sync is not None:
-        set_sync(is_last)
+    if is_sharded_model(replica):
+        replica.set_requires_all_reduce(is_last)  # type: ignore[operator]  # an FSDPModule's
     _check_trained(replica)
     with contextlib.ExitStack() as stack:
         if isinstance(replica, DistributedDataParallel) and not is_last:
@@ -148,33 +152,6 @@ def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor |
     return norm
 
 
-def _check_model(model: nn.Module) -> None:
-    """Neither an optimizer nor another rank can do with a parameter that waits for its first input."""
-    if not isinstance(model, nn.Module):
-        said = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise IscError(
-            f"build_model returned {said}, and not an nn.Module",
-            "model.py",
-            "Let it return the model itself, made: return Network().",
-            ExitCode.USAGE,
-        )
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise IscError(
-            f"The model has no parameter that is trained: {type(model).__name__}",
-            "build_model in model.py",
-            "Keep its parts in attributes that are modules, an nn.ModuleList and not a list; freeze not all.",
-            ExitCode.USAGE,
-        )
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if lazy := [name for name, tensor in tensors.items() if is_lazy(tensor)]:
-        raise IscError(
-            f"The model has lazy modules, whose parameters have no shape yet ({lazy[0]})",
-            "build_model in model.py",
-            "Give them their sizes, or call the model once in build_model.",
-            ExitCode.USAGE,
-        )
-
-
 def _require_compiler(device: str) -> None:
     """Torch would say it at the first batch, over a hundred lines.
 
@@ -220,57 +197,6 @@ def _called(block: nn.Module, *inputs: Any, **named: Any) -> Any:
     return forward(*inputs, **named)
 
 
-def _shard(model: nn.Module, group: Group) -> nn.Module:
-    """Leaves this rank its part of each parameter. FSDP2 moves it to the device, block by block."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard  # a second, for those who shard
-
-    if not blocks(model):
-        logger.warning(
-            "[FSDP] %s has no nn.ModuleList: it is sharded as one block, and each rank holds all of it while "
-            "it computes. Put its layers into an nn.ModuleList.",
-            type(model).__name__,
-        )
-    mesh = init_device_mesh(group.device.type, (group.world_size,))
-    for block in blocks(model):
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-
-    def before(module: nn.Module, _: object) -> None:  # as DistributedDataParallel does, and FSDP2 does not
-        if module.training:
-            equalize_buffers([module], group)
-
-    model.register_forward_pre_hook(before)
-    return model
-
-
-@torch.no_grad()
-def equalize_buffers(modules: Iterable[nn.Module], group: Group) -> None:
-    """Gives the buffers of modules the values that they have on the first rank: running statistics, say.
-
-    A collective. A checkpoint holds the first rank's, so a resume does the same.
-    """
-    if group.world_size == 1:
-        return
-    found = {id(buffer): buffer for module in modules for buffer in module.buffers()}  # shared ones once
-    buffers = [buffer for buffer in found.values() if _is_plain(buffer)]
-    if not buffers:
-        return
-    # As bytes, of whatever type: one collective, and gloo does not know all types.
-    values = group.broadcast(torch.cat([buffer.reshape(-1).view(torch.uint8) for buffer in buffers]))
-    begin = 0
-    for buffer in buffers:
-        own = values[begin : begin + buffer.nbytes].clone()  # where a value of this type may begin
-        buffer.copy_(own.view(buffer.dtype).view(buffer.shape))
-        begin += buffer.nbytes
-
-
-def _is_plain(buffer: torch.Tensor) -> bool:
-    """Whether its values lie in memory one by one, so that others can take their places."""
-    is_other = buffer.layout is not torch.strided or buffer.is_nested or buffer.is_quantized
-    return not (is_other or is_expanded(buffer))
-
-
 def _replicate(
     model: nn.Module, group: Group, first_loss: Callable[[nn.Module], torch.Tensor], find_unused: bool
 ) -> nn.Module:
@@ -284,7 +210,7 @@ def _replicate(
     if group.world_size == 1:
         return model
     generators = rng.capture(group.device)
-    others = [name for name, one in model.named_buffers() if not _is_plain(one) or one.dtype not in EXCHANGED]
+    others = [name for name, one in model.named_buffers() if not is_plain(one) or one.dtype not in EXCHANGED]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, others)  # type: ignore[no-untyped-call]
     replica = DistributedDataParallel(model, find_unused_parameters=find_unused)
     with untouched(model):

@@ -8,7 +8,7 @@ the state: `model.blocks.0.mix.weight`, `optimizer.state.7.exp_avg`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -19,6 +19,7 @@ from isc_runtime.tree import Path as Keys
 from isc_runtime.tree import leaves, mapped
 
 if TYPE_CHECKING:  # it takes a second to import, which a training without shards need not spend
+    from torch.distributed.checkpoint.metadata import Metadata
     from torch.distributed.tensor import DTensor
 
 MARK = "isc_runtime.shards"  # the only key of a mark; part of the format, whatever the module is called
@@ -79,7 +80,13 @@ class ShardedTensors:
         return found if found is not None and found.shape == size else None
 
 
-def read(state: Any, directory: Path, files: Mapping[str, int], sharded: ShardedTensors) -> Any:
+def read(
+    state: Any,
+    directory: Path,
+    files: Mapping[str, int],
+    sharded: ShardedTensors,
+    about_to_read: Callable[[set[str]], None] = lambda _: None,
+) -> Any:
     """Fills the marks in a state with the tensors that they stand for. No rank talks to another.
 
     Args:
@@ -87,18 +94,31 @@ def read(state: Any, directory: Path, files: Mapping[str, int], sharded: Sharded
         directory: of the checkpoint.
         files: the sizes in bytes of those in it of which every byte is verified; no others are read.
         sharded: what has one of these becomes this rank's shard, and all else a whole tensor.
+        about_to_read: called with the names of the files with shards that are read next.
 
     Raises:
         Exception: of many kinds: the files are not what torch writes, or the state is not theirs. No code
             that they may hold is run.
     """
     from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+    from isc_runtime.ranks.shard_files import files_of, read_parts
     from isc_runtime.ranks.shard_metadata import read_metadata
 
     metadata = read_metadata(directory, files)
+    filled, targets = _with_targets(state, metadata, sharded)
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner.set_up_planner(targets, metadata)
+    plan = planner.create_local_plan()
+    about_to_read(files_of(plan, metadata.storage_data))
+    read_parts(plan, planner, metadata.storage_data, directory)
+    return filled
+
+
+def _with_targets(state: Any, metadata: Metadata, sharded: ShardedTensors) -> tuple[Any, dict[str, Any]]:
+    """The state with a tensor without values in place of each mark, and these by key."""
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     targets: dict[str, Any] = {}
 
     def fill(path: Keys, node: Any) -> Any:
@@ -111,13 +131,7 @@ def read(state: Any, directory: Path, files: Mapping[str, int], sharded: Sharded
         targets[node[MARK]] = empty.detach()
         return targets[node[MARK]]
 
-    filled = mapped(state, fill)
-    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    planner.set_up_planner(targets, metadata)
-    reader = FileSystemReader(directory)  # it loads tensors as `weights_only`, and we ask it for nothing else
-    reader.set_up_storage_reader(metadata, is_coordinator=False)
-    reader.read_data(planner.create_local_plan(), planner).wait()
-    return filled
+    return mapped(state, fill), targets
 
 
 def distribute(state: Any, sharded: ShardedTensors) -> Any:

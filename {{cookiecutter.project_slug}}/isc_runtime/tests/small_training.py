@@ -50,7 +50,7 @@ with reported():
     from isc_runtime.logs import Scalars, configure_logging
     from isc_runtime.ranks.group import Group, process_group
     from isc_runtime.ranks.interruption import StopRequest
-    from isc_runtime.ranks.parallel import clip_gradients, parallelize
+    from isc_runtime.ranks.parallel import build, clip_gradients, parallelize
     from isc_runtime.training import loaders
     from isc_runtime.training.evaluation import Evaluation
     from isc_runtime.training.means import Mean
@@ -101,8 +101,8 @@ class SmallTraining:
         self.sampler = loaders.make_position(pair, arguments.batch_size, seed=0, group=group)
         self.loader = loaders.training_loader(pair, self.sampler, arguments.workers, group.device)
         rng.seed_everything(0)
-        self.model = Network()
         how = options.ParallelOptions.of(arguments)
+        self.model = build(Network, group, how)
         self.replica = parallelize(self.model, group, self.first_loss, how)
         rng.seed_everything(1 + group.rank)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.training.means import Totals
+
+READING = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__}
 
 
 def take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group: Group) -> None:
@@ -24,6 +30,26 @@ def take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group
         gradients: computes the gradients of all ranks, and adds the "loss" to the totals. A collective.
         group: the ranks.
     """
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    with ReadingOfAllRanks() if any(map(is_sharded, parameters)) else contextlib.nullcontext():
+        _take_step(optimizer, gradients, group)
+
+
+class ReadingOfAllRanks(TorchFunctionMode):
+    """Whoever reads a number from a sharded tensor reads that of all ranks: the norm of a weight, for LAMB.
+
+    What torch itself gives is this rank's share of a norm or of a sum, another one on each rank.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in READING and is_sharded(args[0]):
+            args = (args[0].full_tensor(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group: Group) -> None:
     if not _requires_closure(optimizer):
         optimizer.step()
         return

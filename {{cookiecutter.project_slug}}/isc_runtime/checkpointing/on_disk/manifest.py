@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from isc_runtime.errors import START_OVER, ExitCode, IscError
 
 FORMAT_VERSION = 1
 WHOLE, SHARDED = "whole", "sharded"  # the formats of a checkpoint, as a manifest's details name them
+SHARD = ".distcp"  # how the names of torch.distributed.checkpoint's files end
 NOBODY = {"count": 0}  # the owner of a checkpoint that does not name the run that saved it
 
 LARGEST_MANIFEST = 4 * 2**20  # bytes; a checkpoint of a thousand ranks has one of 120 kB
@@ -135,37 +136,47 @@ class Manifest:
         content["checksum"] = _checksum_of(content)
         write_durably(path, json.dumps(content, indent=1).encode())
 
-    def verify(self, directory: Path, progress: Progress = unheard) -> None:
+    def verify(
+        self, directory: Path, progress: Progress = unheard, names: Iterable[str] | None = None
+    ) -> None:
         """Compares every byte of the files in `directory` with what is written here, sizes first.
 
         Args:
             directory: where they are.
             progress: called after each megabyte.
+            names: of the files that are read; the others' sizes are compared all the same. None: all.
 
         Raises:
             Damaged: one of them differs, or is no plain file.
         """
         self.verify_sizes(directory)
-        compared = 0
+        chosen = list(self.files if names is None else names)
+        compared, total = 0, sum(int(self.files[name]["size"]) for name in chosen)
 
         def note(count: int) -> None:
             nonlocal compared
             compared += count
-            progress(compared, self.size)
+            progress(compared, total)
 
-        self._verify_each(directory, lambda file: self._verify_content(file, note))
+        self._verify_each(directory, chosen, lambda file: self._verify_content(file, note))
 
     def verify_sizes(self, directory: Path) -> None:
         """Compares the sizes alone: quick, and blind to flipped bits. Raises Damaged."""
-        self._verify_each(directory, self._verify_size)
+        self._verify_each(directory, self.files, self._verify_size)
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of the files of a sharded checkpoint that ranks have written, in the ranks' order."""
+        is_sharded = self.details.get("format") == SHARDED
+        return [name for name in self.files if is_sharded and name.endswith(SHARD)]
 
     @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(int(entry["size"]) for entry in self.files.values())
 
-    def _verify_each(self, directory: Path, check: Callable[[Path], None]) -> None:
-        for name in self.files:
+    def _verify_each(self, directory: Path, names: Iterable[str], check: Callable[[Path], None]) -> None:
+        for name in names:
             try:
                 check(directory / name)
             except FileNotFoundError:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import pickle
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ FOREIGN = "Another program wrote it. Take another checkpoint; a training starts 
 
 
 def read_state(
-    entry: Entry, manifest: Manifest, sharded: ShardedTensors, parts: Collection[str] | None = None
+    entry: Entry,
+    manifest: Manifest,
+    sharded: ShardedTensors,
+    parts: Collection[str] | None = None,
+    about_to_read: Callable[[set[str]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU.
 
@@ -36,6 +40,7 @@ def read_state(
         manifest: its own.
         sharded: what has one of these becomes this rank's shard, and all else a whole tensor.
         parts: of the state, that are read; those that are not there are left out. None: all.
+        about_to_read: called with the names of the files with shards that are read next.
 
     Raises:
         IscError: it is not what this project writes, or asks for code to be run.
@@ -50,7 +55,9 @@ def read_state(
             state = {name: state[name] for name in parts if name in state}
         if is_sharded:
             files = {name: int(file["size"]) for name, file in manifest.files.items()}
-            state = read(state, entry.payload.parent, files, sharded)
+            state = read(state, entry.payload.parent, files, sharded, about_to_read)
+    except IscError:  # of `about_to_read`
+        raise
     except Exception as error:  # of all kinds: torch stumbles over what it did not write in many ways
         raise _refused(error, entry) from None
     return dict(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.manifest import Manifest, Progress, unheard
@@ -24,6 +25,25 @@ def verified(entry: Entry, progress: Progress = unheard) -> Manifest:
     Raises:
         Damaged: something is not as it was saved.
     """
+    manifest = entry.read_manifest()
+    verify_files(entry, manifest, manifest.files, progress)
+    return manifest
+
+
+def verify_files(
+    entry: Entry, manifest: Manifest, names: Iterable[str], progress: Progress = unheard
+) -> None:
+    """The same with some of its files.
+
+    Args:
+        entry: the checkpoint.
+        manifest: its own.
+        names: of the files whose bytes are compared; of the others the sizes are.
+        progress: as above.
+
+    Raises:
+        Damaged: something is not as it was saved.
+    """
     said = time.monotonic()
 
     def note(compared: int, total: int) -> None:
@@ -34,4 +54,4 @@ def verified(entry: Entry, progress: Progress = unheard) -> Manifest:
             read = f"{readable_size(compared)} of {readable_size(total)}"
             logger.info("[VERIFY] %s: %s compared with their checksums", entry.name, read)
 
-    return entry.verify(note)
+    manifest.verify(entry.payload.parent, note, names)

@@ -23,10 +23,10 @@ from isc_runtime.checkpointing.on_disk.durable import (
     link_durably,
     sync_directory,
 )
-from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.entries import Entry, Examine
 from isc_runtime.checkpointing.on_disk.foreign import METADATA, is_foreign
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
-from isc_runtime.checkpointing.on_disk.manifest import Manifest, Progress, unheard
+from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.checkpointing.stores.fence import Fence, remove
 from isc_runtime.errors import START_OVER, ExitCode, IscError
@@ -187,11 +187,11 @@ class Repair:
                     became = "cannot be" if os.path.lexists(entry.path) else "is"
                     logger.warning("[REPAIR] %s was an unfinished save and %s removed", entry.path, became)
 
-    def choose(self, progress: Progress = unheard) -> tuple[Entry, Manifest] | None:
-        """The newest checkpoint of which every byte is as it was saved; damaged newer ones are set aside.
+    def choose(self, examine: Examine = verified) -> tuple[Entry, Manifest] | None:
+        """The newest checkpoint that is good; damaged newer ones are set aside.
 
         Args:
-            progress: called, while bytes are compared, with how many of how many have been so far.
+            examine: says which is good; by default that of which every byte is as it was saved.
 
         Returns:
             The checkpoint, now the latest, or None if there never was one.
@@ -199,7 +199,7 @@ class Repair:
         Raises:
             IscError: there are checkpoints, and none of them is good.
         """
-        found = self.layout.resume(self.layout.entries(), lambda entry: verified(entry, progress))
+        found = self.layout.resume(self.layout.entries(), examine)
         for entry, reason in found.damaged:
             logger.error("[DAMAGED] %s: %s", entry.path, reason)
         if found.chosen is not None:

@@ -23,9 +23,10 @@ from isc_runtime.checkpointing.on_disk.durable import (
     sync_directory,
     sync_file,
 )
-from isc_runtime.checkpointing.on_disk.entries import Entry
+from isc_runtime.checkpointing.on_disk.entries import Entry, Examine
 from isc_runtime.checkpointing.on_disk.layout import ArtifactLayout, Layout
-from isc_runtime.checkpointing.on_disk.manifest import Checksums, Manifest, Progress, unheard
+from isc_runtime.checkpointing.on_disk.manifest import Checksums, Manifest
+from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.checkpointing.stores.fence import Fence, remove
 from isc_runtime.checkpointing.stores.keeping import superfluous
 from isc_runtime.checkpointing.stores.output import written_by_torch
@@ -272,11 +273,11 @@ class Store(ABC):
         with self.fence.upheld():
             self.repair.heal()
 
-    def choose(self, progress: Progress = unheard) -> tuple[Entry, Manifest] | None:
-        """The newest checkpoint of which every byte is as it was saved; damaged newer ones are set aside.
+    def choose(self, examine: Examine = verified) -> tuple[Entry, Manifest] | None:
+        """The newest checkpoint that is good; damaged newer ones are set aside.
 
         Args:
-            progress: called, while bytes are compared, with how many of how many have been so far.
+            examine: says which is good; by default that of which every byte is as it was saved.
 
         Returns:
             The checkpoint, now the latest, or None if there never was one. The master's.
@@ -285,6 +286,6 @@ class Store(ABC):
             IscError: there are checkpoints, and none of them is good.
         """
         with self.fence.upheld():
-            chosen = self.repair.choose(progress)
+            chosen = self.repair.choose(examine)
         self._newest = None if chosen is None else chosen[0]
         return chosen

@@ -41,14 +41,17 @@ class Training:
     Args:
         store: where its checkpoints live.
         group: its ranks.
-        parallelism: "ddp" or "fsdp".
+        parallelism: "ddp" or "fsdp", or all that can be said of it.
         options: of the Checkpointer.
     """
 
-    def __init__(self, store: Store, group: Group, parallelism: str = "ddp", **options: Any) -> None:
+    def __init__(
+        self, store: Store, group: Group, parallelism: str | ParallelOptions = "ddp", **options: Any
+    ) -> None:
         torch.manual_seed(0)
         self.model = nn.Linear(8, 8)
-        self.replica = parallelize(self.model, group, first_loss, ParallelOptions(parallelism))
+        how = ParallelOptions(parallelism) if isinstance(parallelism, str) else parallelism
+        self.replica = parallelize(self.model, group, first_loss, how)
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         self.sampler = ElasticSampler(1000, 4, 0, group.rank, group.world_size)
         self.store, self.group = store, group
@@ -128,7 +131,9 @@ def poll_until_saved(training: Training, seconds: float = 20.0) -> bool:
     return False
 
 
-def on_each_rank(directory: Path, parallelism: str, work: Callable[[Training], None], **options: Any) -> None:
+def on_each_rank(
+    directory: Path, parallelism: str | ParallelOptions, work: Callable[[Training], None], **options: Any
+) -> None:
     """Makes a training of all ranks and works with it; what fails is reported and ends this process."""
     with reported(), process_group(Environment.read(), 60, 60) as group:
         configure_logging(group.is_master)

@@ -21,6 +21,7 @@ from torch import nn
 from isc_runtime import rng
 from isc_runtime.checkpointing import checkpointer as checkpointer_module
 from isc_runtime.checkpointing.checkpointer import Checkpointer
+from isc_runtime.checkpointing.choosing import Chosen
 from isc_runtime.checkpointing.loading import load
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.run import Run
@@ -108,17 +109,17 @@ def test_while_a_node_reads_a_checkpoint_nobody_takes_it_for_hung(
         training.step()
         checkpointer.save()
     heard: list[str] = []
-    for is_master in (True, False):
-        monkeypatch.setattr(Group, "is_master", is_master)
-        monkeypatch.setattr(Group, "busy", lambda each, *_: heard.append("no" if each.is_master else "node"))
+    entry = store.entries()[-1]
+    manifest = entry.verify()
+    for node, seen in {"master's": frozenset(manifest.files), "other": frozenset[str]()}.items():
+        monkeypatch.setattr(Group, "busy", lambda *_, node=node: heard.append(node))
         again = Training(store, group, width=4096)
-        entry = store.entries()[-1]
-        load(again.state(), entry, entry.verify(), group, again.checkpointer._asked)
-    assert set(heard) == {"node"}
+        load(again.state(), Chosen(entry, manifest, seen), group, again.checkpointer._asked)
+    assert set(heard) == {"other"}
     monkeypatch.undo()
     monkeypatch.setattr(Group, "busy", lambda *_: heard.append("master"))
     assert Training(store, group, width=4096).checkpointer.restore()
-    assert set(heard) == {"node", "master"}
+    assert set(heard) == {"other", "master"}
 
 
 def test_settings_that_the_checkpoint_overrules_are_named(

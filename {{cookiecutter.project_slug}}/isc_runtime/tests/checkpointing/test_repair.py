@@ -13,8 +13,10 @@ import pytest
 
 from isc_runtime.checkpointing.on_disk import inventory_report, verification
 from isc_runtime.checkpointing.on_disk.durable import link_durably
+from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.inventory import take_inventory
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
+from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
@@ -193,7 +195,11 @@ def test_what_is_compared_is_reported_while_it_is_compared(
     payload = store.prepare(10, False)
     store.save({"weights": bytes(3 * 2**20)}, payload, 10, {})
     heard: list[tuple[int, int]] = []
-    assert reopened(store).choose(lambda compared, total: heard.append((compared, total))) is not None
+
+    def examine(entry: Entry) -> Manifest:
+        return verification.verified(entry, lambda *counts: heard.append(counts))
+
+    assert reopened(store).choose(examine) is not None
     size = payload.stat().st_size
     assert [total for _, total in heard] == [size] * len(heard)
     assert heard[0][0] == 2**20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,17 +18,11 @@ from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.group import Group, process_group
-from isc_runtime.ranks.parallel import (
-    _require_compiler,
-    blocks,
-    clip_gradients,
-    equalize_buffers,
-    parallelize,
-    part_of_batch,
-)
+from isc_runtime.ranks.parallel import _require_compiler, parallelize, part_of_batch
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.reporting import reported
-from isc_runtime.ranks.shards import ShardedTensors, distribute, separate
+from isc_runtime.ranks.sharding import blocks, equalize_buffers
+from isc_runtime.ranks.shards import ShardedTensors
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.tests.small_training import CLASSES, FEATURES, Network
 
@@ -87,36 +80,6 @@ def test_the_members_of_the_outermost_module_lists_are_the_blocks() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.ModuleDict({"a": nn.ModuleList([inner, nn.Linear(1, 1)])}))
     assert [type(block) for block in blocks(model)] == [nn.ModuleList, nn.Linear]
     assert blocks(nn.Sequential(nn.Linear(1, 1), nn.ReLU())) == []
-
-
-def shard_and_compare() -> None:
-    """On each of two ranks: the gradient of all, its norm, and the way through whole tensors and back."""
-    with process_group(Environment.read(), 60, 60) as group:
-        torch.manual_seed(3)
-        model = Network().eval()
-        whole = {name: value.detach().clone() for name, value in model.named_parameters()}
-        own = slice(group.rank * 2, group.rank * 2 + 2)
-        replica = parallelize(model, group, first_loss, ParallelOptions("fsdp"))
-        for number, part in enumerate((slice(0, 1), slice(1, 2)), start=1):
-            with part_of_batch(replica, is_last=number == 2):
-                loss = cross_entropy(replica(INPUTS[own][part]), LABELS[own][part]) / 2
-            torch.autograd.backward(loss)
-        norm = clip_gradients(model, 1e9)
-        torch.manual_seed(3)
-        reference = Network().eval()
-        torch.autograd.backward(cross_entropy(reference(INPUTS), LABELS))
-        torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(reference.parameters(), 1e9))
-        state = {"model": model.state_dict()}
-        marked, tensors = separate(state)
-        assert tensors.keys() == {f"model.{name}" for name in whole}
-        assert separate(marked)[1] == {}
-        again = distribute({"model": whole}, ShardedTensors({"model": model}))["model"]
-        assert all(torch.equal(again[name].to_local(), state["model"][name].to_local()) for name in whole)
-
-
-def test_two_ranks_share_one_model(tmp_path: Path) -> None:
-    for ended in run_forked(tmp_path, shard_and_compare):
-        assert ended.code == 0, ended.output
 
 
 class Varying(nn.Module):
@@ -274,19 +237,6 @@ def test_a_copy_of_a_model_calls_itself() -> None:
 def nodes_of(graph: torch.fx.GraphModule) -> list[torch.fx.Node]:
     """Of a graph and of those within it."""
     return [node for part in graph.modules() for node in getattr(part, "graph", torch.fx.Graph()).nodes]
-
-
-def warn_of_a_single_block() -> None:
-    """On each of two ranks."""
-    logging.basicConfig(level=logging.INFO, force=True)
-    with process_group(Environment.read(), 60, 60) as group:
-        parallelize(nn.Sequential(nn.Linear(FEATURES, CLASSES)), group, first_loss, ParallelOptions("fsdp"))
-
-
-def test_a_model_without_blocks_is_sharded_with_a_warning(tmp_path: Path) -> None:
-    for ended in run_forked(tmp_path, warn_of_a_single_block):
-        assert ended.code == 0, ended.output
-        assert "Sequential has no nn.ModuleList" in ended.output
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

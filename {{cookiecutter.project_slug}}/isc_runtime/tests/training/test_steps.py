@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from isc_runtime.environment import Environment
+from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.building import build
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.tests.processes import run_forked
+from isc_runtime.tests.small_training import FEATURES, Network
 from isc_runtime.training.means import Mean, Totals
 from isc_runtime.training.steps import take_step
 
@@ -21,6 +25,46 @@ class Descent(torch.optim.SGD):
 
     def step(self) -> None:  # type: ignore[override]
         super().step()
+
+
+class TrustRatio(torch.optim.Optimizer):
+    """What LAMB and LARS do: a step in proportion to the norm of a weight, which they read as a number."""
+
+    def __init__(self, parameters: Any, read: Callable[[Tensor], Any]) -> None:
+        super().__init__(parameters, {})
+        self.read = read
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            weight, size = self.read(parameter.norm()), self.read(parameter.grad.norm())
+            ratio = weight / size if weight > 0 and size > 0 else 1.0
+            parameter.sub_(0.1 * ratio * parameter.grad)
+
+
+def stepped(group: Group, parallelism: str, read: Callable[[Tensor], Any]) -> dict[str, Any]:
+    """The weights after a step with such an optimizer, whole, by name."""
+    torch.manual_seed(3)
+    model = build(lambda: Network().eval(), group, ParallelOptions(parallelism))
+    torch.manual_seed(4)
+    torch.autograd.backward(model(torch.randn(4, FEATURES)).square().sum())
+    take_step(TrustRatio(model.parameters(), read), lambda _: torch.zeros(()), group)
+    weights: dict[str, Any] = dict(model.named_parameters())
+    return {name: getattr(one, "full_tensor", lambda one=one: one)() for name, one in weights.items()}
+
+
+@pytest.mark.parametrize("read", [Tensor.item, float, Tensor.tolist, lambda norm: norm])
+def test_a_norm_is_that_of_the_whole_weight(tmp_path: Path, read: Callable[[Tensor], Any]) -> None:
+    """Torch would give each rank that of its own shard, and say nothing."""
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            whole, sharded = (stepped(group, way, read) for way in ("ddp", "fsdp"))
+            for name, weight in whole.items():
+                torch.testing.assert_close(sharded[name], weight)
+
+    ended = run_forked(tmp_path, work)
+    assert [end.code for end in ended] == [0, 0], ended
 
 
 class Quadratic:
