@@ -44,22 +44,26 @@ class Loan:
     Attributes:
         mounts: options of `buildah build`.
         configuration: the file that the build's pip reads; it is one of the mounts.
+        places: where inside a path of this host's configuration is.
     """
 
     mounts: list[str]
     configuration: str
+    places: dict[str, str]
 
 
-def lend(directory: Path, wheels: Path) -> Loan:
+def lend(directory: Path, *wheels: Path) -> Loan:
     """Writes the configuration into `directory` and names all mounts.
 
     Args:
         directory: for the configuration.
-        wheels: a folder of wheels of the caller's own.
+        wheels: folders of wheels of the caller's own.
     """
     options = settings()
-    options["find-links"] = [*options.get("find-links", []), str(wheels)]
+    if wheels:
+        options["find-links"] = [*options.get("find-links", []), *map(str, wheels)]
     mounts: dict[str, Path] = {}
+    places: dict[str, str] = {}
 
     def moved(value: str) -> str:
         """The place inside for a path of this host; anything else as it is."""
@@ -70,7 +74,8 @@ def lend(directory: Path, wheels: Path) -> Loan:
         source = path.parent if is_index else path
         place = INSIDE / str(list(mounts).index(str(source)) if str(source) in mounts else len(mounts))
         mounts[str(source)] = place
-        return f"file://{place / path.name}" if is_index else str(place)
+        places[value] = f"file://{place / path.name}" if is_index else str(place)
+        return places[value]
 
     lines = [f"{name} = {' '.join(map(moved, values))}" for name, values in options.items()]
     configuration = "\n".join(["[global]", *lines, ""])
@@ -78,4 +83,4 @@ def lend(directory: Path, wheels: Path) -> Loan:
     file.write_text(configuration)
     volumes = [f"--volume={file}:/etc/pip.conf:ro"]
     volumes += [f"--volume={source}:{place}:ro" for source, place in mounts.items()]
-    return Loan(volumes, configuration)
+    return Loan(volumes, configuration, places)

@@ -20,6 +20,7 @@ import pytest
 
 from baking import ROOT, Bake, run
 from buildah import Buildah
+from empty_machine import debian
 from host_pip import INSIDE, lend, settings
 from isc_runtime.rehearsal.run import STAND_IN
 from wheels import size_of
@@ -52,14 +53,7 @@ def base() -> Path:
     dockerfile = (ROOT / "{{cookiecutter.project_slug}}" / "Dockerfile").read_text()
     found = re.search(r"^ARG BASE_IMAGE=debian:([a-z]+)", dockerfile, flags=re.MULTILINE)
     assert found, "the Dockerfile names no Debian release"
-    archive = ROOT / "build" / f"debian-{found[1]}.tar"
-    if not archive.exists():
-        archive.parent.mkdir(exist_ok=True)
-        unfinished = archive.with_suffix(".unfinished.tar")
-        made = run("mmdebstrap", "--variant=minbase", "--quiet", found[1], unfinished, cwd=ROOT)
-        assert made.returncode == 0, made.stderr[-3000:]
-        unfinished.rename(archive)
-    return archive
+    return debian(found[1])
 
 
 @pytest.fixture(scope="module")

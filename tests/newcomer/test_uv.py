@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from readmes import in_words_of
 
-from baking import BIN, Bake, words_of
+from baking import BIN, ROOT, Bake, words_of
+from empty_machine import HOME, MISSING, EmptyMachine, debian
 from host_pip import settings
 
 FOLDERS = settings().get("find-links", [])  # uv does not read pip's configuration
@@ -35,12 +37,26 @@ def locked(project: Path) -> str:
     return found[1]
 
 
-def test_sync_and_run(project: Path) -> None:
-    wheels = {"UV_FIND_LINKS": ",".join(FOLDERS)} if FOLDERS else {}
-    uv(project, "uv", "sync", "--quiet", **wheels)
-    assert "Training is complete" in uv(project, "uv", "run", "train.py", "--epochs", "1", **wheels)
-    uv(project, "make", "test", **wheels)  # by the Python of .venv, which nobody has activated
-    assert not list((project / ".venv").glob("lib/python*/site-packages/pip")), "or this shows nothing"
+@pytest.mark.skipif(bool(MISSING), reason=f"no empty machine without {', '.join(MISSING)}")
+def test_from_nothing_but_uv_to_a_rehearsed_project(tmp_path: Path) -> None:
+    """The READMEs' lines for uv. Debian's python3, bare, stands for the one that uv would fetch."""
+    machine = EmptyMachine(tmp_path / "root", debian("bookworm"))
+    machine.as_root("apt install --no-install-recommends git make python3")
+    for name in ("uv", "uvx"):
+        machine.mount(BIN / name, f"/usr/local/bin/{name}")
+    create = in_words_of(ROOT / "README.md", "uvx cruft create ", machine.serve(ROOT))
+    enters = "printf '%.0s\\n' {1..50} | "  # Enter is a good answer to each question
+    machine.follow([f"{enters}{create}"])
+    project = f"{HOME}/isc-experiment"
+    readme = (machine.path(project) / "README.md").read_text()
+    lines = ["uv sync", "make lock", "uv run train.py", "uv run python -m isc_runtime rehearse --stand-in"]
+    assert all(f"`{line}`" in readme for line in lines)
+    said = machine.follow(lines, project)  # with torch for CUDA, as on anybody's Linux: 3 GB
+    assert "Training is complete" in said
+    assert "Ready to submit: interrupted 2 times, its final weights are bit for bit those of" in said
+    installed = machine.path(project) / ".venv"
+    assert not list(installed.glob("lib/python*/site-packages/pip")), "or this shows nothing"
+    machine.remove()
 
 
 def test_make_setup_in_an_environment_without_pip(project: Path) -> None:

@@ -1,0 +1,12 @@
+"""What a README tells people to type."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def in_words_of(readme: Path, begins: str, address: str) -> str:
+    """The line of a README's `text` blocks that begins so, with an address here for the one on GitHub."""
+    (line,) = set(re.findall(rf"^{re.escape(begins)}.*", readme.read_text(), flags=re.MULTILINE))
+    return str(line).replace("https://github.com/<org>/isc-template", address)
