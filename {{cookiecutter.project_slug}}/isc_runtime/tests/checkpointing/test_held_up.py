@@ -10,6 +10,7 @@ import pytest
 from isc_runtime.checkpointing import checkpointer as checkpointer_module
 from isc_runtime.checkpointing import publishing as publishing_module
 from isc_runtime.checkpointing.saving import save as save_module
+from isc_runtime.checkpointing.saving import snapshot as snapshot_module
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.checkpointing.ranks_that_save import Gate, Training
@@ -20,7 +21,7 @@ class Seconds:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = 1000.0
-        for module in (checkpointer_module, publishing_module, save_module):
+        for module in (checkpointer_module, publishing_module, save_module, snapshot_module):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self._now))
 
     def pass_by(self, seconds: float) -> float:
@@ -47,10 +48,10 @@ def test_the_copy_the_step_that_waited_for_it_and_the_last_wait(
     snapshot, prepare, publish = checkpointer.equipment.snapshot, store.prepare, store.publish
     wait = snapshot.wait_until_copied
     monkeypatch.setattr(store, "prepare", lambda *given: (seconds.pass_by(2.0), prepare(*given))[1])
-    monkeypatch.setattr(snapshot, "wait_until_copied", lambda: wait() * 0 + 0.25)
     monkeypatch.setattr(store, "publish", lambda payload: (publish(payload), seconds.pass_by(4.0))[0])
     training.step()
     checkpointer.save()
+    monkeypatch.setattr(snapshot, "wait_until_copied", lambda: wait() * 0 + 0.25)
     for _ in range(2):  # whoever's steps they are: each says how long it waited
         training.step()
     seconds.pass_by(100.0)  # of training
