@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class Recipe:
 
     def load(self, step: int) -> float:
         """The step of the latest, which should be `step` or a later one."""
+        return self.newest()
+
+    def newest(self) -> float:
+        """The step of what a restart goes on from: the link's."""
         latest = self.directory / self.saver.symlink_name / "checkpoint.pt"
         return step_in(torch.load(latest, weights_only=True))
 
@@ -79,6 +84,10 @@ class Distributed:
         state_dict_loader.load(state, storage_reader=reader, no_dist=True)
         return step_in(state)
 
+    def newest(self) -> float:
+        """The step of what a restart goes on from: that of the newest directory."""
+        return self.load(max(int(path.name.rpartition("-")[2]) for path in self.directory.glob("step-*")))
+
 
 PEERS: dict[str, Callable[[Path], Recipe | Distributed]] = {
     "the recipe": Recipe,
@@ -98,36 +107,55 @@ def step_in(state: dict[str, Any]) -> float:
     return lowest
 
 
-def count_kills(directory: Path) -> tuple[int, int]:
-    """At how many system calls of a save a kill leaves the recipe unable to save again; and of how many."""
+@dataclass
+class Kills:
+    """What a kill at each system call of a save leaves behind.
+
+    Attributes:
+        calls: at so many there was a kill.
+        stuck: after so many of them it can never save again.
+        unreadable: after so many of them the newest cannot be loaded.
+    """
+
+    calls: int
+    stuck: int = 0
+    unreadable: int = 0
+
+
+def count_kills(name: str, directory: Path) -> Kills:
+    """Kills a second save at each of its system calls, and looks at what is left."""
     first = directory / "whole"
-    calls = mutating_calls(killed_save(first, ""), first)
-    stuck = 0
+    calls = mutating_calls(killed_save(name, first, ""), first)
+    kills = Kills(len(calls))
     for number, call in enumerate(calls):
         place = directory / str(number)
-        killed_save(place, f"{call.name}:signal=KILL:when={call.number}")
+        killed_save(name, place, f"{call.name}:signal=KILL:when={call.number}")
+        try:
+            PEERS[name](place).newest()
+        except (Exception, CheckpointException):
+            kills.unreadable += 1
 
         def save_again(tell: Tell, place: Path = place) -> None:
-            Recipe(place).save(3)
+            PEERS[name](place).save(3)
             tell("saved")
 
         attempt = fork(save_again, directory / "log")
-        stuck += not attempt.said()
+        kills.stuck += not attempt.said()
         attempt.wait()
-    return stuck, len(calls)
+    return kills
 
 
-def killed_save(place: Path, inject: str) -> Path:
+def killed_save(name: str, place: Path, inject: str) -> Path:
     """A second save under strace. Returns the trace."""
     place.mkdir()
     reading, writing = os.pipe()
 
     def work(tell: Tell) -> None:
-        recipe = Recipe(place)
-        recipe.save(1)
+        peer = PEERS[name](place)
+        peer.save(1)
         tell(str(os.getpid()))
         os.read(reading, 1)
-        recipe.save(2)
+        peer.save(2)
 
     child = fork(work, place.with_suffix(".log"))
     trace = place.with_suffix(".trace")
@@ -215,9 +243,9 @@ def main() -> None:
             print(f"{name}: {count_flips(name, flips, arguments.flips)} of {arguments.flips} flips loaded")
             lost = count_cuts(name, cuts, arguments.cuts)
             print(f"{name}: {lost} of {arguments.cuts} power cuts lost a save")
-            if name == "the recipe":
-                stuck, calls = count_kills(kills)
-                print(f"{name}: killed at {stuck} of {calls} system calls it never saves again")
+            found = count_kills(name, kills)
+            print(f"{name}: killed at {found.stuck} of {found.calls} system calls it never saves again")
+            print(f"{name}: killed at {found.unreadable} of {found.calls} its newest cannot be loaded")
 
 
 if __name__ == "__main__":

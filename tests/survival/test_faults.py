@@ -15,7 +15,7 @@ from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from strace import Call, attach, mutating_calls, needs_strace
 from trainee import KINDS, Trainee, fork, uninterrupted, writer_thread
 
-ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES"]
+ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "ESTALE", "EINTR"]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 

