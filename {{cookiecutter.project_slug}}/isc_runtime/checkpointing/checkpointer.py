@@ -37,9 +37,9 @@ from isc_runtime.checkpointing.saving.state_size import size_of
 from isc_runtime.checkpointing.saving.step_hold import StepHold
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.position import Position
+from isc_runtime.ranks.buffers import equalize_buffers
 from isc_runtime.ranks.interruption import Stopped
 from isc_runtime.ranks.rank_error import RankError
-from isc_runtime.ranks.sharding import equalize_buffers
 from isc_runtime.ranks.shards import ShardedTensors
 
 PAUSE = 1.0  # seconds before a failed last save is repeated, twice as long the next time

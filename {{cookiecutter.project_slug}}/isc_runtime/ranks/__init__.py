@@ -4,7 +4,8 @@
                                         the same as they do
     parallel                            replicas or shards of a model on all ranks
     building                            a model that no rank ever has to hold as a whole
-      sharding                          a shard of it on each rank, and what they have in common
+      sharding                          a shard of it on each rank
+    buffers                             the first rank's, on all of them
     group                               the process group, the device, agreement between ranks
     reporting                           how a program ends: a message, an exit code, all ranks
     device  determinism                 where a rank computes; the same bits each time

@@ -24,12 +24,12 @@ from torch.utils.checkpoint import checkpoint
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.buffers import is_plain
 from isc_runtime.ranks.building import build as build
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.sharding import (
     blocks,
     check_model,
-    is_plain,
     is_sharded_model,
     is_to_be_sharded,
     shard,

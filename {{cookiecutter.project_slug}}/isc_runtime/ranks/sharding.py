@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -14,8 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.buffers import equalize_buffers
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import is_expanded, is_sharded
+from isc_runtime.ranks.shards import is_sharded
 
 logger = logging.getLogger("train")
 
@@ -127,7 +128,7 @@ def shard(
 
     def before(module: nn.Module, _: object) -> None:  # as DistributedDataParallel does, and FSDP2 does not
         if module.training:
-            equalize_buffers([module], group)
+            equalize_buffers([module], group, is_asked=False)
 
     model.register_forward_pre_hook(before)
 
@@ -162,30 +163,3 @@ def _fill(model: nn.Module, rows: dict[str, Tensor], device: torch.device) -> No
         if name in rows:
             assert is_sharded(parameter)
             parameter.to_local().copy_(rows.pop(name))
-
-
-@torch.no_grad()
-def equalize_buffers(modules: Iterable[nn.Module], group: Group) -> None:
-    """Gives the buffers of modules the values that they have on the first rank: running statistics, say.
-
-    A collective. A checkpoint holds the first rank's, so a resume does the same.
-    """
-    if group.world_size == 1:
-        return
-    found = {id(buffer): buffer for module in modules for buffer in module.buffers()}  # shared ones once
-    buffers = [buffer for buffer in found.values() if is_plain(buffer)]
-    if not buffers:
-        return
-    # As bytes, of whatever type: one collective, and gloo does not know all types.
-    values = group.broadcast(torch.cat([buffer.reshape(-1).view(torch.uint8) for buffer in buffers]))
-    begin = 0
-    for buffer in buffers:
-        own = values[begin : begin + buffer.nbytes].clone()  # where a value of this type may begin
-        buffer.copy_(own.view(buffer.dtype).view(buffer.shape))
-        begin += buffer.nbytes
-
-
-def is_plain(buffer: torch.Tensor) -> bool:
-    """Whether its values lie in memory one by one, so that others can take their places."""
-    is_other = buffer.layout is not torch.strided or buffer.is_nested or buffer.is_quantized
-    return not (is_other or is_expanded(buffer))

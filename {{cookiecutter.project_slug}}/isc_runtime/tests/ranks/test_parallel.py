@@ -17,11 +17,12 @@ from torch.nn.functional import cross_entropy
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.buffers import equalize_buffers
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import _require_compiler, parallelize, part_of_batch
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.reporting import reported
-from isc_runtime.ranks.sharding import blocks, equalize_buffers
+from isc_runtime.ranks.sharding import blocks
 from isc_runtime.ranks.shards import ShardedTensors
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.tests.small_training import CLASSES, FEATURES, Network
@@ -148,34 +149,6 @@ def test_buffers_are_the_first_rank_s(tmp_path: Path, parallelism: str) -> None:
             mine = group.gather([buffer.clone() for buffer in model.buffers()])
             equalize_buffers([model, model], group)
             assert all(map(torch.equal, mine[0], model.buffers()))
-
-    for ended in run_forked(tmp_path, work):
-        assert ended.code == 0, ended.output
-
-
-def with_buffers() -> nn.Module:
-    """Some that neither gloo nor DistributedDataParallel can exchange."""
-    model = Varying()
-    model.register_buffer("sparse", torch.eye(2).to_sparse())
-    model.register_buffer("expanded", torch.ones(1).expand(3))
-    for dtype in (torch.float8_e4m3fn, torch.int16, torch.uint16, torch.complex64, torch.bool):
-        model.register_buffer(str(dtype).removeprefix("torch."), torch.ones(3).to(dtype))
-    return model
-
-
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
-def test_buffers_of_all_kinds(tmp_path: Path, parallelism: str) -> None:
-    def work() -> None:
-        with process_group(Environment.read(), 60, 60) as group:
-            model = with_buffers()
-            replica = parallelize(model, group, first_loss, ParallelOptions(parallelism))
-            replica(torch.randn(4, FEATURES))
-            buffers = dict(model.named_buffers())
-            buffers["int16"].fill_(group.rank)
-            buffers["float8_e4m3fn"].copy_(torch.full((3,), 2.0 + group.rank))
-            equalize_buffers([model], group)
-            assert buffers["int16"].tolist() == [0, 0, 0]
-            assert buffers["float8_e4m3fn"].float().tolist() == [2, 2, 2]
 
     for ended in run_forked(tmp_path, work):
         assert ended.code == 0, ended.output

@@ -1,0 +1,53 @@
+"""The buffers of modules become the first rank's, whatever they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from isc_runtime.environment import Environment
+from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.buffers import equalize_buffers
+from isc_runtime.ranks.group import process_group
+from isc_runtime.ranks.parallel import parallelize
+from isc_runtime.tests.processes import run_forked
+from isc_runtime.tests.ranks.test_parallel import Varying, first_loss
+from isc_runtime.tests.small_training import FEATURES
+
+
+def with_buffers() -> nn.Module:
+    """Some that neither gloo nor DistributedDataParallel can exchange."""
+    model = Varying()
+    model.register_buffer("sparse", torch.eye(2).to_sparse())
+    model.register_buffer("expanded", torch.ones(1).expand(3))
+    for dtype in (torch.float8_e4m3fn, torch.int16, torch.uint16, torch.complex64, torch.bool):
+        model.register_buffer(str(dtype).removeprefix("torch."), torch.ones(3).to(dtype))
+    return model
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_buffers_of_all_kinds(tmp_path: Path, parallelism: str) -> None:
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            model = with_buffers()
+            replica = parallelize(model, group, first_loss, ParallelOptions(parallelism))
+            replica(torch.randn(4, FEATURES))
+            buffers = dict(model.named_buffers())
+            buffers["int16"].fill_(group.rank)
+            buffers["float8_e4m3fn"].copy_(torch.full((3,), 2.0 + group.rank))
+            equalize_buffers([model], group)
+            assert buffers["int16"].tolist() == [0, 0, 0]
+            assert buffers["float8_e4m3fn"].float().tolist() == [2, 2, 2]
+            model.register_buffer("mask", torch.ones(3 + group.rank))  # as long as what this rank has seen
+            if group.is_master:
+                model.register_buffer("cache", torch.ones(2))
+            buffers["int16"].fill_(group.rank)
+            equalize_buffers([model], group)
+            assert buffers["int16"].tolist() == [0, 0, 0]
+            assert len(dict(model.named_buffers())["mask"]) == 3 + group.rank
+
+    for ended in run_forked(tmp_path, work):
+        assert ended.code == 0, ended.output
