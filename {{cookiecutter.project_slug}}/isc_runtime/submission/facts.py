@@ -15,6 +15,7 @@ from isc_runtime.submission.contents.image import image_content
 from isc_runtime.submission.contents.version_control import ask_git, changed_files
 from isc_runtime.submission.journal import REHEARSALS, SUBMISSIONS
 from isc_runtime.submission.lock import needed
+from isc_runtime.text_files import read_bytes, read_text
 from isc_runtime.toml import load_toml
 
 LARGE = 16 * 2**20  # bytes; of a larger file only its size, its beginning and its end count
@@ -95,20 +96,20 @@ def _revision(root: Path) -> tuple[str | None, bool | None]:
     if commit and ask_git(root, "ls-files", "--", "."):
         return commit.strip(), bool(changed_files(root))
     with contextlib.suppress(OSError, ValueError):
-        commit, _, mark = (root / REVISION).read_text(encoding="ascii").strip().partition("-")
+        commit, _, mark = read_text(root / REVISION).strip().partition("-")
         return (commit, mark == "dirty") if commit else (None, None)
     return None, None
 
 
 def _sha256(file: Path) -> str | None:
-    with contextlib.suppress(OSError):
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+    with contextlib.suppress(OSError, ValueError):
+        return hashlib.sha256(read_bytes(file)).hexdigest()
     return None
 
 
 def _toml(file: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, ImportError):
-        return load_toml(file.read_text(encoding="utf-8"))
+        return load_toml(read_text(file))
     return {}
 
 
@@ -124,7 +125,8 @@ def _versions(root: Path) -> dict[str, str]:
 
 
 def _answers(root: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        recorded = json.loads((root / ".cruft.json").read_text(encoding="utf-8"))["context"]["cookiecutter"]
+    # Whatever has become of that file, it is no obstacle.
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        recorded = json.loads(read_text(root / ".cruft.json"))["context"]["cookiecutter"]
         return {name: answer for name, answer in recorded.items() if not name.startswith("_")}
     return None

@@ -34,7 +34,7 @@ def append(file: Path, entry: dict[str, Any]) -> None:
 def entries(file: Path) -> list[dict[str, Any]]:
     """All lines that can be read, the oldest first; none without the file."""
     try:
-        lines = file.read_bytes().splitlines()
+        lines = file.read_bytes().splitlines() if file.is_file() else []  # a pipe would be waited for
     except OSError:
         return []
     return [entry for line in lines if isinstance(entry := _parsed(line), dict)]
@@ -43,5 +43,5 @@ def entries(file: Path) -> list[dict[str, Any]]:
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -15,6 +15,8 @@ from isc_runtime.submission.launch_keys import (
     COMPUTE_MODES,
     DEAD_KEYS,
     DOCUMENTATION,
+    ID_CHARACTERS,
+    ID_LISTS,
     KEYS,
     MOST_GPUS,
     PROJECT_ID,
@@ -28,17 +30,22 @@ TYPE_NAMES = {str: "a string in quotes", int: "a whole number without quotes", l
 LONGEST_KEY = 100  # of a longer one the beginning is looked at
 MOST_STRANGE_KEYS = 10  # one that has more is no launch file
 
-# What examples and documentation write where an id belongs: <project-id>, your-project-id, dataset-id-0.
+# What examples and documentation write where an id belongs: <project-id>, your-project-id, dataset-id-0; and
+# what other formats replace, {NAME} or $NAME, as TOML does not.
 _PLACEHOLDER = re.compile(
-    r"<[A-Za-z][^<>\n]*>|\byour[-_ ]|^(project|dataset|artifact)[-_]?id([-_]?\d+)?$|YYMMDD|^\.\.\.$|TODO",
+    r"<[A-Za-z][^<>\n]*>|\byour[-_ ]|^(project|dataset|artifact|shape)[-_]?id([-_]?\d+)?$|YYMMDD|^\.\.\.$"
+    r"|TODO|FIXME|(?:^|[-_ ])(?:change|replace|insert|fill)[-_ ]?(?:me|in|it|here|id)(?:$|[-_ ])|"
+    r"^placeholder$|(?:^|[-_ ])x{3,}(?:$|[-_ ])|^\[.*\]$|\{\w*\}|\$\w+",
     re.IGNORECASE,
 )
+_NO_ID = re.compile(f"[^{ID_CHARACTERS}]")
 _IN_COMMAND = re.compile(r"<[A-Za-z][\w.-]*>")  # with blanks in it, it could be a redirection
 # The template's own default among them, and what the documentation and people write when they mean nothing.
 _EMPTY_NAMES = frozenset(
     {
         *("example", "experiment", "foo", "isc", "isc experiment", "isc project", "my experiment", "name"),
         *("new experiment", "test", "test experiment", "untitled", "experiment name", "foo experiment"),
+        *("abc", "asdf", "bar", "example experiment", "exp", "hello world", "my exp", "run", "tmp"),
     }
 )
 
@@ -119,6 +126,9 @@ class _Check:
                 yield self._at(
                     key.name, f"There is white space around {text!r}", "Delete it: it is no part of an id."
                 )
+            elif key.name in ID_LISTS and not match and (match := _NO_ID.search(text)):
+                hint = "Write one id between two quotes, as Control Plane shows it, and no path."
+                yield self._at(key.name, f"{text!r} is no id: it has {match[0]!r}", hint)
 
     def _check_id_and_name(self) -> Iterator[Finding]:
         project_id = self._value("isc_project_id", str)
@@ -134,7 +144,7 @@ class _Check:
         name = self._value("experiment_name", str)
         if name is not None and not name.strip():
             yield self._at("experiment_name", "The experiment has no name", "Give it one, any will do.")
-        elif name and re.sub(r"[\W_\d]+", " ", name).strip().lower() in _EMPTY_NAMES | {""}:
+        elif name and _says_nothing(name):
             hint = "Name what is tried: that is how you will find it among others in Control Plane."
             yield self._at("experiment_name", f"The name {name!r} says nothing", hint, "warning")
 
@@ -161,6 +171,9 @@ class _Check:
         elif cycles is not None and mode in COMPUTE_MODES[1:]:
             hint = "Delete it, or change compute_mode."
             yield self._at("max_rapid_cycles", f"{mode} mode has no cycles to count", hint, "warning")
+        if self._value("burst_shape_priority_list", list) and mode in COMPUTE_MODES[:2]:
+            hint = 'Delete it, or write compute_mode = "burst".'
+            yield self._at("burst_shape_priority_list", f"{mode} mode has no shapes", hint, "warning")
 
     def _value(self, name: str, kind: type[Any]) -> Any:
         """The value if it has the right type, else None."""
@@ -176,6 +189,11 @@ class _Check:
         match = re.search(rf"""^[ \t]*\[*[ \t]*(["']?){key}\1[ \t]*[=.\]]""", self.text, re.MULTILINE)
         line = f":{self.text.count(chr(10), 0, match.start()) + 1}" if match else ""
         return Finding(f"{self.file_name}{line}", what, hint, severity)
+
+
+def _says_nothing(name: str) -> bool:
+    words = re.sub(r"[\W_\d]+", " ", name).strip().lower()
+    return words in _EMPTY_NAMES or len(set(words)) < 2
 
 
 def _shown(number: int) -> str:

@@ -26,6 +26,9 @@ PUBLIC_DATASETS = (
     "uds-visual-water-soup-250513",
     "uds-standing-denim-promise-250527",
 )
+# Of ids that become the name of a folder, /data/<id>: no blank, comma, slash or quote. DOCUMENTATION
+ID_LISTS = ("dataset_id_list", "input_artifact_id_list")
+ID_CHARACTERS = r"!#-&(-+\-.0-~"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.submission.launch_keys import COMPUTE_MODES, DEAD_KEYS, KEYS, MOST_GPUS, PUBLIC_DATASETS, Key
+from isc_runtime.submission.launch_keys import (
+    COMPUTE_MODES,
+    DEAD_KEYS,
+    ID_CHARACTERS,
+    ID_LISTS,
+    KEYS,
+    MOST_GPUS,
+    PUBLIC_DATASETS,
+    Key,
+)
 
 FILE = Path(__file__).with_name("launch_file.schema.json")
 TYPES = {str: "string", int: "integer", list: "array"}
@@ -50,7 +59,8 @@ def _property(key: Key) -> dict[str, Any]:
         "description": f"{key.doc[0].upper()}{key.doc[1:]}. Source: {key.source}",
     }
     if key.type is list:
-        described["items"] = {"type": "string", "pattern": ID}
+        pattern = f"^[{ID_CHARACTERS}]+$" if key.name in ID_LISTS else ID
+        described["items"] = {"type": "string", "pattern": pattern}
     return {**described, **MORE.get(key.name, {})}
 
 

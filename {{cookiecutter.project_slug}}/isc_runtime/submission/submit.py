@@ -29,7 +29,8 @@ def submit(root: Path, unrehearsed: bool = False) -> int:
         The exit code, 1, if it is not ready.
 
     Raises:
-        IscError: there is no `isc` program here, or what is submitted cannot be written down.
+        IscError: there is no `isc` program here that can be started, or what is submitted cannot be written
+            down.
     """
     root = root.resolve()
     report, known = project.examine_all(root), facts(root)
@@ -43,7 +44,11 @@ def submit(root: Path, unrehearsed: bool = False) -> int:
     _write_down(root, {"rehearsal": rehearsal, **known})
     sys.stdout.flush()
     os.chdir(root)
-    os.execv(program, [program, "train", LAUNCH_FILE])
+    try:
+        os.execv(program, [program, "train", LAUNCH_FILE])
+    except OSError as error:
+        hint = f"Run what it stands for yourself, here: isc train {LAUNCH_FILE}"
+        raise IscError(f"The program isc cannot be started ({error.strerror})", program, hint) from None
 
 
 def _check_id(known: dict[str, Any]) -> Iterator[Finding]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from isc_runtime.submission.command.shell import SimpleCommand, comment_at, joined, split
+from isc_runtime.submission.command.shell import SHELLS, SimpleCommand, comment_at, joined, split
 from isc_runtime.submission.finding import Finding
 
-SHELLS = frozenset({"bash", "sh", "dash", "zsh"})
 # They may come before a training, and none of them is one.
 PREPARATIONS = frozenset(
     {
@@ -89,7 +88,8 @@ def _check_operators(simple_commands: list[SimpleCommand], where: str) -> Iterat
             what = f"A command is missing beside {after or simple.operator!r}"
             yield Finding(where, what, "Complete it, or delete what is too much.")
             return
-    if simple_commands[-1].operator == "&" and not simple_commands[-1].words:
+    last = simple_commands[-1]
+    if last.operator.strip("()") == "&" and not last.words:
         what = "The '&' at the end leaves the training in the background, and the command ends at once"
         yield Finding(where, what, "Delete it: the experiment ends when its command does.")
 

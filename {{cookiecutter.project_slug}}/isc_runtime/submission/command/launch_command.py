@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 
 from isc_runtime.submission.command.command_form import (
     PREPARATIONS,
-    SHELLS,
     WITH_ONE_ARGUMENT,
     as_meant,
     check_form,
 )
-from isc_runtime.submission.command.shell import SimpleCommand, joined, split
+from isc_runtime.submission.command.on_a_node import check_quotes, check_simple_command
+from isc_runtime.submission.command.shell import SHELLS, SimpleCommand, joined, split
 from isc_runtime.submission.command.train_arguments import check_arguments
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import TORCHRUN_VARIABLES, VARIABLES
@@ -85,6 +85,7 @@ class LaunchCommand:
             return
         yield from check_form(self.text, self.where)
         yield from self._check_simple_commands(split(as_meant(self.text)))
+        yield from check_quotes(text, self.where)
         yield from self._check_variables(text)
         yield from self._check_mounts(text)
 
@@ -96,6 +97,7 @@ class LaunchCommand:
                 yield self._warning(
                     f"The command goes on after a failure, because of {simple.operator!r}", hint
                 )
+            yield from check_simple_command(simple, self.where)
             if simple.program in NO_COMMANDS:
                 yield self._error(
                     f"There is no command {simple.program} on a node", NO_COMMANDS[simple.program]
@@ -161,7 +163,7 @@ class LaunchCommand:
             yield self._error(f"A virtual environment has no {path[len('/opt/venv/') :]}", hint)
         elif str(self.root) in self.homes and not os.access(path, os.F_OK):  # this is the container
             yield self._error(f"There is no {path} in this container", "Correct the path, or make the file.")
-        elif name in SCRIPTS and self._is_elsewhere(path):
+        elif (name in SCRIPTS or (self.root / name).is_file()) and self._is_elsewhere(path):
             hint = f"The project will be in {' or '.join(self.homes)}: correct the path."
             yield self._error(f"The path {path} is outside this project", hint)
 

@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+SHELLS = frozenset({"bash", "sh", "dash", "zsh"})
 # They run the words that come after them, and their own options.
 _WRAPPERS = frozenset(
     {
@@ -62,7 +63,8 @@ class SimpleCommand:
     @property
     def program(self) -> str:
         """The name of what it runs, without a path; "" if it runs nothing."""
-        return PurePosixPath(self.words[self.start]).name if self.start < len(self.words) else ""
+        word = self.words[self.start] if self.start < len(self.words) else ""
+        return PurePosixPath(word).name or word  # "." is a program, too
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,7 @@ def check_arguments(
     names = dict.fromkeys(word.partition("=")[0] for word in words)
     unknown = [name for name in names if options and _is_unknown(name, options)]
     for name in unknown:
-        close = difflib.get_close_matches(name, options, 1, cutoff=0.75)
-        hint = f"Did you mean {close[0]}?" if close else "python train.py --help lists them."
-        yield Finding(where, f"train.py has no argument {name}", hint)
+        yield Finding(where, f"train.py has no argument {name}", _meant_by(name, options))
     if answer.unclear and words and not unknown:
         what = f"The arguments of train.py were not checked: {answer.unclear}"
         yield Finding(where, what, "Rehearse: that passes them to train.py as the ISC does.", "warning")
@@ -85,6 +84,21 @@ def check_arguments(
     values = answer.values or {
         name.strip("-").replace("-", "_"): _value_of(name, words) for name in options if name in names
     }
+    yield from _check_values(values, options, root, datasets, where)
+
+
+def _meant_by(name: str, options: Sequence[str]) -> str:
+    """What to do about an option that train.py does not have."""
+    if f"--no-{name[2:]}" in options:
+        return f"Delete it: it is so by itself, and --no-{name[2:]} says otherwise."
+    close = difflib.get_close_matches(name, options, 1, cutoff=0.75)
+    return f"Did you mean {close[0]}?" if close else "python train.py --help lists them."
+
+
+def _check_values(
+    values: Mapping[str, str], options: Sequence[str], root: Path, datasets: Sequence[str], where: str
+) -> Iterator[Finding]:
+    """What train.py takes, and what does not do what it should on the ISC."""
     if "--fresh" in options and values.get("fresh", "False") != "False":
         what = "--fresh would start over whenever the experiment comes back from an interruption"
         yield Finding(where, what, "Delete it: a new experiment begins with nothing anyway.")
@@ -95,7 +109,7 @@ def check_arguments(
         yield from _check_dataset(values.get("dataset_id"), datasets, where)
     if "--tracker" in options:
         yield from _check_tracker(values.get("tracker", ""), required_names(root), where)
-    if "--model" in options:
+    if "--model" in options and _takes_model(root):
         yield from _check_model(values.get("model"), models_of(root), where)
 
 
@@ -200,6 +214,17 @@ def _imported(root: Path, file: Path) -> set[Path]:
         files = {root / f"{name.replace('.', '/')}.py" for name in names if name.startswith("isc_runtime.")}
         waiting |= {module for module in files - found if module.is_file()}
     return found
+
+
+def _takes_model(root: Path) -> bool:
+    """Whether train.py has anything from model.py."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        for node in ast.walk(parse_python(root / "train.py")):
+            if isinstance(node, ast.ImportFrom) and node.module == "model":
+                return True
+            if isinstance(node, ast.Import) and any(alias.name == "model" for alias in node.names):
+                return True
+    return False
 
 
 def _options_in(file: Path) -> set[str]:

@@ -143,11 +143,22 @@ def test_cruft_has_recorded_the_answers(root: Path) -> None:
     assert facts(root)["answers"] == {"project_name": "N"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"context": 1}', "{"])
+NOT_AS_THEY_SHOULD_BE = (".cruft.json", "pyproject.toml", "experiment.isc", ".revision", "requirements.lock")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"context": 1}', "{", '{"context":' + "[" * 100_000])
 def test_files_that_are_not_as_they_should_be_do_no_harm(root: Path, text: str) -> None:
-    for name in (".cruft.json", "pyproject.toml", "experiment.isc"):
+    for name in NOT_AS_THEY_SHOULD_BE:
         write(name, text)(root)
     assert facts(root)["answers"] is None
+
+
+def test_no_pipe_in_the_place_of_a_file_is_waited_for(root: Path) -> None:
+    for name in NOT_AS_THEY_SHOULD_BE:
+        (root / name).unlink(missing_ok=True)
+        os.mkfifo(root / name)
+    known = facts(root)
+    assert [known[name] for name in ("answers", "lock", "command")] == [None] * 3
 
 
 def test_a_launch_file_with_other_types_is_no_obstacle(root: Path) -> None:

@@ -89,9 +89,40 @@ ERRORS = {
         f"no {HOME}/start/launch.sh",
         "Correct",
     ),
+    "the dot": (f". {HOME}/env.sh && {START}", f"no {HOME}/env.sh", "Correct"),
+    "a script for another program": (f"python {HOME}/launch.sh", "python cannot run", "Write bash"),
+    "a script for torchrun": (
+        f"torchrun --nnodes=$NNODES --node-rank=$NODE_RANK {HOME}/launch.sh --dataset-id uds-one",
+        "torchrun cannot run",
+        "Write bash",
+    ),
+    "a program for a shell": (
+        f"bash {HOME}/train.py --dataset-id uds-one",
+        "bash cannot run",
+        "Write python",
+    ),
+    "home within quotes": ('bash "~/copied/launch.sh" --dataset-id uds-one', "no home directory", "/root"),
+    "substituted": (
+        f"{START} --seed $(NODE_RANK)",
+        "runs a program of the name NODE_RANK",
+        "Write $NODE_RANK",
+    ),
+    "in a background terminal": (f"tmux new -d {START}", "tmux leaves the training", "without"),
+    "on a screen": (f"screen -dm {START}", "screen leaves the training", "without"),
+    "background in a subshell": (f"({START} &)", "in the background", "Delete it"),
+    "checkpoints deleted": (f"rm -rf $CHECKPOINT_ARTIFACT_PATH/* && {START}", "deletes the check", "anyway"),
+    "this project's file elsewhere": (
+        f"python /root/no-such/data.py && {START}",
+        "/root/no-such/data.py is outside",
+        HOME,
+    ),
 }
 WARNINGS = {
-    "own start": ("torchrun --nnodes 1 /opt/other.py", "not hand over to launch.sh", f"bash {HOME}"),
+    "own start": (
+        "torchrun --nnodes $NNODES --node-rank $NODE_RANK /opt/other.py",
+        "not hand over to launch.sh",
+        f"bash {HOME}",
+    ),
     "pipe": (f"{START} | tee /tmp/log", "goes on after a failure, because of '|'", "Chain with &&"),
     "semicolon": (f"cd {HOME}; {START}", "because of ';'", "Chain with &&"),
     "model": (f"{START} --model=mine", "MODELS in model.py does not name 'mine'", "add yours to MODELS"),
@@ -99,6 +130,12 @@ WARNINGS = {
     "comment at the end": (f"{START} # --epochs 3", "makes a comment", "quote it"),
     "variable of old": (f"{START} --seed $RANK", "does not set RANK", "Write $NODE_RANK"),
     "variable of torchrun": (f"{START} --seed ${{LOCAL_RANK}}", "does not set LOCAL_RANK", "Leave it"),
+    "changed variable": (f"NNODES=1 {START}", "ISC sets NNODES (nodes)", "Leave it"),
+    "exported variable": (f"export OUTPUT_PATH=/root/out && {START}", "ISC sets OUTPUT_PATH", "Leave it"),
+    "variable taken away": (f"unset LOSSY_ARTIFACT_PATH && {START}", "ISC sets LOSSY_ARTIFACT", "Leave it"),
+    "hidden GPUs": (f"export CUDA_VISIBLE_DEVICES=0 && {START}", "hides GPUs", "Leave it out"),
+    "installed there": (f"pip install -r x.txt && {START}", "pip needs the internet", "in the image"),
+    "cloned there": (f"git clone https://a.b/c /root/c && {START}", "git needs the internet", "dataset"),
     "mistyped variable": (f"{START} --workers $N_PROCS", "no variable N_PROCS", "mean N_PROC?"),
 }
 ACCEPTED = {
@@ -125,6 +162,20 @@ ACCEPTED = {
     "wrapped": f"nice -n 5 timeout 60s env A=1 bash {HOME}/launch.sh --dataset-id uds-one",
     "shell with options": f"bash -x {HOME}/launch.sh --dataset-id uds-one",
     "within a shell": f"bash -c 'cd {HOME} && bash launch.sh --dataset-id uds-one'",
+    "a variable by another one": f"OUTPUT_PATH=$CHECKPOINT_ARTIFACT_PATH NODE_RANK=${{NODE_RANK:-0}} {START}",
+    "git without a network": f"git -C {HOME} status && {START}",
+    "a ~ that is none": f"{START} --data-root '/data~1'",
+    "what is deleted is no checkpoint": f"rm -rf /tmp/cache && {START}",
+}
+# how torchrun is told of the nodes -> what is said
+NODES = {
+    "": "is not told of the other nodes",
+    "--standalone": "is not told of the other nodes",
+    "--nnodes=10 --node-rank=$NODE_RANK": "waits for 10 nodes",
+    "--nnodes 1 --node_rank $NODE_RANK": "waits for 1 node,",
+    "--nnodes=$NNODES": "is not told which node it is on",
+    "--nnodes=$NNODES --node_rank=$NODE_RANK": "",
+    "--nnodes $NNODES --rdzv-backend c10d --rdzv-endpoint $MASTER_ADDR": "",
 }
 
 
@@ -152,6 +203,21 @@ def test_the_official_form_is_accepted() -> None:
     findings = found(f"\nsource /opt/venv/bin/activate && \n{TORCHRUN}")
     assert [finding.severity for finding in findings] == ["warning"]
     assert "launch.sh" in findings[0].what
+
+
+@pytest.mark.parametrize("told", NODES)
+def test_torchrun_is_told_of_the_nodes(told: str) -> None:
+    said = [finding.what for finding in found(f"torchrun {told} {HOME}/train.py --dataset-id uds-one")]
+    assert [what for what in said if "launch.sh" not in what] == [
+        what for what in said if NODES[told] and NODES[told] in what
+    ]
+    assert len(said) == 1 + bool(NODES[told]), said
+
+
+def test_an_option_that_is_so_by_itself() -> None:
+    (finding,) = found(f"{START} --amp")
+    assert "no argument --amp" in finding.what
+    assert "--no-amp says otherwise" in finding.hint
 
 
 def test_a_backslash_hides_nothing() -> None:

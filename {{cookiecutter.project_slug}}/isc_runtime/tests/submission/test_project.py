@@ -184,6 +184,16 @@ LAUNCH_FILE = {
         "' uds-t",
         "De",
     ),
+    **{
+        f"{name}, {text}": (
+            launch_file(**{name: f'["{text}"]'}),
+            "experiment.isc:",
+            "is no id: it has",
+            "no path",
+        )
+        for name in ("dataset_id_list", "input_artifact_id_list")
+        for text in ("/data/uds-one", "uds-one,uds-two", "uds one", "'uds-one'", "uds\u200b-one")
+    },
     "mode": (
         launch_file(compute_mode='"fast"'),
         "experiment.isc:4",
@@ -244,6 +254,8 @@ WARNINGS = {
         "tried",
     ),
     "test": (launch_file(experiment_name='"test_2"'), "'test_2' says nothing", "Name what is tried"),
+    "one letter": (launch_file(experiment_name='"aaa"'), "'aaa' says nothing", "Name what is tried"),
+    "shapes": (launch_file(burst_shape_priority_list='["a"]'), "cycle mode has no shapes", "burst"),
     "half a name": (launch_file(experiment_name='"deepseek-<model>"'), "is a placeholder", "belongs there"),
     **{
         f"dead {name}": (launch_file(**{name: '"x"'}), f"no longer has the key {name}", hint)
@@ -303,6 +315,12 @@ PLACEHOLDERS = {
     "input_artifact_id_list": "<checkpoint-artifact>",
     "burst_shape_priority_list": "<shape>",
     "command": "bash <train.py-or-validation.py>",
+    "isc_project_id  ": "$PROJECT_ID",
+    "dataset_id_list  ": "{dataset_id}",
+    "dataset_id_list   ": "[dataset]",
+    "input_artifact_id_list ": "uds-xxx-artifact",
+    "input_artifact_id_list  ": "INSERT_ID_HERE",
+    "burst_shape_priority_list ": "change-me",
 }
 
 

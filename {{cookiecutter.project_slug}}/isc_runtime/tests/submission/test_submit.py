@@ -156,6 +156,15 @@ def test_what_cannot_be_written_down_is_not_submitted(project: Path, bin_folder:
     assert "fake isc" not in ended.said
 
 
+def test_a_program_that_cannot_be_started(project: Path, bin_folder: Path) -> None:
+    rehearsed(project)
+    (bin_folder / "isc").write_text("no program at all\n")
+    ended = submit(project, bin_folder)
+    assert ended.code == 3
+    assert "ERROR: The program isc cannot be started (Exec format error): " in ended.said
+    assert "isc train experiment.isc" in ended.said
+
+
 def test_a_program_in_a_relative_path(project: Path, bin_folder: Path) -> None:
     rehearsed(project)
     assert submit(project, os.path.relpath(bin_folder, project)).code == 7
