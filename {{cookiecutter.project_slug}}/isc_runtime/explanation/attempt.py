@@ -74,6 +74,12 @@ class Attempt:
     counts: dict[str, int] = field(default_factory=dict)
     exits: list[Exit] = field(default_factory=list)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether nothing is known yet but that a node that is not the master's checks its place."""
+        is_quiet = not (self.events or self.exits or self.is_masters) and self.began_at is None
+        return is_quiet and self.is_checked
+
     def add(self, event: Event) -> None:
         """Keeps an event if it is the first of its kind that was not survived, or the last."""
         key = (event.cause.name, event.is_reason)

@@ -14,6 +14,7 @@ from isc_runtime.explanation.reading import Reader
 from isc_runtime.explanation.report import as_json, as_text
 
 SUFFIXES = {".txt", ".log", ".out", ".err"}
+PACKED = ".gz"
 MOST_LOGS = 2000
 NODE = re.compile(r"(?:rank|node)[-_ ]?(\d+)", re.IGNORECASE)  # the ISC's rank_N.txt is of node N
 HINT = "Name the logs of an experiment, or the folder that holds them: rank_0.txt, rank_1.txt, ..."
@@ -74,11 +75,17 @@ def _read(file: Path, name: str) -> Reader:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
-    found = [file for file in found if not file.name.startswith("stacks_of_rank_")]  # a rehearsal's
+    found = [file for file in path.rglob("*") if _is_log(file) and file.is_file()]
     if len(found) > MOST_LOGS:
         raise IscError(f"There are more than {MOST_LOGS} logs", path, "Name the folder of one experiment.")
     return sorted(found, key=_natural)
+
+
+def _is_log(file: Path) -> bool:
+    plain = file.with_name(file.name.removesuffix(PACKED))
+    if plain.suffix not in SUFFIXES or file.name.startswith("stacks_of_rank_"):  # a rehearsal's
+        return False
+    return file == plain or not plain.is_file()  # and not packed beside itself
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

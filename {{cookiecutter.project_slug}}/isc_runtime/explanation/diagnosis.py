@@ -11,6 +11,7 @@ from isc_runtime.explanation.attempt import Attempt, Exit
 from isc_runtime.explanation.cause import Event, Kind
 from isc_runtime.explanation.classification import classify_exit
 from isc_runtime.explanation.notes import notes
+from isc_runtime.explanation.own import FRUITLESS_START
 
 # Seconds: a node whose last attempt ended so long before another's began took no part in that one.
 OLDER = 60.0
@@ -161,6 +162,12 @@ def _unseen(signs: list[Sign]) -> Explanation:
     )
 
 
+def _stuck(attempt: Attempt) -> Event | None:
+    """That starts before this one saved nothing, where this one has saved nothing either."""
+    said = [event for event in attempt.all_events() if event.cause is FRUITLESS_START]
+    return said[-1] if said and attempt.saved_step is None else None
+
+
 def _end(last: Last) -> Explanation:
     """There was no failure: complete, stopped by a signal, or interrupted without a word."""
     ends = [(node, event) for node, attempt in last for event in attempt.stands(Kind.END)]
@@ -172,5 +179,6 @@ def _end(last: Last) -> Explanation:
         outcome = "completed" if completed else "stopped"
         return Explanation(outcome, event.cause, event, event.rank, node=node)  # type: ignore[arg-type]
     if any(attempt.marks or attempt.is_masters or attempt.is_checked for _, attempt in last):
-        return Explanation("interrupted", SILENT, None)
+        stuck = next((event for _, attempt in last if (event := _stuck(attempt))), None)
+        return Explanation("interrupted", stuck.cause if stuck else SILENT, stuck)
     return Explanation("unknown", UNKNOWN, None)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +16,7 @@ CHUNK = 1 << 16  # bytes
 LONGEST = 2000  # characters of a line that are looked at
 # Colours and cursor movements, titles of windows, and the escapes of two characters (ECMA-48).
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-Z\\^-~])")
+GZIP = b"\x1f\x8b"
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -65,7 +70,8 @@ def _parts(number: int, text: str, is_whole: bool) -> Iterator[Line]:
 
 
 def _decoded(file: Path) -> Iterator[str]:
-    with file.open("rb") as stream:
+    # A packed log that is cut short, or damaged, has said what could be read of it.
+    with _opened(file) as stream, contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
         chunk = stream.read(CHUNK)
         encoding = next((name for mark, name in MARKS if chunk.startswith(mark)), "utf-8")
         decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
@@ -73,3 +79,14 @@ def _decoded(file: Path) -> Iterator[str]:
             yield decoder.decode(chunk)
             chunk = stream.read(CHUNK)
         yield decoder.decode(b"", final=True)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[io.BufferedIOBase]:
+    """A log as it was written, packed by gzip or not."""
+    with file.open("rb") as stream:
+        if stream.peek(len(GZIP)).startswith(GZIP):
+            with gzip.open(stream) as unpacked:
+                yield unpacked
+        else:
+            yield stream

@@ -42,5 +42,5 @@ def _standstill(found: Explanation) -> Iterator[str]:
     if same > 1 and found.outcome != "completed":
         yield (
             f"The last {same} attempts all began at step {starts[-1]}: no checkpoint was completed between "
-            "them. Save more often (--save-every auto), or each attempt repeats the one before."
+            "them. Save sooner (--save-seconds, --mtbf-seconds), or each attempt repeats the one before."
         )

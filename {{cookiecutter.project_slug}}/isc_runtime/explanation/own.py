@@ -41,11 +41,28 @@ MESSAGES = (
         "ended in its checks never comes.",
         Kind.CONSEQUENCE,
     ),
+    Cause(
+        "fruitless",
+        r"(?P<number>\d+) starts? in a row from (?P<place>.+?) saved nothing",
+        "{number} starts in a row from {place} have saved nothing, so this one ended by itself.",
+        "The message says what the last one was at, and what helps. The next start counts anew.",
+    ),
     Cause("own-error", r"^(?P<message>.+)", "{message}", READ_IT),
+)
+
+# The start before this one was interrupted before its first save. Where that goes on, nothing is gained.
+FRUITLESS_START = Cause(
+    "fruitless-start",
+    r"\[START\] This is start (?P<number>\d+) from (?P<place>.+?): the one before has saved nothing"
+    r"(?:\. (?P<reasons>.+))?",
+    "This is start {number} from {place}: those before it were interrupted before they had saved anything.",
+    "{reasons} Until a start saves, each one costs money and begins at the same place.",
+    Kind.NOTICE,
 )
 
 # Lines of the training's loggers.
 LOGGED = (
+    FRUITLESS_START,
     Cause("save-failed", r"\[FAILED\]", "A save failed.", "Look at the storage.", Kind.NOTICE),
     Cause(
         "damaged-checkpoint",

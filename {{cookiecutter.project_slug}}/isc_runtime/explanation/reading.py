@@ -30,6 +30,7 @@ LOGGED = re.compile(
 GLOG = re.compile(r"^[IWEF](?P<month>\d\d)(?P<day>\d\d) (?P<time>\d\d:\d\d:\d\d)\.\d+ ")
 FIRST_CHECKS = "EARLY CHECKPOINT DIRECTORY VALIDATION"
 ON_ISC = "ISC Mode: True"
+MASTERS, NOT_MASTERS = "Is Master Process: True", "Is Master Process: False"  # of a node's first checks
 STEP = re.compile(r"\bstep (\d+)")
 EPOCH = re.compile(r"\bepoch (\d+)")
 # torchrun's words for how a rank ended: through isc_runtime, its own log line, its own summary.
@@ -61,6 +62,8 @@ class Reader:
         self._time: float | None = None
         self._tracebacks: dict[str, Tracebacks] = {}
         self._summed: dict[str, int] | None = None
+        self._has_masters = False
+        self._is_shared = False  # by several nodes
         for line in read_lines(file):
             self._read(line)
         for prefix, tracebacks in self._tracebacks.items():
@@ -72,7 +75,12 @@ class Reader:
         text = line.text[len(prefix) :]
         if FIRST_CHECKS in text or not self.attempts:
             self._begin(line.number)
+        elif text.endswith((MASTERS, NOT_MASTERS)):
+            self._unite(text.endswith(MASTERS))
         attempt = self.attempts[-1]
+        if text.endswith(MASTERS):
+            attempt.is_masters = self._has_masters = True
+        self._is_shared = self._is_shared or (self._has_masters and text.endswith(NOT_MASTERS))
         attempt.last_line, attempt.last_text, attempt.is_cut = line.number, line.text, not line.is_whole
         attempt.is_on_isc = attempt.is_on_isc or ON_ISC in text
         attempt.is_checked = attempt.is_checked or FIRST_CHECKS in text
@@ -87,6 +95,16 @@ class Reader:
         self.number += 1
         self._time = None if self.number == 1 else self._time
         self._summed = None
+
+    def _unite(self, is_masters: bool) -> None:
+        """Where several nodes write into this log, what has just begun may be part of the start before."""
+        if len(self.attempts) < 2 or not (self.attempts[-1].is_awaited and self.attempts[-2].is_checked):
+            return
+        others_began = not self._has_masters or self.attempts[-2].is_awaited
+        if others_began if is_masters else self._has_masters:
+            self.attempts.pop()
+            self.number -= 1
+            self._is_shared = True
 
     def _logged(self, logged: re.Match[str], line: Line) -> None:
         attempt = self.attempts[-1]
@@ -104,7 +122,8 @@ class Reader:
         """How far the training is, from a line of its loggers."""
         step = int(found[1]) if (found := STEP.search(text)) else None
         if text.startswith(("Resumed from", "No checkpoint in")):
-            if attempt.began_at is not None:  # a new start, without the first checks
+            is_repeated = self._is_shared and attempt.began_at == (step or 0)  # by another node
+            if attempt.began_at is not None and not is_repeated:  # a new start, without the first checks
                 self._begin(number)
                 attempt = self.attempts[-1]
                 attempt.last_line = number

@@ -59,7 +59,8 @@ def story(found: Explanation) -> list[Entry]:
     if found.first is not None:
         home = next((node for node, attempt in found.last if attempt.file == found.first.file), None)
         first = [_entry(home, found.first, is_first=True)]
-    ends = [_silence(node, attempt) for node, attempt in found.last] if found.first is None else []
+    is_silent = found.first is None or found.outcome == "interrupted"
+    ends = [_silence(node, attempt) for node, attempt in found.last] if is_silent else []
     before, after = sorted(before, key=_order), sorted(after, key=_order)
     room = max(2, LONGEST_STORY - len(first) - len(ends) - len(after[:5]))
     if len(before) > room:

@@ -131,6 +131,7 @@ ELSEWHERE = {
     *("save-failed", "damaged-checkpoint", "repaired", "not-finite", "stopped", "completed"),
     *("no-such-command", "no-such-script", "permission", "ctrl-c", "gloo", "rendezvous", "torchrun-stopped"),
     *("exit-unforeseen", "exit-other", "exit-peer", "exit-stopped", "exit-taken", "exit-fruitless"),
+    *("fruitless", "fruitless-start"),
 }
 
 
@@ -312,8 +313,15 @@ def test_starts_that_lead_nowhere(tmp_path: Path) -> None:
     assert killed[0].code == 137
     experiment.start(*options)
     found = explained(experiment)
-    assert (found.cause.name, found.code) == ("exit-fruitless", 10)
-    assert "1 start in a row from step 0" in as_text(found)
+    assert (found.outcome, found.cause.name, found.code) == ("failed", "fruitless", 10)
+    said = " ".join(as_text(found).split())
+    assert "1 start in a row from step 0" in said
+    assert "The next start counts anew" in said
+    log = experiment.output / "rank_0.txt"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if "in a row" not in line))
+    found = explained(experiment)
+    assert (found.cause.name, found.code) == ("exit-fruitless", 10), "by torchrun's word alone"
 
 
 def test_a_run_that_was_replaced(tmp_path: Path) -> None:
@@ -413,6 +421,24 @@ def test_cycles_that_are_interrupted(nodes: int, tmp_path: Path) -> None:
     assert "the log ends here" in text
     assert found.saved_step == 6
     assert "began at step" not in text
+    log = tmp_path / "all.log"
+    log.write_text(mixed(*(experiment.log(node) for node in range(nodes))))
+    found = read([log])
+    assert ([node.starts for node in found.nodes], found.saved_step) == ([3], 6), log.read_text()
+
+
+def mixed(*logs: str) -> str:
+    """One log of several nodes, by the times in it; what has none comes with the next line that has one."""
+    parts: list[tuple[str, str]] = []
+    for log in logs:
+        waiting = ""
+        for line in log.splitlines(keepends=True):
+            waiting += line
+            if line[:4].isdigit():
+                parts.append((line[:23], waiting))
+                waiting = ""
+        parts.append(("9", waiting))
+    return "".join(part for _, part in sorted(parts, key=lambda one: one[0]))
 
 
 def test_cycles_that_save_nothing(tmp_path: Path) -> None:
@@ -421,6 +447,16 @@ def test_cycles_that_save_nothing(tmp_path: Path) -> None:
         experiment.start("--save-steps", "100", arrange=Interruption(tmp_path, 3).arrange)
     found = explained(experiment)
     assert any("last 3 attempts all began at step 0" in note for note in found.notes), found.notes
+    assert (found.outcome, found.cause.name) == ("interrupted", "fruitless-start")
+    said = " ".join(as_text(found).split())
+    assert "This is start 3 from step 0" in said
+    assert "In the last one the start-up took" in said, "what that start was at is the training's own word"
+    assert "nothing to do" not in said
+    assert "the log ends here" in said
+    experiment.start("--save-steps", "2", "--epochs", "9", arrange=Interruption(tmp_path, 5).arrange)
+    found = explained(experiment)
+    assert found.cause.name == "silent-end", "what has saved since then gets somewhere"
+    assert "[START] This is start 4" in as_text(found)
 
 
 @pytest.mark.parametrize("node", [0, 1])

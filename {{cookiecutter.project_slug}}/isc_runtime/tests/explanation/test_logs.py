@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import random
 import signal
 import time
 import tracemalloc
@@ -88,6 +90,57 @@ def test_nothing_is_printed_raw(logs: Path, tmp_path: Path) -> None:
     clean = read([logs])
     assert clean.first is not None
     assert f"rank_1.txt:{clean.first.line}" in text  # carriage returns count no lines
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_nodes_that_write_into_one_log(size: int, first: int, logs: Path, tmp_path: Path) -> None:
+    """A line, some lines, or all lines of a node after those of another one: it is one start, not two."""
+    nodes = [(logs / f"rank_{node}.txt").read_text().splitlines(keepends=True) for node in (0, 1)]
+    if first:
+        nodes.reverse()
+    mixed = [
+        line
+        for begin in range(0, max(map(len, nodes)), size)
+        for lines in nodes
+        for line in lines[begin : begin + size]
+    ]
+    log = tmp_path / "all.log"
+    for starts in (1, 2) if size < 100 else (1,):
+        log.write_text("".join(mixed) * starts)
+        found = read([log])
+        assert (found.cause.name, found.rank, found.code) == ("killed", 1, 137), as_text(found)
+        assert found.nodes[0].starts == starts
+        assert found.saved_step == 3
+
+
+def test_packed_logs(logs: Path, tmp_path: Path) -> None:
+    """By gzip, whole or cut short; beside themselves they are read once."""
+    for node in (0, 1):
+        whole = (logs / f"rank_{node}.txt").read_bytes()
+        (tmp_path / f"rank_{node}.txt.gz").write_bytes(gzip.compress(whole))
+    packed = read([tmp_path])
+    assert (packed.cause.name, packed.rank) == ("killed", 1)
+    (tmp_path / "rank_0.txt").write_bytes((logs / "rank_0.txt").read_bytes())
+    assert [node.starts for node in read([tmp_path]).nodes] == [1, 1]
+    file = tmp_path / "rank_1.txt.gz"
+    content = file.read_bytes()
+    for length in range(2, len(content), 97):
+        file.write_bytes(content[:length])
+        assert read([tmp_path]).outcome in ("failed", "interrupted")
+        said(tmp_path)
+    file.write_bytes(content[:200] + bytes(50) + content[250:])
+    said(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_no_text_at_all(seed: int, tmp_path: Path) -> None:
+    """As somebody names a checkpoint, or a core, in place of a log."""
+    log = tmp_path / "rank_0.txt"
+    log.write_bytes(random.Random(seed).randbytes(300_000))
+    found = read([log])
+    assert found.outcome == "unknown"
+    said(log)
 
 
 def test_memory_is_bounded(logs: Path, tmp_path: Path) -> None:
