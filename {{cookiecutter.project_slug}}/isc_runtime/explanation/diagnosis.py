@@ -179,6 +179,6 @@ def _end(last: Last) -> Explanation:
         outcome = "completed" if completed else "stopped"
         return Explanation(outcome, event.cause, event, event.rank, node=node)  # type: ignore[arg-type]
     if any(attempt.marks or attempt.is_masters or attempt.is_checked for _, attempt in last):
-        stuck = next((event for _, attempt in last if (event := _stuck(attempt))), None)
+        stuck = next((said for _, attempt in last if (said := _stuck(attempt))), None)
         return Explanation("interrupted", stuck.cause if stuck else SILENT, stuck)
     return Explanation("unknown", UNKNOWN, None)
