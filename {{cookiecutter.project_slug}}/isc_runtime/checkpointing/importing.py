@@ -12,7 +12,8 @@ from torch import Tensor
 
 from isc_runtime.checkpointing.imported import IMPORTED, POSITION
 from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry, newest_good
-from isc_runtime.checkpointing.on_disk.foreign_state import Taken, find_foreign, read_foreign, take_parts
+from isc_runtime.checkpointing.on_disk.foreign_source import find_foreign, read_foreign
+from isc_runtime.checkpointing.on_disk.foreign_state import Taken, take_parts
 from isc_runtime.checkpointing.on_disk.layout import SAVER, ArtifactLayout, Layout, LocalLayout, has_manifest
 from isc_runtime.checkpointing.on_disk.manifest import WHOLE
 from isc_runtime.checkpointing.saving.loadable import check_state

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -35,6 +36,8 @@ OF_TORCH = {
     "pathlib": ("PosixPath",),  # the checkpoint's own, which nobody reads
     "pathlib._local": ("PosixPath",),  # as Python 3.13 calls it
 }
+# What is no tensor lies beside the tensors in those of other programs: this project writes it elsewhere.
+OF_OTHERS = {"torch.distributed.checkpoint.metadata": ("BytesStorageMetadata",)}
 
 WRITTEN = (
     *(
@@ -93,8 +96,9 @@ class _Reader(pickle._Unpickler):
 
     dispatch = _Known({code[0]: pickle._Unpickler.dispatch[code[0]] for code in WRITTEN})
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, is_ours: bool) -> None:
         super().__init__(io.BytesIO(content))
+        self.is_ours = is_ours
         self.kinds: dict[str, type[Record]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -108,17 +112,20 @@ class _Reader(pickle._Unpickler):
         found = vars(torch).get(name) if module == "torch" else None
         if isinstance(found, torch.dtype):
             return found
-        if name in OF_TORCH.get(module, ()):
+        names = OF_TORCH.get(module, ()) + (() if self.is_ours else OF_OTHERS.get(module, ()))
+        if name in names:
             return self.kinds.setdefault(name, type(name, (Record,), {"__slots__": ()}))
         raise pickle.UnpicklingError(f"{METADATA} asks for {module}.{name}")
 
 
-def read_metadata(directory: Path, files: Mapping[str, int]) -> Metadata:
+def read_metadata(directory: Path, files: Mapping[str, int], is_ours: bool = True) -> Metadata:
     """Reads what torch.distributed.checkpoint wrote of the tensors in a checkpoint, running no code.
 
     Args:
         directory: of the checkpoint.
         files: the sizes in bytes of those in it that are verified; no others are read.
+        is_ours: False for one of another program: what is no tensor may be in it, too, and `planner_data`
+            says where in a state each thing belongs, as keys of dicts and places in lists.
 
     Raises:
         OSError: it cannot be read.
@@ -129,7 +136,7 @@ def read_metadata(directory: Path, files: Mapping[str, int]) -> Metadata:
         raise ValueError(f"the manifest does not name {METADATA}")
     content = (directory / METADATA).read_bytes()
     try:
-        return _metadata(_Reader(content), files)
+        return _metadata(_Reader(content, is_ours), files)
     except (pickle.UnpicklingError, ValueError):
         raise
     except Exception as error:  # a stranger's pickle can make Python stumble in any way
@@ -140,7 +147,8 @@ def _metadata(reader: _Reader, files: Mapping[str, int]) -> Metadata:
     found = _fields(reader, reader.load(), "Metadata")
     most = sum(files.values())
     return Metadata(
-        {_text(key): _tensor(reader, value, most) for key, value in found["state_dict_metadata"].items()},
+        {_text(key): _entry(reader, value, most) for key, value in found["state_dict_metadata"].items()},
+        planner_data=None if reader.is_ours else _paths(found.state.get("planner_data")),
         storage_data=dict(
             _place(reader, index, info, files) for index, info in found["storage_data"].items()
         ),
@@ -151,6 +159,22 @@ def _fields(reader: _Reader, value: Any, kind: str) -> Record:
     if type(value) is not reader.kinds.get(kind):
         raise ValueError(f"{METADATA} has something else where a {kind} belongs")
     return value
+
+
+def _paths(found: Any) -> dict[str, tuple[str | int, ...]]:
+    """Where in a state each thing belongs; what is not named there has its name for a key."""
+    paths = found.items() if found is not None else ()
+    if any(not isinstance(path, tuple) or not path for _, path in paths):
+        raise ValueError(f"{METADATA} has something else where a place belongs")
+    return {
+        _text(name): tuple(one if type(one) is int else _text(one) for one in path) for name, path in paths
+    }
+
+
+def _entry(reader: _Reader, value: Any, most: int) -> TensorStorageMetadata | BytesStorageMetadata:
+    if type(value) is reader.kinds.get("BytesStorageMetadata"):
+        return BytesStorageMetadata()
+    return _tensor(reader, value, most)
 
 
 def _tensor(reader: _Reader, value: Any, most: int) -> TensorStorageMetadata:
@@ -183,7 +207,8 @@ def _place(
         raise ValueError(f"{METADATA} names what is not in the manifest")
     if where.state.get("transform_descriptors"):
         raise ValueError(f"{METADATA} has compressed tensors")  # this project writes none
-    return MetadataIndex(_text(at["fqn"]), _counts(at["offset"])), _StorageInfo(name, offset, length)
+    begin = None if at["offset"] is None else _counts(at["offset"])  # what is no tensor has none
+    return MetadataIndex(_text(at["fqn"]), begin), _StorageInfo(name, offset, length)
 
 
 def _text(value: Any) -> str:

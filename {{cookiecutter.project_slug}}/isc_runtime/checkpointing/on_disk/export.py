@@ -92,7 +92,8 @@ def read_weights(source: Path, part: str = PART) -> tuple[dict[str, Any], Origin
     if not _is_foreign(source):
         entry, manifest = find(source)
         return _load(entry, manifest, part), Origin(entry.path, manifest.step, manifest.time)
-    from isc_runtime.checkpointing.on_disk.foreign_state import find_foreign, read_foreign, take_parts
+    from isc_runtime.checkpointing.on_disk.foreign_source import find_foreign, read_foreign
+    from isc_runtime.checkpointing.on_disk.foreign_state import take_parts
 
     file = find_foreign(source)
     taken = take_parts(read_foreign(file), file, {} if part == PART else {PART: part})

@@ -16,9 +16,10 @@ from typing import Any, Literal
 from isc_runtime.checkpointing.on_disk import outline
 from isc_runtime.checkpointing.on_disk.untrusted import plain_file
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pth.tar")  # are checkpoints by their name
-PERHAPS = (".bin",)  # may be anything: their beginning must say so
-METADATA = ".metadata"  # of torch.distributed.checkpoint, in a folder
+METADATA, PART = ".metadata", ".distcp"  # of torch.distributed.checkpoint, in a folder
+# These are checkpoints by their name, and others by their beginning: people call them .bin, .tar, .isc, ...
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pth.tar", PART)
+BEGINNING = 2**16  # bytes; what a pickle names first is in them
 DEEPEST, MOST = 8, 20_000  # folders and entries that are looked at
 LARGEST = 64 * 2**20  # bytes of the pickle in a file of torch.save
 OURS = (b"rng", b"saves")  # keys that each checkpoint of this project has, and hardly another one
@@ -98,7 +99,9 @@ def _pickle_in(stream: io.FileIO) -> bytes | None:
 
 
 def other_checkpoints(directory: Path, aside: Path) -> list[Path]:
-    """What in a directory looks like a checkpoint, by its name or its beginning; links left out.
+    """What in a directory looks like a checkpoint, by its name or its beginning.
+
+    Of links those to files elsewhere that are called like one; no other link is followed.
 
     Args:
         directory: at most `DEEPEST` folders below it and `MOST` entries are looked at.
@@ -114,12 +117,21 @@ def other_checkpoints(directory: Path, aside: Path) -> list[Path]:
         with contextlib.suppress(OSError), os.scandir(folder) as items:
             for item in items:
                 path, left = folder / item.name, left - 1
-                if item.is_file(follow_symlinks=False) and _looks_like_one(path):
+                if item.is_symlink():
+                    found += [path] if _leads_to_one(path, directory) else []
+                elif item.is_file(follow_symlinks=False) and _looks_like_one(path):
                     found.append(folder if item.name == METADATA else path)
                 is_visible = item.is_dir(follow_symlinks=False) and not item.name.startswith(".")
                 if is_visible and path != aside and depth < DEEPEST:
                     folders.append((path, depth + 1))
-    return sorted(set(found))
+    return sorted(path for path in set(found) if path.suffix != PART or path.parent not in found)
+
+
+def _leads_to_one(link: Path, directory: Path) -> bool:
+    if not link.name.lower().endswith(SUFFIXES):
+        return False
+    target = Path(os.path.realpath(link))
+    return target.is_file() and not target.is_relative_to(os.path.realpath(directory))
 
 
 def _looks_like_one(file: Path) -> bool:
@@ -127,15 +139,25 @@ def _looks_like_one(file: Path) -> bool:
         return True
     if file.name.startswith("."):
         return False
-    return file.name.endswith(SUFFIXES) or (
-        file.name.endswith(PERHAPS) and _kind_of(_head(file)) not in (UNKNOWN, A_PICKLE)
-    )
+    return file.name.lower().endswith(SUFFIXES) or _begins_like_one(_head(file))
+
+
+def _begins_like_one(head: bytes) -> bool:
+    """Whether the beginning of a file says that torch, or safetensors, wrote it."""
+    kind = _kind_of(head)
+    if kind == TORCH:  # or another archive: torch writes the pickle first
+        (length,) = struct.unpack_from("<H", head, 26) if len(head) >= 30 else (0,)
+        return head[30 : 30 + length].endswith(b"/data.pkl")
+    if kind == A_PICKLE:
+        return b"torch" in head
+    return kind != UNKNOWN
 
 
 def _head(file: Path) -> bytes:
     try:
         with plain_file(file) as stream:
-            return stream.read(len(LEGACY))
+            head = stream.read(2**10)
+            return head + stream.read(BEGINNING) if head.startswith(PICKLE) else head
     except OSError:
         return b""
 
@@ -153,8 +175,10 @@ def _kind_of(head: bytes) -> str:
 
 def described(path: Path) -> Foreign:
     """What can be said of a checkpoint of another program. Nothing here raises."""
+    if path.is_symlink():
+        return Foreign(str(path), f"a link to {path.readlink()}", [], 0)
     file = path / METADATA if path.is_dir() else path
-    kind = DISTRIBUTED if path.is_dir() else _kind_of(_head(path))
+    kind = DISTRIBUTED if path.is_dir() or path.suffix == PART else _kind_of(_head(path))
     content: Any = None
     size = 0
     with contextlib.suppress(OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile):

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from isc_runtime.checkpointing.on_disk.entries import PAYLOAD
-from isc_runtime.checkpointing.on_disk.foreign import METADATA, described, other_checkpoints
-from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
-from isc_runtime.checkpointing.on_disk.start_notes import LINK as NOTES
+from isc_runtime.checkpointing.on_disk.foreign_folder import OPTIMIZERS, SCHEDULERS, WEIGHTS
 from isc_runtime.errors import ExitCode, IscError
 
 # As people and their libraries call them; a number after a dot is a place in a list, as Lightning has them.
 KEYS: dict[str, tuple[str, ...]] = {
-    "model": ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "weights"),
-    "optimizer": ("optimizer", "optimizer_state_dict", "optimizer_state", "optim", "optimizer_states.0"),
-    "scheduler": ("scheduler", "lr_scheduler", "scheduler_state_dict", "lr_schedulers.0"),
+    "model": ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "weights", *WEIGHTS),
+    "optimizer": (
+        *("optimizer", "optimizer_state_dict", "optimizer_state", "optim", "optimizer_states.0"),
+        *OPTIMIZERS,
+    ),
+    "scheduler": ("scheduler", "lr_scheduler", "scheduler_state_dict", "lr_schedulers.0", *SCHEDULERS),
 }
 NUMBERS: dict[str, tuple[str, ...]] = {
     "step": ("step", "global_step", "steps", "iteration", "iter", "iter_num"),
@@ -49,81 +46,13 @@ class Taken:
     left: list[str] = field(default_factory=list)
 
 
-def find_foreign(source: Path) -> Path:
-    """The file that a path means: itself, or the one in a folder, or the one its saver's link points to.
-
-    Raises:
-        IscError: there is none, or there are several, or it is of a kind that must be converted first.
-    """
-    hint = "Name the file: python -m isc_runtime checkpoints DIRECTORY lists what is there."
-    if not source.is_dir():
-        if not source.is_file():
-            raise IscError("There is no such file", source, hint, ExitCode.CHECKPOINT)
-        return source
-    links = [link for link in source.glob("*.latest_checkpoint") if link.name != NOTES]
-    # By name: a copied artifact's link points to where it was.
-    folder = source / links[0].readlink().name if len(links) == 1 and links[0].is_symlink() else source
-    if (folder / PAYLOAD).is_file():
-        return folder / PAYLOAD
-    if (folder / METADATA).is_file():
-        command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {source} FILE.pt"
-        what = "This is a folder of torch.distributed.checkpoint"
-        raise IscError(what, source, f"Convert it, and import FILE.pt: {command}", ExitCode.CHECKPOINT)
-    found = [path for path in other_checkpoints(folder, folder / SET_ASIDE) if path.is_file()]
-    if len(found) != 1:
-        what = "There is no checkpoint here"
-        if found:
-            names = ", ".join(str(path.relative_to(folder)) for path in found[:5])
-            what = f"There are several checkpoints here ({names}{', ...' if found[5:] else ''})"
-        raise IscError(what, source, hint, ExitCode.CHECKPOINT)
-    return found[0]
-
-
-def read_foreign(file: Path, trust_pickle: bool = False) -> dict[str, Any]:
-    """The topmost dict of a file, on the CPU.
-
-    Args:
-        file: of torch.save, or safetensors.
-        trust_pickle: whether it may run code.
-
-    Raises:
-        IscError: it cannot be read, holds no dict, or asks for code to be run and may not.
-    """
-    try:
-        if described(file).kind == "safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(file))
-        state = torch.load(file, map_location="cpu", weights_only=not trust_pickle)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|global|class) '?([\w.]+\.[\w.]+)", " ".join(str(error).split()))
-        reason = f"it asks for {asked[1]}" if asked else "it is more than plain data"
-        raise IscError(
-            f"To read this file would run code of whoever wrote it ({reason})",
-            file,
-            "If you have written it yourself: import --trust-pickle reads it, and lets it run whatever code "
-            "it holds, with all your rights.",
-            ExitCode.CHECKPOINT,
-        ) from None
-    except Exception as error:  # of all kinds: torch stumbles over what is damaged in many ways
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        hint = "Is it whole, and of torch.save or safetensors?"
-        raise IscError(f"It cannot be read ({reason})", file, hint, ExitCode.CHECKPOINT) from None
-    if isinstance(state, nn.Module):  # trusted
-        state = state.state_dict()
-    if not isinstance(state, dict):
-        hint = "Save a dict, or the model's state_dict()."
-        raise IscError(f"It holds a {type(state).__name__} and no dict", file, hint, ExitCode.CHECKPOINT)
-    return dict(state)
-
-
 def take_parts(
     state: dict[str, Any], file: Path, keys: Mapping[str, str] | None = None, strip: str = ""
 ) -> Taken:
     """Finds the parts of a training, and how far it was.
 
     Args:
-        state: what `read_foreign` returned.
+        state: what is in the file.
         file: where it is from.
         keys: where the parts are, if not under the usual names.
         strip: what the names of the weights begin with, besides what wrappers put before them.
@@ -140,7 +69,7 @@ def take_parts(
         for part in KEYS:
             for key in [keys[part]] if part in keys else KEYS[part]:
                 if isinstance(found := _at(state, key), dict):
-                    parts[part], where[part] = found, key
+                    parts[part], where[part] = _with_numbers(found), key
                     break
             else:
                 _must_be_there(part, keys, state, file)
@@ -153,7 +82,7 @@ def take_parts(
             if (number := _count(state.get(key))) is not None:
                 numbers[name], where[name] = number, key
                 break
-    known = {key.partition(".")[0] for key in where.values()}
+    known = {name for key in where.values() for name in (key, key.partition(".")[0])}
     left = [str(key) for key in state if str(key) not in known] if where["model"] else []
     return Taken(parts, numbers, where, left)
 
@@ -165,6 +94,15 @@ def plain_names(weights: Mapping[str, Any], strip: str = "") -> dict[str, Any]:
         while prefix and names and all(name.startswith(prefix) for name in names.values()):
             names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
     return {names[name]: value for name, value in weights.items()}
+
+
+def _with_numbers(part: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with the numbers of its parameters as numbers: torch.distributed.checkpoint makes
+    texts of them, under which an optimizer would not find its state, and say nothing."""
+    state = part.get("state")
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) and key.isdecimal() for key in state):
+        return part
+    return {**part, "state": {int(key): value for key, value in state.items()}}
 
 
 def names_in(state: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from isc_runtime.checkpointing.on_disk.entries import MANIFEST, PAYLOAD, Entry, Examine, Resume, newest_good
-from isc_runtime.checkpointing.on_disk.foreign import described, is_foreign, nature, other_checkpoints
+from isc_runtime.checkpointing.on_disk.foreign import PART, described, is_foreign, nature, other_checkpoints
 from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.start_notes import SAVER as STARTS
 from isc_runtime.errors import IscError
@@ -121,6 +121,8 @@ class Layout(ABC):
         found = nature(payload)
         if path.is_dir():  # shards, which tell nothing without the rest
             return payload not in own or found == "foreign"
+        if path.suffix == PART and path.parent in {other.parent for other in own} - {self.directory}:
+            return False
         # What is cut short, or has lost its manifest, may be an own save, but only where own saves go.
         return found == "foreign" or (found != "empty" and path not in own)
 

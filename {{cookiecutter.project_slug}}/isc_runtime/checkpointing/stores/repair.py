@@ -25,6 +25,7 @@ from isc_runtime.checkpointing.on_disk.durable import (
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry, Examine
 from isc_runtime.checkpointing.on_disk.foreign import METADATA, is_foreign
+from isc_runtime.checkpointing.on_disk.foreign_folder import meant_by
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
 from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.on_disk.verification import verified
@@ -217,7 +218,7 @@ class Repair:
             raise IscError(
                 "There are checkpoints that this project did not write, or that have lost their manifest",
                 f"{self.layout.directory} ({found.obstacle})",
-                f"Go on from one of them: python -m isc_runtime import {shlex.quote(str(newest))} "
+                f"Go on from one of them: python -m isc_runtime import {shlex.quote(str(meant_by(newest)))} "
                 f"does that. Or begin at step 0: move them to another place, or {START_OVER}.",
                 ExitCode.CHECKPOINT,
             )
