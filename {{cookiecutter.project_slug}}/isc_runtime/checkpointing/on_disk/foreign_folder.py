@@ -90,7 +90,7 @@ def numbers_in(file: Path) -> dict[str, int]:
         content = parse(read_plain(file, LARGEST))
     except (OSError, ValueError):
         return {}
-    found = {name: content.get(name) for name in ("global_step", "epoch")}
+    found: dict[str, Any] = {name: content.get(name) for name in ("global_step", "epoch")}
     return {name: int(value) for name, value in found.items() if _is_number(value)}
 
 
