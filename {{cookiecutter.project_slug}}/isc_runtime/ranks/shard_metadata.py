@@ -207,8 +207,9 @@ def _place(
         raise ValueError(f"{METADATA} names what is not in the manifest")
     if where.state.get("transform_descriptors"):
         raise ValueError(f"{METADATA} has compressed tensors")  # this project writes none
-    begin = None if at["offset"] is None else _counts(at["offset"])  # what is no tensor has none
-    return MetadataIndex(_text(at["fqn"]), begin), _StorageInfo(name, offset, length)
+    begin = at.state.get("offset")  # what is no tensor has none
+    index_of = MetadataIndex(_text(at["fqn"]), None if begin is None else _counts(begin))
+    return index_of, _StorageInfo(name, offset, length)
 
 
 def _text(value: Any) -> str:
