@@ -57,7 +57,7 @@ def index_of(folder: Path, state: dict[str, Any], save: Callable[[Any, Path], ob
     """Weights in two files, and the index that says which is where, as transformers writes them."""
     folder.mkdir(exist_ok=True)
     stem, _, suffix = name.rpartition(".")
-    places = {}
+    places: dict[str, str] = {}
     for number, start in ((1, 0), (2, 2)):
         part = dict([*state.items()][start : 2 if start == 0 else None])
         file = f"{stem}-0000{number}-of-00002.{suffix}"
@@ -259,6 +259,7 @@ def test_the_files_of_a_folder_mean_the_folder(tmp_path: Path) -> None:
     assert differences(taken["model"], dict(trained()[0].state_dict())) == []
 
 
+PART, INDEX = "model-00002-of-00002.safetensors", "model.safetensors.index.json"
 INDEXES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is missing": (lambda folder: (folder / PART).unlink(), "which is not there"),
     "a file has something else": (
@@ -272,7 +273,6 @@ INDEXES: dict[str, tuple[Callable[[Path], object], str]] = {
         "names files beside it",
     ),
 }
-PART, INDEX = "model-00002-of-00002.safetensors", "model.safetensors.index.json"
 
 
 @pytest.mark.parametrize("case", INDEXES)
