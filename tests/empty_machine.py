@@ -32,7 +32,7 @@ def debian(release: str) -> Path:
     archive = ROOT / "build" / f"debian-{release}.tar"
     if not archive.exists():
         archive.parent.mkdir(exist_ok=True)
-        unfinished = archive.with_suffix(".unfinished.tar")
+        unfinished = archive.with_suffix(f".{os.getpid()}.tar")  # two lanes may be at it
         made = run("mmdebstrap", "--variant=minbase", "--quiet", release, unfinished, cwd=ROOT)
         assert made.returncode == 0, made.stderr[-3000:]
         unfinished.rename(archive)
@@ -62,6 +62,7 @@ class EmptyMachine:
         with tarfile.open(self.archive) as archive:
             archive.extractall(self.root, filter="fully_trusted")
         shutil.copy("/etc/resolv.conf", self.root / "etc" / "resolv.conf")
+        (self.root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")  # as each installed Debian has
         self._mounts = [line.format(root=shlex.quote(str(self.root))) for line in KERNEL]
         self._lend()
         assume = "echo 'APT::Get::Assume-Yes \"true\";' > /etc/apt/apt.conf.d/yes"  # nobody answers

@@ -6,6 +6,12 @@ import re
 from pathlib import Path
 
 
+def commands(readme: Path) -> list[str]:
+    """The lines of all `bash` blocks."""
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", readme.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
 def in_words_of(readme: Path, begins: str, address: str) -> str:
     """The line of a README's `text` blocks that begins so, with an address here for the one on GitHub."""
     (line,) = set(re.findall(rf"^{re.escape(begins)}.*", readme.read_text(), flags=re.MULTILINE))

@@ -1,4 +1,7 @@
-"""A newcomer with an empty folder follows the READMEs: every command in them is run, as it stands there.
+"""A newcomer with nothing but Debian follows the READMEs: every command in them is run, as it stands there.
+
+From the first line to a rehearsed project, in a root folder in which nothing is installed, by a person who is
+not root.
 
 `bash` blocks are run, in one shell and in their order. `text` blocks are output, or commands that need the
 ISC or an answer from a person: those are compared with what exists.
@@ -8,59 +11,76 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from readmes import commands, in_words_of
 
-from baking import ROOT, words_of
+from baking import ROOT, git, words_of
+from empty_machine import MISSING, EmptyMachine, debian
 from host_pip import settings
 
 RUNS_THIS = {"make test"}  # the tests that CI runs before these; once is enough
 
 
-def commands(readme: Path) -> list[str]:
-    """The lines of all `bash` blocks."""
-    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", readme.read_text(), flags=re.DOTALL | re.MULTILINE)
-    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+class ThisHost:
+    """Where no empty machine can be made: a home of one's own, with what is installed here."""
 
+    def __init__(self, home: Path) -> None:
+        self.home = str(home)
 
-def follow(lines: list[str], directory: Path) -> str:
-    """Runs the lines in one bash that stops at the first failure; returns what was said."""
-    strange = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LOSSY_ARTIFACT_PATH", "MAKEFLAGS")
-    environment = {name: value for name, value in os.environ.items() if name not in strange}
-    if folders := settings().get("find-links"):  # where this host has the CPU build of torch
-        environment["CPU_WHEELS"] = " ".join(f"--find-links {folder}" for folder in folders)
-    return words_of(["bash", "-ex", "-o", "pipefail", "-c", "\n".join(lines)], directory, environment)
+    def path(self, place: str) -> Path:
+        return Path(place)
+
+    def serve(self, repository: Path) -> str:
+        address = f"{self.home}/served/isc-template.git"
+        git("clone", "-q", "--bare", str(repository), address, cwd=repository)
+        return address
+
+    def follow(self, lines: list[str], directory: str) -> str:
+        strange = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LOSSY_ARTIFACT_PATH", "MAKEFLAGS")
+        environment = {name: value for name, value in os.environ.items() if name not in strange}
+        if folders := settings().get("find-links"):  # where this host has the CPU build of torch
+            environment["CPU_WHEELS"] = " ".join(f"--find-links {folder}" for folder in folders)
+        command = ["bash", "-ex", "-o", "pipefail", "-c", "\n".join(lines)]
+        return words_of(command, Path(directory), environment)
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of what is committed."""
-    directory = tmp_path_factory.mktemp("newcomer") / "isc-template"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(directory)], check=True)
-    return directory
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmptyMachine | ThisHost]:
+    """Someone with nothing but Debian, who installs what the README names, in its words."""
+    place = tmp_path_factory.mktemp("newcomer")
+    if MISSING:
+        yield ThisHost(place)
+        return
+    machine = EmptyMachine(place / "root", debian("bookworm"))
+    (needed,) = re.findall(r"Debian: `(apt install [^`]+)`", (ROOT / "README.md").read_text())
+    machine.as_root(needed)
+    yield machine
+    machine.remove()
 
 
-def test_the_template_s_readme(clone: Path) -> None:
-    lines = commands(clone / "README.md")
+def test_the_template_s_readme(newcomer: EmptyMachine | ThisHost) -> None:
+    lines = commands(ROOT / "README.md")
     assert {"make demo"} | RUNS_THIS <= set(lines)
-    said = follow([line for line in lines if line not in RUNS_THIS], clone)
+    clone = in_words_of(ROOT / "README.md", "git clone ", newcomer.serve(ROOT))
+    said = newcomer.follow([clone, *(line for line in lines if line not in RUNS_THIS)], newcomer.home)
     assert "kill -9" in said
     assert re.search(r"Killed after the checkpoint of step (\d+), resumed at step \1", said)
     assert "Ready to submit: interrupted 1 time" in said
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True)
-    assert status.stdout == ""
+    newcomer.follow(['test -z "$(git status --porcelain)"'], f"{newcomer.home}/isc-template")
 
 
-def test_the_generated_project_s_readme(clone: Path) -> None:
+def test_the_generated_project_s_readme(newcomer: EmptyMachine | ThisHost) -> None:
     """In the project that the demo has left; its environment is set up anew, as the README says."""
-    project = clone / "build" / "isc-experiment"
+    place = f"{newcomer.home}/isc-template/build/isc-experiment"
+    project = newcomer.path(place)
     lines = commands(project / "README.md")
     assert {"python train.py", "torchrun --nproc-per-node=2 train.py", "python -m isc_runtime check"} <= set(
         lines
     )
-    said = follow([*lines, "make lint", "make help"], project)
+    said = newcomer.follow([*lines, "make lint", "make help"], place)
     assert "Training is complete" in said
     assert "Ready to submit: interrupted 2 times, its final weights are bit for bit those of" in said
     assert "isc_project_id" in said or "project is still open" in said
