@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -141,6 +142,6 @@ def memory_of(device: torch.device) -> float:
     if device.type == "mps":  # not seen: no Mac was at hand
         return torch.mps.current_allocated_memory()
     try:
-        return int(PAGES.read_text().split()[1]) * 4096
+        return int(PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):  # macOS
         return 0.0
