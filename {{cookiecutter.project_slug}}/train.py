@@ -204,7 +204,7 @@ class Trainer:
         return clip_gradients(self.model, self.arguments.clip_norm, factor)
 
     def autocast(self) -> torch.autocast:
-        """bf16 where the device has it."""
+        """Half the precision, where `use_amp` says so."""
         return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.use_amp)
 
     @torch.no_grad()

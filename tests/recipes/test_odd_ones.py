@@ -205,6 +205,7 @@ ODD = {
     IMPORT: IMPORT + "    from sam import SAM, Schedule\n",
     '["model", "optimizer"': '["model", "base", "ema", "optimizer"',
 }
+SHARED = "        self.replica = parallelize(self.model, group"
 PHASES = {
     OPTIMIZER: """        trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = optim.SGD(trained, lr=0.01, momentum=0.9)
@@ -212,7 +213,7 @@ PHASES = {
     SCHEDULE: "",
     '"scheduler", ': "",
     "            self.scheduler.step()\n": "",
-    "        self.use_amp = ": "        self.model.features.requires_grad_(False)\n        self.use_amp = ",
+    SHARED: "        self.model.features.requires_grad_(False)\n" + SHARED,
     "        checkpointer.restore()\n": "        checkpointer.restore()\n        self.share()\n",
     "        self.guard.remember()\n": """        if self.sampler.progress.step == 9:
             self.model.features.requires_grad_(True)
