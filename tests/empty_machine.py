@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterable
@@ -62,7 +63,8 @@ class EmptyMachine:
         with tarfile.open(self.archive) as archive:
             archive.extractall(self.root, filter="fully_trusted")
         shutil.copy("/etc/resolv.conf", self.root / "etc" / "resolv.conf")
-        (self.root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")  # as each installed Debian has
+        names = f"127.0.0.1 localhost\n127.0.1.1 {socket.gethostname()}\n"  # as an installed Debian has them
+        (self.root / "etc" / "hosts").write_text(names)
         self._mounts = [line.format(root=shlex.quote(str(self.root))) for line in KERNEL]
         self._lend()
         assume = "echo 'APT::Get::Assume-Yes \"true\";' > /etc/apt/apt.conf.d/yes"  # nobody answers
