@@ -52,8 +52,8 @@ def release(pair: Pair) -> str:
     (runtime / "sizes.py").write_text((runtime / "sizes.py").read_text() + "\n\nMOVED_ON = True\n")
     replace(
         pair.source / "train.py",
-        'help="batches between two log lines"',
-        'help="batches from one log line to the next"',
+        'help="compute in float32 where bf16 would do"',
+        'help="compute in float32, and never in bf16"',
     )
     model = pair.source / "model.py"
     model.write_text(model.read_text().replace('"""', '"""Newer. ', 1))
@@ -67,7 +67,7 @@ def test_edits_stay_the_runtime_moves_on_and_the_tests_pass(pair: Pair) -> None:
 
     train, model = (pair.project / name for name in ("train.py", "model.py"))
     assert "default=7" in train.read_text()
-    assert "batches from one log line to the next" in train.read_text()
+    assert "compute in float32, and never in bf16" in train.read_text()
     assert "nn.Dropout(0.3)" in model.read_text()
     assert model.read_text().startswith('"""Newer. ')
     assert "prj-brave-otter-251124" in (pair.project / "experiment.isc").read_text()
