@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,6 +106,14 @@ def free_port() -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return str(listener.getsockname()[1])
+
+
+def losses(log: str) -> dict[int, str]:
+    """The log's line of each step, without its speed and memory: loss, gradient norm and learning rate."""
+    lines = re.findall(r"step (\d+): (loss.*)", log)
+    return {
+        int(step): re.sub(r"(samples_per_second|data_wait|memory_gb) \S+ *", "", text) for step, text in lines
+    }
 
 
 def final_state(directory: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import signal
 import time
@@ -14,17 +13,12 @@ import pytest
 
 from conftest import SOAK
 from isc_runtime.tests.processes import differences
-from ranks import PATIENCE, final_state, run, start
+from ranks import PATIENCE, final_state, losses, run, start
 
 # 15 batches an epoch, 60 in all; a batch comes in parts, and ends unevenly at the end of an epoch
 ARGUMENTS = ("--epochs", "4", "--accumulate", "2", "--log-steps", "1", "--keep-checkpoints", "0")
 CASES = {"alone": (1, "96", "0"), "alone, workers": (1, "96", "2"), "two ranks, workers": (2, "48", "1")}
 KILLS = 10 * SOAK  # of each case
-
-
-def losses(log: str) -> dict[int, str]:
-    """The log's line of each step: loss, gradient norm and learning rate."""
-    return {int(step): text for step, text in re.findall(r"step (\d+): (loss.*)", log)}
 
 
 @pytest.fixture(scope="module", params=CASES)

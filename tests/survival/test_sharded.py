@@ -49,11 +49,6 @@ def final_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def losses(log: str) -> dict[int, str]:
-    """The log's line of each step: loss, gradient norm and learning rate."""
-    return {int(step): text for step, text in re.findall(r"step (\d+): (loss.*)", log)}
-
-
 def checkpoints(directory: Path) -> list[Path]:
     """The folders of all sharded checkpoints, oldest first."""
     found = [path for path in (directory / "checkpoints").glob("checkpoint_*") if path.is_dir()]
@@ -76,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_resume_from_every_checkpoint(whole: Path, tmp_path: Path) -> None:
-    expected = losses((whole / "rank0.txt").read_text())
+    expected = ranks.losses((whole / "rank0.txt").read_text())
     assert len(expected) == 30
     found = checkpoints(whole)
     assert len(found) >= 9
@@ -85,7 +80,7 @@ def test_a_resume_from_every_checkpoint(whole: Path, tmp_path: Path) -> None:
         directory = copied(checkpoint, tmp_path / checkpoint.name)
         arguments = (*SHARDED, "--epochs", "2", "--save-steps", "1000", "--accumulate", "2")
         resumed = ranks.run(directory, *arguments, ranks=2)
-        assert losses(resumed.log) == {at: text for at, text in expected.items() if at > step}
+        assert ranks.losses(resumed.log) == {at: text for at, text in expected.items() if at > step}
         assert differences(final_state(directory), final_state(whole)) == [], checkpoint.name
     print(f"sharded: resumed from {len(found) - 1} checkpoints, all bit-identical")
 
@@ -97,7 +92,7 @@ def test_it_is_the_training_that_it_is_without_shards(tmp_path: Path) -> None:
         directory = tmp_path / parallelism
         directory.mkdir()
         training = ranks.run(directory, *TRAINING, "--epochs", "1", "--parallelism", parallelism, ranks=2)
-        lines = losses(training.log).values()
+        lines = ranks.losses(training.log).values()
         seen.append([float(number) for line in lines for number in re.findall(r"[\d.]+(?:e[-+]\d+)?", line)])
     assert len(seen[0]) == 3 * 15
     assert seen[0] == pytest.approx(seen[1], rel=2e-3)

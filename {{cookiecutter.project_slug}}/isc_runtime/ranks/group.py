@@ -192,10 +192,15 @@ class Group:
         return last[0].tolist()
 
     def leave(self) -> None:
-        """Lets go of the last pulses, on the way out."""
-        for pulse in filter(None, (self._last_pulse, self._pulse)):
-            pulse[1].wait()
-        self._last_pulse = self._pulse = None
+        """Lets go of the other ranks: what is left of gloo when Python ends would abort the process."""
+        with contextlib.suppress(RuntimeError):  # they have gone already
+            for pulse in filter(None, (self._last_pulse, self._pulse)):
+                pulse[1].wait()
+        self._last_pulse = self._pulse = self._control = None
+        if self.watch is not None:
+            self.watch.close()
+        dist.destroy_process_group()  # waits for its threads, but for those of a model that is still there
+        time.sleep(SETTLING)
 
 
 _current: Group | None = None
@@ -269,24 +274,18 @@ def process_group(
         assert isinstance(control, dist.ProcessGroup)  # and not the mark of a rank that is not in it
         mailbox = Mailbox(store, environment.rank, environment.world_size)
         group = _current = Group(environment, device, mailbox, watch, control)
+        del control
         yield group
         group.gather(None)  # nobody leaves while another may still need it
-    except Stopped as stop:  # all ranks were, and have saved
+    except (Stopped, KeyboardInterrupt) as stop:  # all ranks are, and have saved if that was possible
         watch.close()
-        end(stop.exit_code)
-    except KeyboardInterrupt:  # torchrun passes Ctrl-C on to all ranks
-        watch.close()
-        end(130)
+        end(stop.exit_code if isinstance(stop, Stopped) else 130)
     except BaseException as error:
-        if isinstance(error, SystemExit) and error.code in (0, None):
-            watch.close()
+        if isinstance(error, SystemExit) and error.code in (0, None) and _current is not None:
+            _current.leave()
             raise
         watch.fall(said_by_exit(error) if isinstance(error, SystemExit) else explained(error) or error)
     group.leave()
-    watch.close()
-    dist.destroy_process_group()
-    # A thread of gloo's that is still in Python when Python ends would abort the process.
-    time.sleep(SETTLING)
 
 
 def _check_launcher(environment: Environment) -> None:
