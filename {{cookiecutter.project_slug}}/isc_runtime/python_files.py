@@ -31,7 +31,10 @@ def parse_python(file: Path) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the file, and are for whoever runs it
-            return ast.parse(source)
+            try:
+                return ast.parse(source)
+            except SystemError:  # a miscount of CPython's: https://github.com/python/cpython/issues/106905
+                return ast.parse(source)
     except (RecursionError, MemoryError) as error:  # the latter from the parser's own stack
         raise ValueError("it is nested too deep") from error
 

@@ -33,9 +33,15 @@ def work(trouble: Callable[[Group], None], timeout: float = TIMEOUT) -> None:
         print(f"rank {group.rank} is here: {os.getpid()}", flush=True)
         group.gather(None)
         group.pulse(0)
-        group.leave()
+        wait_for_pulses(group)
         trouble(group)
         wait_where_nothing_ends(group)
+
+
+def wait_for_pulses(group: Group) -> None:
+    """None is under way when this returns: nobody is waited for any more."""
+    for pulse in filter(None, (group._last_pulse, group._pulse)):
+        pulse[1].wait()
 
 
 def come_late(first_timeout: float) -> None:
@@ -84,7 +90,7 @@ def go_on(group: Group) -> None:
         group.gather(None)
     time.sleep(0.6 * TIMEOUT)
     group.pulse(0)
-    group.leave()
+    wait_for_pulses(group)
     time.sleep(0.6 * TIMEOUT)
     print(f"rank {group.rank} goes on", flush=True)
 

@@ -110,7 +110,7 @@ def test_a_rank_that_was_forked_is_like_a_new_process(tmp_path: Path) -> None:
 
 
 STARTS = """
-import multiprocessing, sys
+import multiprocessing, os
 def work(queue):
     queue.put(multiprocessing.parent_process().name)
 if __name__ == "__main__":
@@ -119,10 +119,10 @@ if __name__ == "__main__":
         queue = context.Queue()
         child = context.Process(target=work, args=(queue,))
         child.start()
-        print(method, queue.get(timeout=50), flush=True)
+        os.write(1, f"{method} {queue.get(timeout=50)}".encode() + bytes([10]))
         child.join()
         with context.Pool(2) as pool:
-            print(method, pool.map(abs, [-1, -2]), flush=True)
+            os.write(1, f"{method} {pool.map(abs, [-1, -2])}".encode() + bytes([10]))
 """
 
 
