@@ -196,10 +196,10 @@ class Group:
         with contextlib.suppress(RuntimeError):  # they have gone already
             for pulse in filter(None, (self._last_pulse, self._pulse)):
                 pulse[1].wait()
-        self._last_pulse = self._pulse = self._control = None
+        self._last_pulse = self._pulse = None
         if self.watch is not None:
             self.watch.close()
-        dist.destroy_process_group()  # waits for its threads, but for those of a model that is still there
+        dist.destroy_process_group()
         time.sleep(SETTLING)
 
 
@@ -274,7 +274,6 @@ def process_group(
         assert isinstance(control, dist.ProcessGroup)  # and not the mark of a rank that is not in it
         mailbox = Mailbox(store, environment.rank, environment.world_size)
         group = _current = Group(environment, device, mailbox, watch, control)
-        del control
         yield group
         group.gather(None)  # nobody leaves while another may still need it
     except (Stopped, KeyboardInterrupt) as stop:  # all ranks are, and have saved if that was possible
