@@ -43,7 +43,7 @@ demo: venv ## bake a project into build/, train it, kill it, see it go on, rehea
 	$(BIN)/python tests/demo.py
 
 test: venv ## test the template, and a freshly generated project with its own tests
-	$(BIN)/python -m pytest -q $(addprefix --ignore=tests/,$(LANES)) tests
+	$(BIN)/python -m pytest -q -rs $(addprefix --ignore=tests/,$(LANES)) tests
 
 lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
 	$(BIN)/ruff check .
@@ -73,7 +73,7 @@ newest: ## lint and test with the newest release of everything, in build/newest
 
 NEWEST := VENV=build/newest/venv REQUIREMENTS=build/newest/requirements.in CONSTRAINTS=
 
-recipes: venv ## ten trainings that people bring: kill each, resume it, rehearse it
+recipes: venv ## sixteen trainings that people bring: kill each, resume it, rehearse it
 	$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadgroup tests/recipes
 
 rehearsal: venv ## rehearse a project as it is, and with mistakes planted in it
@@ -113,7 +113,7 @@ benchmarks: venv ## measure all that is promised; on a machine that does nothing
 	.venv/bin/python benchmarks/run_all.py
 
 newcomer: venv ## follow both READMEs word for word, in an empty folder
-	$(BIN)/python -m pytest -q tests/newcomer
+	$(BIN)/python -m pytest -q -rs tests/newcomer
 
 cuda: ## the runtime and its training on CUDA, with the torch that this Python has: skipped with its reason where there is no GPU
 	$(CUDA_PYTHON) -m pytest -q -rs -p no:cacheprovider --confcutdir=tests/cuda tests/cuda

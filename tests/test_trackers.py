@@ -171,8 +171,7 @@ def test_nothing_is_imported_unless_it_is_chosen(tmp_path: Path) -> None:
     code += "print('imported:', sorted({'wandb', 'mlflow'} & {*sys.modules}))"
     place = Place(tmp_path)
     command = [sys.executable, "-c", code]
-    path = f"{PROJECT}"
-    environment = {**place.environment(), "PYTHONPATH": path}
+    environment = {**place.environment(), "PYTHONPATH": str(PROJECT)}
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "Training is complete" in said.stdout, said.stderr
     assert said.stdout.splitlines()[-1] == "imported: []"
