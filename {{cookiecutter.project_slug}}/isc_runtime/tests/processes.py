@@ -26,7 +26,6 @@ import torch
 
 from isc_runtime.environment import DEVICE
 from isc_runtime.ranks.interruption import SIGNALS
-from isc_runtime.ranks.launching.torchrun import torchrun
 from isc_runtime.tests.cycling_utils_choice import python_path_for_children
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -125,15 +124,6 @@ class Place:
             runpy.run_path(str(self.script), run_name="__main__")
 
         return run_forked(self.path, work, ranks)[0]
-
-    def torchrun(self, script: Path, *arguments: str) -> Ended:
-        """Runs a script to its end on two ranks, by torchrun in a fork of this process."""
-
-        def work() -> None:
-            self.enter()
-            sys.exit(torchrun(["--standalone", "--nproc-per-node=2", str(script), *arguments]))
-
-        return run_forked(self.path, work, ranks=1)[0]
 
     def enter(self) -> None:
         """Makes this place that of the current process, a fork."""

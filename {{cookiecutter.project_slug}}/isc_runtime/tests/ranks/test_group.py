@@ -62,14 +62,14 @@ def test_a_collective_that_fails_though_no_rank_is_gone_says_why(tmp_path: Path)
 
 
 def test_torchrun_ends_with_the_code_of_the_reason(tmp_path: Path) -> None:
-    ended = Place(tmp_path).torchrun(SCRIPT, "alone")
+    ended = Place(tmp_path, script=SCRIPT).run("alone", ranks=2)
     assert ended.code == ExitCode.DATA, ended.output
     assert len(re.findall(r"ERROR: rank 1 on .*: The thing is broken", ended.output)) == 1, ended.output
 
 
 def test_a_rank_that_falls_before_there_is_a_group_takes_the_others_down(tmp_path: Path) -> None:
     """An import that fails, say. torchrun alone would kill the others half a minute later, and only here."""
-    ended = Place(tmp_path).torchrun(SCRIPT, "before the group")
+    ended = Place(tmp_path, script=SCRIPT).run("before the group", ranks=2)
     assert ended.code == ExitCode.DATA
     assert "ERROR: The thing is broken: /some/path. Fix it." in ended.output
     assert "SIGKILL" not in ended.output

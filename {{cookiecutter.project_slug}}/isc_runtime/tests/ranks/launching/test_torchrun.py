@@ -34,7 +34,7 @@ def ended(directory: Path, ends: str, seconds: int = 60) -> Ended:
     """Two ranks, of which rank 1 ends in this way."""
     script = directory / "rank.py"
     script.write_text(RANK.format(ends=ends, seconds=seconds))
-    return Place(directory).torchrun(script)
+    return Place(directory, script=script).run(ranks=2)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_script_with_a_runtime_of_its_own_gets_that_one(tmp_path: Path) -> Non
     (own / "__init__.py").write_text("")
     script = own.with_name("imports.py")
     script.write_text("import isc_runtime\nprint(isc_runtime.__file__)\n")
-    node = Place(tmp_path).torchrun(script)
+    node = Place(tmp_path, script=script).run(ranks=2)
     assert node.output.count(str(own / "__init__.py")) == 2, node.output
 
 
@@ -397,7 +397,7 @@ def test_restarts_of_torchrun_go_on_and_only_the_first_attempt_is_fresh(tmp_path
     """The reason of the first attempt, which the store keeps, is none for the second."""
     place = Place(tmp_path, variables={"PET_MAX_RESTARTS": "1"}, script=tmp_path / "fails_once.py")
     place.script.write_text(FAILS_ONCE)
-    node = place.torchrun(place.script, "--fresh", "--save-steps", "2", "--epochs", "1")
+    node = place.run("--fresh", "--save-steps", "2", "--epochs", "1", ranks=2)
     first, resumed, second = node.output.partition("Resumed from")
     assert (node.code, bool(resumed)) == (0, True), node.output
     assert [text.count("No checkpoint in") > 0 for text in (first, second)] == [True, False], node.output
