@@ -192,15 +192,13 @@ class Group:
         return last[0].tolist()
 
     def leave(self) -> None:
-        """Lets go of the other ranks: what is left of gloo when Python ends would abort the process."""
-        with contextlib.suppress(RuntimeError):  # they have gone already
+        """Lets go of the last pulses, on the way out, and of the watch, which is there until they are done."""
+        with contextlib.suppress(RuntimeError):  # the other ranks have gone already
             for pulse in filter(None, (self._last_pulse, self._pulse)):
                 pulse[1].wait()
         self._last_pulse = self._pulse = None
         if self.watch is not None:
             self.watch.close()
-        dist.destroy_process_group()
-        time.sleep(SETTLING)
 
 
 _current: Group | None = None
@@ -282,9 +280,13 @@ def process_group(
     except BaseException as error:
         if isinstance(error, SystemExit) and error.code in (0, None) and _current is not None:
             _current.leave()
+            time.sleep(SETTLING)
             raise
         watch.fall(said_by_exit(error) if isinstance(error, SystemExit) else explained(error) or error)
     group.leave()
+    dist.destroy_process_group()
+    # A thread of gloo's that is still in Python when Python ends would abort the process.
+    time.sleep(SETTLING)
 
 
 def _check_launcher(environment: Environment) -> None:
