@@ -192,7 +192,7 @@ class Group:
         return last[0].tolist()
 
     def leave(self) -> None:
-        """Lets go of the last pulses, on the way out, and of the watch, which is there until they are done."""
+        """Lets go of the last pulses, on the way out, and of the watch, which looks on until then."""
         with contextlib.suppress(RuntimeError):  # the other ranks have gone already
             for pulse in filter(None, (self._last_pulse, self._pulse)):
                 pulse[1].wait()
