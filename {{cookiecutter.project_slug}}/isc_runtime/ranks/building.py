@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from isc_runtime import rng
+from isc_runtime.errors import IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.sharding import Part, check_model, is_to_be_sharded, shard
@@ -92,9 +93,12 @@ def _build_in_parts(make: Callable[[], nn.Module], index: int, number: int) -> B
         if not mode.reason:
             check_model(model)
         rows = mode.take_parts(model)
-    except Exception:
-        if not mode.reason:
+    except Exception as error:
+        is_partial = any(known.rows is not None for known in mode._known.values())
+        if not mode.reason and (isinstance(error, IscError) or not is_partial):
             raise
+        # A print, or numpy, has found no values, and asked nobody; the user's own error comes again.
+        mode.reason = mode.reason or f"in parts it ends with {type(error).__name__}: {error}"
     if mode.reason:  # whatever became of the error on its way through other code
         return None, {}, mode.reason
     return model, rows, ""
@@ -265,7 +269,7 @@ class PartwiseBuild(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
             # A parameter that lives on elsewhere, a view of it, or memory that numpy has seen.
             is_held = torch._C._storage_Use_Count(known.storage._cdata) > 1 or not known.storage.resizable()
             if known.rows is not None and is_held:
-                self.reason = f"not only modules of the model hold {known.name}, or a view of it"
+                self.reason = f"not only modules of the model hold {known.name}, a view or a copy of it"
                 raise CannotBuildInParts(self.reason)
         self._known, self._whole = {}, []
         return rows
@@ -278,6 +282,9 @@ class PartwiseBuild(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
                 known = None if old is None else self._parameter_of(old)
                 if old is None or known is None or known.rows is None:
                     continue
+                if old.shape[0] != known.shape[0] or not known.is_all_of(old):
+                    self.reason = f"{type(module).__name__}.{name} is a view of {known.name}"
+                    raise CannotBuildInParts(self.reason)
                 meta = nn.Parameter(torch.empty_like(old, device="meta"), old.requires_grad)
                 meta, _ = new.setdefault(id(old), (meta, old))
                 rows[id(meta)] = known.rows.view(-1, *old.shape[1:])

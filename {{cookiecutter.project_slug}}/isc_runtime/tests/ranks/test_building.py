@@ -153,6 +153,26 @@ def scaled_by_its_norm() -> nn.Module:
     return model
 
 
+def tied_to_its_transpose() -> nn.Module:
+    """Another parameter, of the same memory: other rows."""
+    model = nn.Sequential(nn.Linear(SIDE, SIDE))
+    model.register_parameter("tied", nn.Parameter(model.get_parameter("0.weight").data.t()))
+    return model.append(nn.Linear(SIDE, SIDE))
+
+
+def printed() -> nn.Module:
+    """Torch itself looks at the values then, and asks no mode."""
+    model = Network(width=SIDE, depth=1)
+    assert "requires_grad" in str(model.get_parameter("blocks.0.1.weight"))
+    return model
+
+
+def listed() -> nn.Module:
+    model = Network(width=SIDE, depth=1)
+    assert model.get_parameter("blocks.0.1.weight").tolist()
+    return model
+
+
 def swallowed() -> nn.Module:
     """The error must not be lost in a model that goes on without it."""
     try:
@@ -165,6 +185,9 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (Hidden, r"not only modules of the model hold Linear\.weight"),
     (Viewed, r"not only modules of the model hold Linear\.weight"),
     (written_by_numpy_later, r"not only modules of the model hold Linear\.weight"),
+    (tied_to_its_transpose, r"Sequential\.tied is a view of Linear\.weight"),
+    (printed, r"in parts it ends with RuntimeError: .*storage"),
+    (listed, r"in parts it ends with RuntimeError: .*storage"),
     (scaled_by_its_norm, r"norm.* needs all of Linear\.weight, after another parameter was filled"),
     (swallowed, r"norm.* needs all of Linear\.weight, after another parameter was filled"),
 ]
