@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Report, parser, seconds_of, take_turns
+from report import Report, memory, parser, seconds_of, take_turns
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from training import Training, add_place, place_to_save, save
 
@@ -115,26 +115,20 @@ def measure_memory(training: Training, report: Report) -> None:
     """The most memory that a save takes beside the state: in the first one, and in a later one."""
     size = size_of(training.state_dicts())
     training.checkpointer.equipment.snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
-    before = resident()
+    before = memory("RssAnon")
     peaks = [peak_of(lambda: save(training)) - before for _ in range(3)]
     for number, peak in zip(("first", "second", "third"), peaks, strict=True):
         report.figure(f"extra memory in the {number} save, MB", peak / 1e6)
     report.ratio("extra memory, against the state", max(peaks) / size, most=1.1)
 
 
-def resident() -> int:
-    """Bytes of memory of this process that no file stands behind."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
-
-
 def peak_of(work: Any) -> int:
-    """The largest `resident()` while `work` is done."""
-    peaks, ended = [resident()], threading.Event()
+    """The most memory that no file stands behind, in bytes, while `work` is done."""
+    peaks, ended = [memory("RssAnon")], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.002):
-            peaks.append(resident())
+            peaks.append(memory("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

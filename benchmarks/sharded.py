@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from report import Report, parser, seconds_of, take_turns
+from report import Report, memory, parser, seconds_of, take_turns
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from training import Training, save, start_on_ranks
 
@@ -142,15 +142,9 @@ def measure_alone(group: Group, directory: Path, megabytes: int, rounds: int) ->
 def extra_memory(work: Callable[[], object]) -> int:
     """Bytes that this process takes at its peak within `work`, more than before it."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
+    before = memory("VmRSS")
     work()
-    return resident("VmHWM") - before
-
-
-def resident(name: str) -> int:
-    """Bytes, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+    return memory("VmHWM") - before
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from report import Report, parser, seconds_of
+from report import Report, memory, parser, seconds_of
 from torch import nn
 from training import start_on_ranks
 
@@ -65,20 +65,14 @@ def train(group: Group, number: int, width: int) -> tuple[int, float]:
     return sum(getattr(one, "to_local", lambda one=one: one)().nbytes for one in kept), seconds
 
 
-def peak() -> int:
-    """Bytes that this process has had at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-
-
 def on_each_rank(megabytes: int, place: Path) -> None:
     """Measures; the figures are those of the rank that has needed most."""
     with process_group(Environment.read(), 3600, 3600) as group:
         train(group, 2, 64)
-        before = peak()
+        before = memory("VmHWM")
         number = max(1, round(megabytes * 1e6 / (4 * WIDTH * (WIDTH + 1))))
         kept, seconds = train(group, number, WIDTH)
-        said = group.gather([peak() - before, kept, before, seconds])
+        said = group.gather([memory("VmHWM") - before, kept, before, seconds])
         if group.is_master:
             place.write_text(json.dumps(max(said)))
 
