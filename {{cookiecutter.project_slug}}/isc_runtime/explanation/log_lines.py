@@ -72,12 +72,12 @@ def _parts(number: int, text: str, is_whole: bool) -> Iterator[Line]:
 def _decoded(file: Path) -> Iterator[str]:
     # A packed log that is cut short, or damaged, has said what could be read of it.
     with _opened(file) as stream, contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
-        chunk = stream.read(CHUNK)
+        chunk = stream.read1(CHUNK)  # read() would lose what comes before the damage
         encoding = next((name for mark, name in MARKS if chunk.startswith(mark)), "utf-8")
         decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
         while chunk:
             yield decoder.decode(chunk)
-            chunk = stream.read(CHUNK)
+            chunk = stream.read1(CHUNK)
         yield decoder.decode(b"", final=True)
 
 

@@ -133,6 +133,13 @@ def test_packed_logs(logs: Path, tmp_path: Path) -> None:
     said(tmp_path)
 
 
+def test_all_that_can_be_unpacked_is_read(logs: Path, tmp_path: Path) -> None:
+    content, file = gzip.compress((logs / "rank_1.txt").read_bytes()), tmp_path / "rank_1.txt.gz"
+    for damaged in (content[:-9], content + b"no gzip", content[:-8] + bytes(8)):
+        file.write_bytes(damaged)
+        assert read([file]).cause.name == "killed"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_no_text_at_all(seed: int, tmp_path: Path) -> None:
     """As somebody names a checkpoint, or a core, in place of a log."""
