@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isc_runtime.errors import IscError
-from isc_runtime.tracking.tracker import Tracker
+from isc_runtime.tracking.tracker import MEMBERS, Tracker
 
 PACKAGES = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "mlflow": ("mlflow-skinny", "mlflow")}
 DEFAULT = ("tensorboard",)
@@ -36,7 +36,7 @@ def add_tracker_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _word(text: str) -> str:
-    if text not in (*PACKAGES, NONE) and not text.partition(":")[2]:
+    if text not in (*PACKAGES, NONE) and not all(text.partition(":")):
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(PACKAGES)}, module:Class, {NONE}")
     return text
 
@@ -52,13 +52,19 @@ def check_trackers(words: Sequence[str]) -> None:
     """
     for word in words:
         package = PACKAGES.get(word, ("",))[0]
-        if package and importlib.util.find_spec(word) is None:
+        if package and not _is_installed(word):
             raise IscError(
                 f"--tracker {word} needs the package {package}, which is not installed",
                 sys.executable,
                 f"Install it: make setup EXTRAS={word}, or uv sync --extra {word}. For the image put "
                 f"{package} into dependencies in pyproject.toml, and run: make lock",
             )
+
+
+def _is_installed(module: str) -> bool:
+    """A folder of its name is none, as W&B's own folder `wandb` is."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 def make_trackers(words: Sequence[str], directory: Path) -> list[Tracker]:
@@ -69,16 +75,20 @@ def make_trackers(words: Sequence[str], directory: Path) -> list[Tracker]:
         directory: for logs.
 
     Raises:
-        IscError: there is no such class.
+        IscError: there is no such class, or it is no tracker.
     """
-    return [_make(CLASSES.get(word, word), directory) for word in words if word != NONE]
+    return [_make(CLASSES.get(word, word), directory) for word in dict.fromkeys(words) if word != NONE]
 
 
 def _make(place: str, directory: Path) -> Tracker:
     module, _, name = place.partition(":")
     try:
         tracker: Tracker = getattr(importlib.import_module(module), name)(directory)
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever a module does when it is imported, and a class when it is made
         hint = "It is written module:Class, and gets one argument, the directory for logs."
-        raise IscError(f"There is no such tracker ({error})", f"--tracker {place}", hint) from error
+        what = f"The tracker cannot be made ({type(error).__name__}: {error})"
+        raise IscError(what, f"--tracker {place}", hint) from error
+    if missing := [member for member in MEMBERS if not hasattr(tracker, member)]:
+        hint = "It must have all that Tracker in isc_runtime/tracking/tracker.py has."
+        raise IscError(f"The tracker has no {', '.join(missing)}", f"--tracker {place}", hint)
     return tracker

@@ -38,6 +38,9 @@ class Tracker(Protocol):
         """Writes what is left. After a failure `begin` may follow."""
 
 
+MEMBERS = (*Tracker.__annotations__, *(name for name in vars(Tracker) if not name.startswith("_")))
+
+
 class Guarded:
     """A tracker that costs a training nothing but its curves, whatever becomes of it.
 

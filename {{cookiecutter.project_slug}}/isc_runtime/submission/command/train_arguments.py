@@ -135,7 +135,7 @@ def _check_dataset(given: str | None, datasets: Sequence[str], where: str) -> It
 
 def _check_tracker(given: str, installed: set[str], where: str) -> Iterator[Finding]:
     """Where nothing is said to be installed, that is a finding already."""
-    for word in re.findall(r"\w+", given):
+    for word in re.findall(r"[\w.:]+", given):
         packages = PACKAGES.get(word, ())
         if packages and installed and installed.isdisjoint(packages):
             what = f"--tracker {word} needs {packages[0]}, which is not in {LOCK}"

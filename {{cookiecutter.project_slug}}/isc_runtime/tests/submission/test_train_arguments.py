@@ -127,7 +127,8 @@ def test_a_tracker_that_the_image_would_not_have_is_named(word: str) -> None:
     assert f"--tracker {word} needs {word}" in finding.what
     assert finding.what.endswith("which is not in requirements.lock")
     assert finding.hint == "Put it into dependencies in pyproject.toml, and run: make lock"
-    assert list(check_arguments(PROJECT, ["--tracker", "tensorboard", "train:Mine"], [], "x")) == []
+    for mine in ("train:Mine", "mine:wandb", "wandb:Mine"):
+        assert list(check_arguments(PROJECT, ["--tracker", "tensorboard", mine], [], "x")) == []
 
 
 def test_a_config_file_in_the_command_is_judged_as_its_options_are(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.record import recorded
 from isc_runtime.tests.processes import PROJECT
 from isc_runtime.tests.tracking.test_tracker import Recorder
-from isc_runtime.tracking.chosen import check_trackers, make_trackers
+from isc_runtime.tracking.chosen import PACKAGES, check_trackers, make_trackers
 from isc_runtime.tracking.tensorboard_events import TensorBoardEvents
 
 DEFAULT_ONLY = """
@@ -45,14 +45,53 @@ def test_what_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (second.name, second.directory) == ("The recorder", tmp_path)  # type: ignore[attr-defined]
     assert make_trackers(words("--tracker", "none"), tmp_path) == []
     with pytest.raises(SystemExit):
+        words("--tracker", ":Mine")
+    with pytest.raises(SystemExit):
         words("--tracker", "tensorbord")
     assert "'tensorbord' is none of tensorboard, wandb, mlflow, module:Class" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["no_such_module:Mine", "json:Mine", "json:dumps.x"])
-def test_a_class_that_is_not_there_is_named(tmp_path: Path, place: str) -> None:
-    with pytest.raises(IscError, match=f"no such tracker .*--tracker {place}. It is written module:Class"):
+class Unwilling:
+    def __init__(self, directory: Path) -> None:
+        raise RuntimeError(f"no server in {directory}")
+
+
+class Deaf:
+    name = "Deaf"
+
+    def __init__(self, directory: Path) -> None:
+        self.begin = self.add = self.describe = print
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["no_such_module:Mine", "json:Mine", "json:dumps.x", ".x:Mine", f"{__name__}:Unwilling", "half_way:Mine"],
+)
+def test_a_class_that_cannot_be_made_is_named(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_way.py").write_text("raise ValueError('half way')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(IscError, match=f"cannot be made .*--tracker {place}. It is written module:Class"):
         make_trackers([place], tmp_path)
+
+
+def test_a_class_that_is_no_tracker_does_not_end_a_training_later(tmp_path: Path) -> None:
+    with pytest.raises(IscError, match=r"The tracker has no flush, close: --tracker .*:Deaf"):
+        make_trackers([f"{__name__}:Deaf"], tmp_path)
+
+
+def test_one_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    assert len(make_trackers(["tensorboard", "none", "tensorboard"], tmp_path)) == 1
+
+
+def test_a_folder_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B makes one of its own name wherever it is used."""
+    (tmp_path / "only_a_folder").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(PACKAGES, "only_a_folder", ("its-package",))
+    with pytest.raises(IscError, match="needs the package its-package, which is not installed"):
+        check_trackers(["only_a_folder"])
 
 
 @pytest.mark.parametrize(("word", "package"), [("wandb", "wandb"), ("mlflow", "mlflow-skinny")])
