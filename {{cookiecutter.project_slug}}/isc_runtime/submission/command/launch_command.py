@@ -21,7 +21,7 @@ from isc_runtime.submission.command.command_form import (
     check_form,
 )
 from isc_runtime.submission.command.on_a_node import check_quotes, check_simple_command
-from isc_runtime.submission.command.shell import SHELLS, SimpleCommand, joined, split
+from isc_runtime.submission.command.shell import SimpleCommand, joined, split
 from isc_runtime.submission.command.train_arguments import check_arguments
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import TORCHRUN_VARIABLES, VARIABLES
@@ -107,8 +107,7 @@ class LaunchCommand:
                 if is_wrong := list(self._check_path(directory)):
                     yield from is_wrong
                     directory = "$"  # unknown: one finding is enough
-            elif simple.program in SHELLS and "-c" in simple.arguments[:-1]:
-                inner = simple.arguments[simple.arguments.index("-c") + 1]
+            elif (inner := simple.shell_text) is not None:
                 yield from replace(self, text=inner).check()
             else:
                 yield from self._check_program(simple, directory)
@@ -133,9 +132,7 @@ class LaunchCommand:
         for place, word in enumerate(words[:end]):
             is_program = place == 0 and "/" in word
             is_sourced = place == 1 and simple.program in WITH_ONE_ARGUMENT
-            if (is_program or is_sourced or word.endswith((".py", ".sh"))) and not word.startswith(
-                ("-", "$")
-            ):
+            if (is_program or is_sourced or word.endswith((".py", ".sh"))) and not word.startswith("-"):
                 yield from self._check_relative(word, directory)
         if script is not None:
             yield from check_arguments(self.root, words[script + 1 :], self.datasets, self.where)

@@ -10,10 +10,18 @@ from isc_runtime.submission.command.shell import SHELLS, SimpleCommand
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import VARIABLES
 
-PYTHONS = re.compile(r"python[\d.]*|torchrun")
+PYTHON = re.compile(r"python[\d.]*")
+MODULES = {"torch.distributed.launch": "torchrun", "torch.distributed.run": "torchrun"}
+NO_SCRIPT = re.compile(r"-\w*[cm]|--module|--no[-_]python")  # what comes after it is run, and may be anything
 CHECKPOINTS = re.compile(r"\$\{?(CHECKPOINT_ARTIFACT_PATH|OUTPUT_PATH)\b")
-FETCHING = frozenset({"apt", "apt-get", "conda", "curl", "gdown", "mamba", "pip", "pip3", "wget"})
-FETCHES = {"git": ("clone", "pull", "fetch"), "huggingface-cli": ("download",), "uv": ("pip", "sync")}
+FETCHES = {
+    **dict.fromkeys(("curl", "gdown", "wget"), ()),  # whatever they are told
+    **dict.fromkeys(("apt", "apt-get", "conda", "mamba"), ("create", "install", "update", "upgrade")),
+    **dict.fromkeys(("pip", "pip3"), ("download", "install", "wheel")),
+    **dict.fromkeys(("hf", "huggingface-cli"), ("download",)),
+    "git": ("clone", "fetch", "pull"),
+    "uv": ("add", "install", "sync"),
+}
 DETACHING = {"tmux": re.compile(r"new(-session)?|-d"), "screen": re.compile(r"-\w*[dD]\w*")}
 _LITERAL = re.compile(r"([A-Za-z_]\w*)=([^$`]*)")  # a value that nothing is put into
 
@@ -25,13 +33,10 @@ def check_simple_command(simple: SimpleCommand, where: str) -> Iterator[Finding]
         simple: the command.
         where: the place in the launch file.
     """
-    program, arguments = simple.program, simple.arguments
+    program, arguments = _launched(simple)
     yield from _check_variables(simple, where)
-    script = next((word for word in arguments if word.endswith((".py", ".sh"))), "")
-    if (program in SHELLS and script.endswith(".py")) or (PYTHONS.fullmatch(program) and _is_shell(script)):
-        right = "bash" if script.endswith(".sh") else "python"
-        yield Finding(where, f"{program} cannot run {script}", f"Write {right} in its place.")
-    if program in FETCHING or (arguments[:1] and arguments[0] in FETCHES.get(program, ())):
+    yield from _check_script(program, arguments, where)
+    if _fetches(program, arguments):
         what = f"{program} needs the internet, which nobody promises on the nodes of an experiment"
         yield Finding(where, what, "Install or fetch it before: in the image, or as a dataset.", "warning")
     if program in DETACHING and any(DETACHING[program].fullmatch(word) for word in arguments):
@@ -58,8 +63,29 @@ def check_quotes(text: str, where: str) -> Iterator[Finding]:
         yield Finding(where, f"$({name}) runs a program of the name {name}", f"Write ${name}.")
 
 
-def _is_shell(script: str) -> bool:
-    return script.endswith(".sh")
+def _launched(simple: SimpleCommand) -> tuple[str, tuple[str, ...]]:
+    """The program and its arguments: of `python -m pip list` it is pip."""
+    arguments = simple.arguments
+    name = next((place for place, word in enumerate(arguments) if not word.startswith("-")), 0)
+    if PYTHON.fullmatch(simple.program) and name and re.fullmatch(r"-\w*m", arguments[name - 1]):
+        return MODULES.get(arguments[name], arguments[name]), arguments[name + 1 :]
+    return simple.program, arguments
+
+
+def _check_script(program: str, arguments: tuple[str, ...], where: str) -> Iterator[Finding]:
+    place = next((place for place, word in enumerate(arguments) if word.endswith((".py", ".sh"))), None)
+    if place is None or any(map(NO_SCRIPT.fullmatch, arguments[:place])):
+        return
+    script, is_python = arguments[place], program == "torchrun" or PYTHON.fullmatch(program)
+    if (program in SHELLS and script.endswith(".py")) or (is_python and script.endswith(".sh")):
+        right = "bash" if script.endswith(".sh") else "python"
+        yield Finding(where, f"{program} cannot run {script}", f"Write {right} in its place.")
+
+
+def _fetches(program: str, arguments: tuple[str, ...]) -> bool:
+    if program not in FETCHES or "--no-index" in arguments:
+        return False
+    return not FETCHES[program] or any(word in FETCHES[program] for word in arguments)
 
 
 def _check_variables(simple: SimpleCommand, where: str) -> Iterator[Finding]:
@@ -82,7 +108,7 @@ def _check_nodes(arguments: tuple[str, ...], where: str) -> Iterator[Finding]:
     """torchrun must be told how many nodes there are, and the ISC alone knows."""
     told: dict[str, str] = {}
     for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
-        if not word.startswith("-") and PurePosixPath(word).suffix == ".py":
+        if word in ("-m", "--module") or (not word.startswith("-") and PurePosixPath(word).suffix == ".py"):
             break  # what comes then is for the script
         name, has_value, value = word.lstrip("-").replace("-", "_").partition("=")
         told[name] = value if has_value else after

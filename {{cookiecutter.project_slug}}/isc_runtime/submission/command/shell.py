@@ -67,6 +67,18 @@ class SimpleCommand:
         return PurePosixPath(word).name or word  # "." is a program, too
 
     @property
+    def shell_text(self) -> str | None:
+        """What a shell is told to run by -c, if that is what it is told."""
+        words, has_text = iter(self.arguments if self.program in SHELLS else ()), False
+        for word in words:
+            if not word.startswith(("-", "+")):
+                return word if has_text else None
+            has_text = has_text or re.fullmatch(r"-[A-Za-z]*c[A-Za-z]*", word) is not None
+            if re.fullmatch(r"[-+][A-Za-z]*[oO]", word):
+                next(words, None)  # -o pipefail
+        return None
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """What its program is given."""
         return self.words[self.start + 1 :]
@@ -104,4 +116,12 @@ def split(text: str) -> list[SimpleCommand]:
             is_file = False
         else:
             commands[-1][1].append(word)
-    return [SimpleCommand(operator, tuple(words)) for operator, words in commands]
+    return [SimpleCommand(operator, _unpacked(words)) for operator, words in commands]
+
+
+def _unpacked(words: list[str]) -> tuple[str, ...]:
+    """The words of a command, and those that `env -S` makes of one."""
+    for place, word in enumerate(words[:-1]):
+        if word in ("-S", "--split-string") and "env" in words[:place]:
+            return (*words[:place], *shlex.split(words[place + 1]), *words[place + 2 :])
+    return tuple(words)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from isc_runtime.submission.command.launch_command import LaunchCommand
+from isc_runtime.submission.command.shell import split
 from isc_runtime.submission.finding import Finding
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -101,6 +102,20 @@ ERRORS = {
         "bash cannot run",
         "Write python",
     ),
+    "a script for a module's torchrun": (
+        f"python -m torch.distributed.run --nnodes=$NNODES --node-rank=$NODE_RANK {HOME}/launch.sh",
+        "torchrun cannot run",
+        "Write bash",
+    ),
+    "a program for a shell within a shell": (
+        f"bash -c 'bash {HOME}/train.py --dataset-id uds-one && bash {HOME}/launch.sh --dataset-id uds-one'",
+        "bash cannot run",
+        "Write python",
+    ),
+    "within a login shell": (f"bash -lc '{START} --resume'", "no argument --resume", "train.py --help"),
+    "within a strict shell": (f"bash -euo pipefail -c '{START} --resume'", "no argument --resume", "--help"),
+    "unpacked by env": (f"env -S 'A=1 {START} --resume'", "no argument --resume", "train.py --help"),
+    "another, by its variable": ("bash ${HOME}/none/launch.sh", "/root/none/launch.sh is outside", HOME),
     "home within quotes": ('bash "~/copied/launch.sh" --dataset-id uds-one', "no home directory", "/root"),
     "substituted": (
         f"{START} --seed $(NODE_RANK)",
@@ -135,6 +150,8 @@ WARNINGS = {
     "variable taken away": (f"unset LOSSY_ARTIFACT_PATH && {START}", "ISC sets LOSSY_ARTIFACT", "Leave it"),
     "hidden GPUs": (f"export CUDA_VISIBLE_DEVICES=0 && {START}", "hides GPUs", "Leave it out"),
     "installed there": (f"pip install -r x.txt && {START}", "pip needs the internet", "in the image"),
+    "installed there by a module": (f"python -m pip install x && {START}", "pip needs the internet", "image"),
+    "fetched into a folder": (f"git -C {HOME} pull && {START}", "git needs the internet", "dataset"),
     "cloned there": (f"git clone https://a.b/c /root/c && {START}", "git needs the internet", "dataset"),
     "mistyped variable": (f"{START} --workers $N_PROCS", "no variable N_PROCS", "mean N_PROC?"),
 }
@@ -165,6 +182,10 @@ ACCEPTED = {
     "a variable by another one": f"OUTPUT_PATH=$CHECKPOINT_ARTIFACT_PATH NODE_RANK=${{NODE_RANK:-0}} {START}",
     "git without a network": f"git -C {HOME} status && {START}",
     "a ~ that is none": f"{START} --data-root '/data~1'",
+    "said and not installed": f"pip freeze && conda activate x && python -m pip list && {START}",
+    "installed without a network": f"pip install --no-index --find-links /data/uds-one x && {START}",
+    "a module that is given a script": f"python -m bashate /opt/other.sh && {START}",
+    "unpacked by env, too": f"env -S 'A=1 B=2' {START}",
     "what is deleted is no checkpoint": f"rm -rf /tmp/cache && {START}",
 }
 # how torchrun is told of the nodes -> what is said
@@ -196,6 +217,35 @@ def test_what_a_person_has_to_judge(command: str, what: str, hint: str) -> None:
 @pytest.mark.parametrize("command", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_is_accepted(command: str) -> None:
     assert found(command) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"bash -c 'python {HOME}/data.py'",
+        f"bash -lc 'cd {HOME} && python data.py'",
+        f"torchrun --no-python --nnodes=$NNODES --node-rank=$NODE_RANK {HOME}/launch.sh",
+        f"python -m data {HOME}/launch.sh",
+    ],
+)
+def test_what_is_no_script_for_its_program_is_not_taken_for_one(command: str) -> None:
+    assert not [finding for finding in found(command) if "cannot run" in finding.what]
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("bash -c 'a b' c", "a b"),
+        ("/bin/sh -euo pipefail +x -c a", "a"),
+        ("zsh --login -lc a", "a"),
+        ("bash a.sh -c b", None),
+        ("bash -c", None),
+        ("python -c a", None),
+    ],
+)
+def test_what_a_shell_is_told_to_run(command: str, text: str | None) -> None:
+    (simple,) = split(command)
+    assert simple.shell_text == text
 
 
 def test_the_official_form_is_accepted() -> None:
