@@ -26,7 +26,7 @@ class Forms:
     """
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
-        self._shapes = {name: _shapes(part.state_dict()) for name, part in _modules(parts)}
+        self._tensors = {name: _tensors(part.state_dict()) for name, part in _modules(parts)}
         self._parameters = {  # whatever is bound in their place later may be freed
             name: [(key, weakref.ref(one), one.requires_grad) for key, one in part.named_parameters()]
             for name, part in _modules(parts)
@@ -42,7 +42,7 @@ class Forms:
         """
         found: Changes = {}
         for name, module in _modules(parts):
-            if name in self._shapes:
+            if name in self._tensors:
                 made = self._made(name, module, state[name])
                 thawed = {
                     key: not was_trained
@@ -56,12 +56,12 @@ class Forms:
         return found
 
     def _made(self, name: str, module: nn.Module, state: Mapping[str, Any]) -> list[str]:
-        """The buffers that were not there, or had another shape."""
-        shapes, before = _shapes(state), self._shapes[name]
-        if shapes == before:
+        """The buffers that were not there, or had another shape or type."""
+        tensors, before = _tensors(state), self._tensors[name]
+        if tensors == before:
             return []
         buffers = dict(module.named_buffers(remove_duplicate=False))
-        return [key for key, shape in shapes.items() if before.get(key) != shape and key in buffers]
+        return [key for key, form in tensors.items() if before.get(key) != form and key in buffers]
 
 
 def _groups(optimizer: Optimizer, parts: Mapping[str, Any]) -> list[list[list[str] | None]]:
@@ -132,8 +132,8 @@ def _optimizers(parts: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
     return ((name, part) for name, part in parts.items() if isinstance(part, Optimizer))
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in state.items() if isinstance(value, Tensor)}
+def _tensors(state: Mapping[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {key: (value.shape, value.dtype) for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _sizes(optimizer: Optimizer) -> list[int]:

@@ -25,13 +25,32 @@ def held_by(holder: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}[{key!r}]", part) for key, part in value.items())
 
 
+def attribute_of(holder: Any, name: str) -> Any:
+    """An attribute; None if there is none, or if to ask for it fails: of a dict whose keys are attributes."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # a __getattr__ or a property of the user's
+        return None
+
+
+def has_method(holder: Any, name: str) -> bool:
+    """Whether an object, and not a class, has a method."""
+    return callable(attribute_of(holder, name)) and not isinstance(holder, type)
+
+
+def has_state(holder: Any) -> bool:
+    """Whether the `state_dict` of an object holds anything. Who cannot be asked is believed to."""
+    try:
+        return bool(holder.state_dict())
+    except Exception:  # a state_dict of the user's
+        return True
+
+
 def steps_without_state(holder: Any) -> Iterator[tuple[str, Any]]:
     """What an object holds that takes steps, as a schedule does, and has nothing to save them with."""
     for name, value in held_by(holder):
-        if isinstance(value, type) or callable(getattr(value, "state_dict", None)):
-            continue
         is_of_others = type(value).__module__.partition(".")[0] in COMPLETE
-        if callable(getattr(value, "step", None)) and not is_of_others:
+        if has_method(value, "step") and not has_method(value, "state_dict") and not is_of_others:
             yield name, value
 
 
@@ -49,17 +68,16 @@ def forgotten_by_parts(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any
         if isinstance(part, dict | nn.Module) or type(part).__module__.partition(".")[0] in COMPLETE:
             continue
         for attribute, held in held_by(part):
-            is_stateful = callable(getattr(held, "state_dict", None)) and not isinstance(held, type)
-            if not is_stateful or isinstance(held, nn.Module) or any(held is one for one in everything):
+            if isinstance(held, nn.Module) or any(held is one for one in everything):
                 continue
-            if not _is_without_state(held) and not _is_told(part, held):
+            if has_method(held, "state_dict") and not _is_without_state(held) and not _is_told(part, held):
                 yield name, attribute, held
 
 
 def _is_without_state(held: Any) -> bool:
     if type(held) is torch.optim.SGD:
         return not any(group["momentum"] for group in held.param_groups)
-    return not isinstance(held, Optimizer) and not held.state_dict()
+    return not isinstance(held, Optimizer) and not has_state(held)
 
 
 def _is_told(part: Any, held: Any) -> bool:

@@ -17,7 +17,7 @@ from isc_runtime import rng
 from isc_runtime.checkpointing import imported
 from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
 from isc_runtime.checkpointing.choosing import Chosen
-from isc_runtime.checkpointing.held import held_by
+from isc_runtime.checkpointing.held import attribute_of, held_by
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Damaged, Manifest, Progress
 from isc_runtime.checkpointing.on_disk.payload import read_state
@@ -93,7 +93,7 @@ def links_of(parts: Mapping[str, Any]) -> Iterator[tuple[Optimizer, Any, str]]:
             for _, held in held_by(part):
                 for attribute in ("param_groups", "state"):
                     own = getattr(part, attribute, None)
-                    if held is not part and own is not None and getattr(held, attribute, None) is own:
+                    if held is not part and own is not None and attribute_of(held, attribute) is own:
                         yield part, held, attribute
 
 

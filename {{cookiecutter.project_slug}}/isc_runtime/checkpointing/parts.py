@@ -8,7 +8,14 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from isc_runtime.checkpointing.held import forgotten_by_parts, held_by, steps_without_state
+from isc_runtime.checkpointing.held import (
+    attribute_of,
+    forgotten_by_parts,
+    has_method,
+    has_state,
+    held_by,
+    steps_without_state,
+)
 from isc_runtime.checkpointing.imported import POSITION as POSITION
 from isc_runtime.checkpointing.loading import Stateful
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
@@ -44,7 +51,7 @@ def parts_of(training: Training) -> State:
     """
     parts = training.state()
     for name, part in parts.items():
-        if not isinstance(part, dict) and not hasattr(part, "load_state_dict"):
+        if not isinstance(part, dict) and not has_method(part, "load_state_dict"):
             raise IscError(
                 f"A {type(part).__name__} is part of the state, and could be saved but not restored",
                 name,
@@ -76,7 +83,9 @@ def collect(training: Training) -> dict[str, Any]:
 def collect_own(training: Training) -> dict[str, Any]:
     """What only this rank knows, of the parts that have such a thing."""
     return {
-        name: part.rank_state() for name, part in parts_of(training).items() if hasattr(part, "rank_state")
+        name: tell()
+        for name, part in parts_of(training).items()
+        if (tell := attribute_of(part, "rank_state")) is not None
     }
 
 
@@ -142,13 +151,9 @@ def left_out(training: Training) -> list[str]:
     declared = getattr(training, "left_out", ())
     found = []
     for name, value in held_by(training):
-        if (
-            name.partition("[")[0] in declared
-            or not callable(getattr(value, "state_dict", None))
-            or isinstance(value, type)
-        ):
+        if name.partition("[")[0] in declared or not has_method(value, "state_dict"):
             continue
-        if any(value is part for part in parts) or not value.state_dict():
+        if any(value is part for part in parts) or not has_state(value):
             continue  # a GradScaler that is switched off has nothing to save
         if isinstance(value, nn.Module) and all(id(tensor) in saved for tensor in _tensors(value)):
             continue  # another view of what is saved: DistributedDataParallel, a part of the model

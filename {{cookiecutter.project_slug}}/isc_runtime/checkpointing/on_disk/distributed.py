@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 
+from isc_runtime.checkpointing.on_disk.foreign_folder import linked
 from isc_runtime.checkpointing.on_disk.untrusted import plain_file, plain_size
 from isc_runtime.ranks.shard_metadata import METADATA, read_metadata
 
@@ -27,7 +28,9 @@ def read_distributed(folder: Path, trust_pickle: bool = False) -> dict[str, Any]
     Raises:
         Exception: of many kinds: it is not what torch writes, or it asks for code to be run and may not.
     """
-    files = {item.name: plain_size(folder / item.name) for item in os.scandir(folder) if item.is_file()}
+    files = {
+        item.name: plain_size(linked(folder / item.name)) for item in os.scandir(folder) if item.is_file()
+    }
     metadata = read_metadata(folder, files, is_ours=False)
     places: Mapping[MetadataIndex, _StorageInfo] = metadata.storage_data
     state: dict[str, Any] = {}
@@ -45,7 +48,7 @@ class _Place(dict[str | int, Any]):
 
 
 def _content(folder: Path, place: _StorageInfo) -> io.BytesIO:
-    with plain_file(folder / place.relative_path) as stream:
+    with plain_file(linked(folder / place.relative_path)) as stream:
         stream.seek(place.offset)
         return io.BytesIO(stream.read(place.length))
 

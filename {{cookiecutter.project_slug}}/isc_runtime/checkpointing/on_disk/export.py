@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, sync_directory, sync_file
 from isc_runtime.checkpointing.on_disk.entries import MANIFEST, Entry, newest_good
 from isc_runtime.checkpointing.on_disk.foreign import is_foreign
+from isc_runtime.checkpointing.on_disk.foreign_folder import INDEX, folder_of, linked
 from isc_runtime.checkpointing.on_disk.layout import foreign_in, has_manifest, layouts
 from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.on_disk.verification import verified
@@ -106,8 +107,10 @@ def _is_foreign(source: Path) -> bool:
         if source.is_dir():
             every = [entry for layout in layouts(source) for entry in layout.entries()]
             is_own = os.path.lexists(source / MANIFEST) or any(entry.is_complete for entry in every)
-            return not is_own and any(path.is_dir() or is_foreign(path) for path in foreign_in(source))
-        file = Path(os.path.realpath(source))  # Path.resolve raises where a link leads to itself
+            if is_own or folder_of(source) is not None:
+                return not is_own
+            return any(path.is_dir() or is_foreign(linked(path)) for path in foreign_in(source))
+        file = linked(source)  # Path.resolve raises where a link leads to itself
         return is_foreign(file) and not has_manifest(file) and not _is_json(source)
     except OSError:
         return False
@@ -115,7 +118,7 @@ def _is_foreign(source: Path) -> bool:
 
 def _is_json(file: Path) -> bool:
     """Whether it is a manifest, which means the checkpoint beside it."""
-    return file.suffix == ".json"
+    return file.suffix == ".json" and not file.name.endswith(INDEX)
 
 
 def find(source: Path) -> tuple[Entry, Manifest]:

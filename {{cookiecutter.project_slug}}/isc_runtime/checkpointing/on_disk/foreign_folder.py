@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,11 @@ def is_of_deepspeed(path: Path) -> bool:
     return path.is_dir() and any(path.glob(f"*zero_pp_rank_{DEEPSPEED}"))
 
 
+def linked(file: Path) -> Path:
+    """Where a file is that may be a link: those of a folder that was named are, in the cache of a hub."""
+    return Path(os.path.realpath(file))
+
+
 def files_of(index: Path) -> Mapping[str, Path]:
     """In which file each of the weights is, by their names.
 
@@ -77,9 +83,11 @@ def files_of(index: Path) -> Mapping[str, Path]:
         OSError: the index cannot be read.
         ValueError: it is none.
     """
-    content: dict[str, Any] = parse(read_plain(index, LARGEST))
+    content: dict[str, Any] = parse(read_plain(linked(index), LARGEST))
     names = content.get("weight_map")
-    if not isinstance(names, dict) or not all(is_file_name(name) for name in names.values()):
+    if not isinstance(names, dict) or not all(
+        is_file_name(name) and not name.endswith(INDEX) for name in names.values()
+    ):
         raise ValueError("it has no weight_map that names files beside it")
     return {weight: index.with_name(name) for weight, name in names.items()}
 
@@ -87,7 +95,7 @@ def files_of(index: Path) -> Mapping[str, Path]:
 def numbers_in(file: Path) -> dict[str, int]:
     """How far the training was: steps, and whole epochs, as far as the file says it."""
     try:
-        content = parse(read_plain(file, LARGEST))
+        content = parse(read_plain(linked(file), LARGEST))
     except (OSError, ValueError):
         return {}
     found: dict[str, Any] = {name: content.get(name) for name in ("global_step", "epoch")}

@@ -20,6 +20,7 @@ from isc_runtime.checkpointing.on_disk.foreign_folder import (
     files_of,
     folder_of,
     is_of_deepspeed,
+    linked,
     meant_by,
     numbers_in,
 )
@@ -122,7 +123,7 @@ def read_foreign(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
 def _read(path: Path, trust_pickle: bool) -> Any:
     if path.is_dir():
         return read_distributed(path, trust_pickle)
-    if described(path).kind == "safetensors":
+    if described(linked(path)).kind == "safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)

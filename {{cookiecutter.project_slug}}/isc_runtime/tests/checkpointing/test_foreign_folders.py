@@ -141,6 +141,20 @@ def test_a_folder_stops_the_start_and_its_own_hint_helps(
     assert not list(tmp_path.rglob("never"))
 
 
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_may_hold_links(case: str, tmp_path: Path) -> None:
+    """As the cache of a hub does: the files themselves are elsewhere, and called otherwise."""
+    folder, (blobs, here) = FOLDERS[case](tmp_path / "old"), (tmp_path / "blobs", tmp_path / "here")
+    expected = imported(folder, tmp_path / "new", numbers={"step": 5})
+    folder.rename(blobs)
+    here.mkdir()
+    for number, file in enumerate([*blobs.iterdir()]):
+        (here / file.name).symlink_to(Path("../blobs") / file.rename(blobs / str(number)).name)
+    assert differences(imported(here, tmp_path / "linked", numbers={"step": 5}), expected) == []
+    for source in (here, *here.glob("*.index.json")):
+        assert differences(read_weights(source)[0], expected["model"]) == []
+
+
 @pytest.mark.parametrize("case", ["of it, parameters by name", "of transformers' Trainer"])
 def test_a_training_goes_on_from_it(case: str, tmp_path: Path) -> None:
     place = Place(tmp_path)
@@ -228,17 +242,20 @@ def test_code_in_a_folder_is_run_only_when_it_is_trusted(tmp_path: Path) -> None
 
 def test_a_damaged_folder_is_refused_in_words(tmp_path: Path) -> None:
     """Each byte of what says where things are may be wrong, and every file short."""
-    folder = distributed(tmp_path / "old")
+    folder = tmp_path / "old"
+    save_distributed(
+        {"model": {"w": torch.ones(2, 3)}, "many": [torch.ones(1)], "step": 3}, checkpoint_id=folder
+    )
     metadata, shard = folder / ".metadata", folder / "__0_0.distcp"
     whole, content = metadata.read_bytes(), shard.read_bytes()
-    for position in range(0, len(whole), 7):
+    for position in range(len(whole)):
         changed = bytearray(whole)
         changed[position] ^= 1 << position % 8
         metadata.write_bytes(changed)
         with contextlib.suppress(IscError):
             read_foreign(folder)
     metadata.write_bytes(whole)
-    for length in (0, 1, 1000, len(content) - 1):
+    for length in (0, 1, 1000, len(content) // 2):
         shard.write_bytes(content[:length])
         with pytest.raises(IscError, match="cannot be read") as refused:
             read_foreign(folder)
@@ -268,6 +285,10 @@ INDEXES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no JSON": (lambda folder: (folder / INDEX).write_text("{"), "The index cannot be read"),
     "no map": (lambda folder: (folder / INDEX).write_text("{}"), "has no weight_map"),
+    "itself": (
+        lambda folder: (folder / INDEX).write_text(json.dumps({"weight_map": {"w": INDEX}})),
+        "names files beside it",
+    ),
     "a file elsewhere": (
         lambda folder: (folder / INDEX).write_text('{"weight_map": {"w": "../secret.safetensors"}}'),
         "names files beside it",

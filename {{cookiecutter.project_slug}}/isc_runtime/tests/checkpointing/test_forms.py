@@ -28,6 +28,7 @@ class Attention(nn.Module):
     later: Tensor | None
     growing: Tensor
     filled: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,12 +36,14 @@ class Attention(nn.Module):
         self.register_buffer("later", None)
         self.register_buffer("growing", torch.zeros(1, 1))
         self.register_buffer("filled", torch.zeros(3, 3))
+        self.register_buffer("count", torch.tensor(0))
 
     def forward(self, text: Tensor) -> Tensor:
         length = len(text)
         mask = torch.full((length, length), -torch.inf).triu(1)
         self.later, self.growing = mask, mask
         self.filled.copy_(torch.full((3, 3), -torch.inf).triu(1))
+        self.count = self.count + 0.5  # no whole number from now on
         if not hasattr(self, "anew"):
             self.register_buffer("anew", mask)
         scores: Tensor = self.scores(text)

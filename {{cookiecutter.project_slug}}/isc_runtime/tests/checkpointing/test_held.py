@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from isc_runtime.checkpointing.held import forgotten_by_parts
+from isc_runtime.checkpointing.held import forgotten_by_parts, steps_without_state
 from isc_runtime.checkpointing.loading import links_of
+from isc_runtime.checkpointing.parts import left_out
 
 
 class Sam(Optimizer):
@@ -102,3 +104,34 @@ def test_what_optimizers_share_is_known() -> None:
     assert [link[1:] for link in links_of({"sam": sam})] == [(sam.base_optimizer, "param_groups")]
     both = Sharing(nn.Linear(2, 1).parameters(), lr=0.1)
     assert [link[2] for link in links_of({"sam": both})] == ["param_groups", "state"]
+
+
+class Settings(dict[str, Any]):
+    """Its keys are attributes, and one that is not there is an error of dicts."""
+
+    __getattr__ = dict.__getitem__
+
+
+class NotYet:
+    """Has no state before it has run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        raise RuntimeError("it has not run yet")
+
+
+class Broken:
+    @property
+    def state_dict(self) -> Any:
+        raise RuntimeError("never")
+
+
+@pytest.mark.parametrize("kind", [Settings, Broken, NotYet])
+def test_what_cannot_be_asked_stops_no_start(kind: Callable[[], Any]) -> None:
+    sam = Sam(nn.Linear(2, 1).parameters(), lr=0.1)
+    sam.settings = kind()  # type: ignore[attr-defined]
+    found = [name for _, name, _ in forgotten_by_parts({"sam": sam})]
+    assert found == (["settings"] if kind is NotYet else [])
+    assert [link[2] for link in links_of({"sam": sam})] == ["param_groups"]
+    training: Any = SimpleNamespace(settings=kind(), state=lambda: {"sam": sam}, left_out=("sam.settings",))
+    assert left_out(training) == (["settings"] if kind is NotYet else [])
+    assert list(steps_without_state(training)) == []
