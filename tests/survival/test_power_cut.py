@@ -115,7 +115,8 @@ def resume(kind: str, directory: Path, log: Path) -> int:
         tell(repr(trainee.fingerprint()))
 
     child = fork(work, log)
-    step, fingerprint = child.said()
+    said = child.said()
     assert child.wait() == 0, log.read_text()[-3000:]
+    step, fingerprint = said
     assert fingerprint == repr(uninterrupted(int(step)))
     return int(step)
