@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.shards import is_sharded
@@ -99,8 +100,8 @@ class StepGuard:
             step: the training's, for the log.
             scaler: with one that is enabled an overflow is no failure as long as it scales less and less.
             optimizer: whose step comes next, if nothing else depends on the answer. One that can leave a step
-                out by itself is told to, on the device, and the answer is True at once. Without it, and with
-                any other, the answer is waited for.
+                out by itself is told to, on the device, and the answer is True at once. Without it, with any
+                other, and with one that hooks follow, the answer is waited for.
 
         Raises:
             IscError: too many steps in a row were not finite.
@@ -239,5 +240,9 @@ class _OnDevice:
 
 
 def _can_leave_out(optimizer: Optimizer) -> bool:
-    """Whether its step does nothing when it is told on the device that it should not, as torch's fused do."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+    """Whether its step does nothing when it is told on the device that it should not, as torch's fused do.
+
+    Hooks that follow each step, an average of the weights, would follow that one too.
+    """
+    is_followed = getattr(optimizer, "_optimizer_step_post_hooks", ()) or _global_optimizer_post_hooks
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and not is_followed

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.tests.processes import differences
@@ -290,6 +291,26 @@ def test_others_are_asked_as_before() -> None:
     scaler = GradScaler("cpu", init_scale=2.0)
     scaler.scale(FINE)
     assert not guard.allows(NAN, 2, scaler, torch.optim.SGD(parameters, fused=True))
+
+
+def test_what_follows_a_step_follows_none_that_is_left_out() -> None:
+    """An average of the weights that a hook takes, on the optimizer or on all of them."""
+    averaged = list[int]()
+    guard = StepGuard(nn.Linear(1, 1), {}, most=9)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], fused=True)
+    assert guard.allows(NAN, 0, OFF, optimizer)  # the device leaves it out
+    own = optimizer.register_step_post_hook(lambda *_: averaged.append(1))
+    assert not guard.allows(NAN, 1, OFF, optimizer)
+    assert guard.allows(FINE, 2, OFF, optimizer)
+    optimizer.step()
+    own.remove()
+    of_all = register_optimizer_step_post_hook(lambda *_: averaged.append(2))
+    try:
+        assert not guard.allows(NAN, 3, OFF, optimizer)
+    finally:
+        of_all.remove()
+    assert guard.allows(NAN, 4, OFF, optimizer)
+    assert averaged == [1]
 
 
 class Queue(nn.Linear):
