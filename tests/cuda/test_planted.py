@@ -16,7 +16,7 @@ from isc_runtime.checkpointing.loading import _put_back
 from isc_runtime.checkpointing.saving import pinned
 from isc_runtime.checkpointing.saving.pinned import ALIGNED, PinnedMemory
 from isc_runtime.checkpointing.saving.save import Equipment
-from isc_runtime.checkpointing.saving.snapshot import Snapshot, owned_by
+from isc_runtime.checkpointing.saving.snapshot import Snapshot, deferrable
 from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.environment import DEVICE, Environment
 from isc_runtime.errors import ExitCode
@@ -62,7 +62,7 @@ def torn_copies(snapshot_: Snapshot, is_held: bool) -> int:
         with torch.no_grad():
             for weight in weights:
                 weight.fill_(float(number))
-        taken = snapshot_.take({"weights": weights}, owned_by([optimizer]))
+        taken = snapshot_.take({"weights": weights}, deferrable([optimizer], []))
         background = threading.Timer(0.001, snapshot_.complete)
         background.start()
         if is_held:
@@ -85,7 +85,7 @@ def test_the_race_between_copy_and_step_is_seen_without_the_wait_and_not_with_it
 def test_a_copy_that_was_torn_is_not_saved() -> None:
     weights = torch.zeros(LARGE, device=HERE, requires_grad=True)
     snapshot_ = Snapshot(HERE)
-    snapshot_.take({"weights": weights}, owned_by([torch.optim.SGD([weights])]))
+    snapshot_.take({"weights": weights}, deferrable([torch.optim.SGD([weights])], []))
     with torch.no_grad():
         weights.fill_(1.0)
     snapshot_.complete()
@@ -238,7 +238,7 @@ def test_what_the_gpu_waits_for_is_counted() -> None:
     weights = torch.zeros(LARGE, device=HERE, requires_grad=True)
     snapshot_ = Snapshot(HERE)
     for _ in range(2):  # the first one makes memory
-        snapshot_.take({"weights": weights}, owned_by([torch.optim.SGD([weights])]))
+        snapshot_.take({"weights": weights}, deferrable([torch.optim.SGD([weights])], []))
         snapshot_.wait_until_copied()
         snapshot_.complete()
         torch.cuda.synchronize()

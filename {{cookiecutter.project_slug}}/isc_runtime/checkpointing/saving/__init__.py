@@ -5,5 +5,5 @@ save                               what holds for all: its states; a state that 
 shard_writer  step_hold            the files of all ranks; an optimizer's step waits for the copy
 snapshot  state_size               copies in reused memory; how large a state is
 loadable  finite  background       what can be loaded again; what is not finite; a thread that writes
-pinned                             memory that a GPU copies into
+pinned  unchanged                  memory that a GPU copies into; frozen weights, which are copied once
 """

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType
@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isc_runtime.checkpointing.saving.loadable import check_loadable
 from isc_runtime.checkpointing.saving.pinned import PinnedMemory
+from isc_runtime.checkpointing.saving.unchanged import Pairs, Unchanged
 from isc_runtime.ranks.device import use_in_this_thread
 from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.tree import Path, leaves, mapped
 
 SAMPLED_TENSORS, SAMPLED_VALUES = 500, 100  # at most about so many, and of each: some milliseconds in all
-Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
-Owned = Mapping[int, list[Tensor]]  # tensors by their address; torch counts the changes of each
+# Tensors by their address, each with those in which torch counts its changes: with none if it is frozen.
+Owned = Mapping[int, list[Tensor]]
 
 CPU = torch.device("cpu")
 
@@ -34,8 +35,8 @@ class Snapshot:
 
     What nothing but an optimizer's step changes need not be copied at once: `take` defers it, `complete`
     copies it in the background while the next batch is computed, and `wait_until_copied`, called before that
-    step, waits for it. What is on a GPU is copied by the GPU, on a stream of its own: the training is never
-    waited for.
+    step, waits for it. What is frozen is not copied again. What is on a GPU is copied by the GPU, on a
+    stream of its own: the training is never waited for.
     """
 
     def __init__(self, device: torch.device = CPU) -> None:
@@ -46,6 +47,8 @@ class Snapshot:
         self._versions: list[int] = []  # of these, when the snapshot was taken
         self._samples: Pairs = []  # some values of what is put off, and what they were then
         self._is_torn: bool | None = None  # not known before the step
+        self._unchanged = Unchanged()
+        self._has_changed = False  # what is frozen
         self._may_defer = True
         self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
         self._copied = threading.Event()
@@ -59,14 +62,14 @@ class Snapshot:
     def pin(self, state: Any) -> None:
         """Makes memory for the copies of what a state has on the GPU. In the background, after a restore."""
         tensors = [leaf for _, leaf in leaves(state) if isinstance(leaf, Tensor) and leaf.is_cuda]
-        self._pinned.reserve([leaf.to_local() if is_sharded(leaf) else leaf for leaf in tensors])
+        self._pinned.reserve([_own(leaf) for leaf in tensors])
 
     def take(self, state: Any, deferred: Owned = MappingProxyType({})) -> Any:
         """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
 
         Args:
             state: dicts, lists and tuples of tensors and of plain values.
-            deferred: the tensors that nothing but the optimizer's step changes.
+            deferred: the tensors that nothing but the optimizer's step changes, or nothing at all.
 
         Raises:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
@@ -74,12 +77,13 @@ class Snapshot:
         self.pin(state)
         copy, pairs = self._plan(state)
         deferred = deferred if self._may_defer else {}
-        at_once = [pair for pair in pairs if pair[1].data_ptr() not in deferred]
-        self._deferred = [pair for pair in pairs if pair[1].data_ptr() in deferred]
+        frozen = self._unchanged.put_off([one for one in pairs if deferred.get(one[1].data_ptr()) == []])
+        at_once = [pair for pair in pairs if pair[1].data_ptr() not in deferred] + frozen
+        self._deferred = [pair for pair in pairs if deferred.get(pair[1].data_ptr())]
         self._counting = [one for _, tensor in self._deferred for one in deferred[tensor.data_ptr()]]
         self._versions = [tensor._version for tensor in self._counting]
         self._samples = _sampled([tensor for _, tensor in self._deferred if not tensor.is_cuda])
-        self._is_torn = None
+        self._is_torn, self._has_changed = None, False
         self._copied.clear()
         if any(tensor.is_cuda for _, tensor in pairs):
             self._start_gpu(at_once)
@@ -128,6 +132,7 @@ class Snapshot:
             list(self._copiers.map(_copy, (pairs[:half], pairs[half:])))  # raises what a copy raised
         finally:
             self._copied.set()
+        self._has_changed = not self._unchanged.are_unchanged()  # no step waits for that
         if self._copied_by_gpu is not None:
             self._copied_by_gpu.synchronize()
 
@@ -163,6 +168,7 @@ class Snapshot:
         """
         with self._lock:
             is_torn = self._is_changed() if self._is_torn is None else self._is_torn
+        is_torn |= self._has_changed
         self._may_defer &= not is_torn
         return is_torn
 
@@ -202,6 +208,7 @@ class Snapshot:
                 is_pinned = tensor.is_cuda and self._pinned.is_pinned
                 buffer = torch.empty_like(tensor, device="cpu", pin_memory=is_pinned)
             self._buffers[path] = buffer
+            self._unchanged.forget(buffer)
         return buffer
 
 
@@ -224,19 +231,28 @@ def _copy(pairs: Pairs) -> None:
 
 
 @torch.no_grad()  # or `to_local` would return a view, and be part of a graph
-def owned_by(optimizers: list[torch.optim.Optimizer]) -> Owned:
-    """The tensors that nothing but a step of one of these optimizers changes, by address.
+def deferrable(optimizers: list[torch.optim.Optimizer], parts: Iterable[Any]) -> Owned:
+    """The tensors that nothing but a step of one of these optimizers changes, or nothing at all, by address.
 
     Of a sharded tensor both the whole and this rank's part: a change is counted in that which was changed,
     and never in what a `state_dict` returns of it.
+
+    Args:
+        optimizers: which wait for copies before they change anything.
+        parts: among which there may be modules with frozen weights.
     """
     owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     # Some count their own steps beside the states of the parameters.
     entries = [entry for optimizer in optimizers for entry in optimizer.state.values()]
     states = [entry.values() if isinstance(entry, Mapping) else (entry,) for entry in entries]
-    found: dict[int, list[Tensor]] = {}
+    weights = [weight for part in parts if isinstance(part, nn.Module) for weight in part.parameters()]
+    found: dict[int, list[Tensor]] = {_own(one).data_ptr(): [] for one in weights if not one.requires_grad}
     for tensor in (tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)):
-        own = tensor.to_local() if is_sharded(tensor) else tensor
-        if own.data_ptr():  # empty ones have no address
-            found.setdefault(own.data_ptr(), []).extend((tensor, own))
+        found.setdefault(_own(tensor).data_ptr(), []).extend((tensor, _own(tensor)))
+    found.pop(0, None)  # empty ones have no address
     return found
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """This rank's part."""
+    return tensor.to_local() if is_sharded(tensor) else tensor

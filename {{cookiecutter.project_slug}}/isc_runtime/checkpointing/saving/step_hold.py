@@ -9,7 +9,7 @@ from weakref import WeakSet
 import torch
 from torch.optim import Optimizer
 
-from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot, owned_by
+from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot, deferrable
 
 
 class StepHold:
@@ -39,8 +39,10 @@ class StepHold:
         return optimizers
 
     def over(self, parts: Iterable[Any]) -> Owned:
-        """The tensors that only steps of the optimizers among these parts change, and which wait for us."""
-        return owned_by([optimizer for optimizer in self.watch(parts) if self._waits(optimizer)])
+        """The tensors that only steps of the optimizers among these parts change, which wait for us; and
+        those of the modules among them that are frozen."""
+        parts = list(parts)
+        return deferrable([optimizer for optimizer in self.watch(parts) if self._waits(optimizer)], parts)
 
     def _waits(self, optimizer: Optimizer) -> bool:
         """Whether its steps call us. What can be captured may have been, before we were there."""

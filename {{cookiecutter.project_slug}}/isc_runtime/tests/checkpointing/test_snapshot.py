@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from isc_runtime.checkpointing.saving.snapshot import Snapshot, owned_by
+from isc_runtime.checkpointing.saving.snapshot import Snapshot, deferrable
 from isc_runtime.tests.processes import differences
 
 
@@ -58,7 +58,7 @@ class Training:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
 
     def take(self) -> Any:
-        return self.snapshot.take(self.state(), owned_by([self.optimizer]))
+        return self.snapshot.take(self.state(), deferrable([self.optimizer], []))
 
 
 def test_what_is_put_off_is_copied_before_a_step_changes_it() -> None:
@@ -99,7 +99,7 @@ def test_an_optimizer_may_keep_more_than_states_of_parameters() -> None:
     optimizer = torch.optim.SGD([weights], 0.1)
     entries: Any = {"steps": 3, "average": torch.ones(4), weights: {"momentum": torch.ones(5), "list": []}}
     optimizer.state.update(entries)
-    owned = owned_by([optimizer])
+    owned = deferrable([optimizer], [])
     assert sorted(tensors[0].numel() for tensors in owned.values()) == [2, 4, 5]
 
 
@@ -184,7 +184,7 @@ def test_a_gpu_copies_while_it_computes() -> None:
     weights = torch.ones(2**24, device="cuda", requires_grad=True)
     optimizer = torch.optim.SGD([weights], lr=1.0)
     snapshot = Snapshot()
-    taken = snapshot.take({"w": weights}, owned_by([optimizer]))
+    taken = snapshot.take({"w": weights}, deferrable([optimizer], []))
     weights.grad = torch.ones_like(weights)
     snapshot.wait_until_copied()
     optimizer.step()

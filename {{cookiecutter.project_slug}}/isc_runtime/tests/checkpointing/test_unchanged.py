@@ -1,0 +1,145 @@
+"""Frozen weights are copied once, and what changes all the same is in every snapshot as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from isc_runtime.checkpointing.saving.snapshot import Snapshot, deferrable
+
+LARGE = 256  # rows and columns: 256 kB
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own are not
+    """Counts the bytes that are copied in this block."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.copy_.default:
+            self.bytes += args[0].nbytes
+        return function(*args, **(kwargs or {}))
+
+
+def bits(state: dict[str, dict[str, Tensor]]) -> list[bytes]:
+    values = [value.contiguous().view(-1) for part in state.values() for value in part.values()]
+    return [value.view(torch.uint8).numpy().tobytes() for value in values]
+
+
+class Tuning:
+    """A large frozen model, and a small one that is trained on top of it."""
+
+    def __init__(self) -> None:
+        self.body = nn.Linear(LARGE, LARGE).requires_grad_(False)
+        self.head = nn.Linear(LARGE, 1)
+        self.parts = [self.body, self.head]
+        self.optimizer = torch.optim.SGD(self.head.parameters(), 0.1)
+        self.snapshot = Snapshot()
+        self.copied = 0
+
+    def save(self) -> bool:
+        """Takes a snapshot, and looks whether it is right; False if it says itself that it is torn."""
+        state = {"body": self.body.state_dict(), "head": self.head.state_dict()}
+        expected = bits(state)
+        with Copies() as copies:
+            taken = self.snapshot.take(state, deferrable([self.optimizer], self.parts))
+        self.copied = copies.bytes
+        self.snapshot.complete()
+        is_torn = self.snapshot.is_torn()
+        assert is_torn or bits(taken) == expected
+        return not is_torn
+
+    def train(self) -> None:
+        torch.autograd.backward(self.head(self.body(torch.ones(2, LARGE))).square().mean())
+        self.optimizer.step()
+
+
+def test_frozen_weights_are_copied_once() -> None:
+    training = Tuning()
+    copied = []
+    for _ in range(5):
+        assert training.save()
+        copied.append(training.copied)
+        training.train()
+    size = training.body.weight.nbytes
+    assert copied[0] >= size > max(copied[1:])
+
+
+CHANGES: dict[str, Callable[[Tensor], object]] = {
+    "counted": lambda weight: weight.mul_(0.9),
+    "through .data": lambda weight: weight.data.mul_(0.9),
+    "one value through .data": lambda weight: weight.data[-1, 3:4].add_(1),
+    "the sign of a zero": lambda weight: weight.data[0, :1].copy_(-weight.data[0, :1]),
+    "bound anew": lambda weight: setattr(weight, "data", weight.data + 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_teacher_that_follows_is_saved_as_it_is(change: str) -> None:
+    training = Tuning()
+    training.body.weight.data[0, 0] = 0.0
+    for _ in range(6):
+        CHANGES[change](training.body.weight)
+        assert training.save(), "nothing is torn"
+
+
+@pytest.mark.parametrize("quiet", [1, 2, 3])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_after_a_while_is_saved_as_it_is_or_said_to_be_torn_once(
+    change: str, quiet: int
+) -> None:
+    training = Tuning()
+    training.body.weight.data[0, 0] = 0.0
+    assert [training.save() for _ in range(quiet)] == [True] * quiet
+    CHANGES[change](training.body.weight)
+    is_seen_by_torch = change in ("counted", "bound anew")
+    assert training.save() == (is_seen_by_torch or quiet == 1)
+    for _ in range(4):
+        CHANGES[change](training.body.weight)
+        assert training.save()
+
+
+def test_what_is_no_number_equals_itself() -> None:
+    training = Tuning()
+    training.body.weight.data[0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    for _ in range(4):
+        assert training.save()
+    assert training.copied < training.body.weight.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.complex64, torch.float8_e4m3fn])
+def test_of_any_type_and_size(dtype: torch.dtype) -> None:
+    training = Tuning()
+    whole = torch.randn(3 * LARGE * LARGE + 1).to(dtype)
+    training.body.weight = nn.Parameter(whole[1:].view(3, LARGE, LARGE)[1:, :, 1:], requires_grad=False)
+    training.body.bias = nn.Parameter(whole[1 : 2 * LARGE * LARGE], requires_grad=False)
+    for _ in range(4):
+        assert training.save()
+
+
+def test_what_is_thawed_is_trained_and_saved() -> None:
+    training = Tuning()
+    for _ in range(3):
+        assert training.save()
+    training.body.requires_grad_(True)
+    training.optimizer.add_param_group({"params": [*training.body.parameters()]})
+    for _ in range(3):
+        training.train()
+        assert training.save()
+
+
+def test_memory_that_is_new_holds_nothing() -> None:
+    training = Tuning()
+    for _ in range(3):
+        assert training.save()
+    for rows in (2 * LARGE, LARGE, 3 * LARGE):
+        training.body.weight = nn.Parameter(torch.randn(rows, LARGE), requires_grad=False)
+        for _ in range(3):
+            assert training.save()
