@@ -17,7 +17,7 @@ LARGEST = 64 * 2**20  # bytes of one
 # Names that transformers and accelerate give them; the first one that is there is taken.
 WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 OPTIMIZERS, SCHEDULERS = ("optimizer.pt", "optimizer.bin"), ("scheduler.pt", "scheduler.bin")
-NUMBERS = "trainer_state.json"  # of transformers.Trainer
+NUMBERS, ARGUMENTS = "trainer_state.json", "training_args.bin"  # of transformers.Trainer
 DEEPSPEED = "*_states.pt"
 
 
@@ -52,17 +52,21 @@ def folder_of(path: Path) -> Folder | None:
     if weights.name.endswith(INDEX):
         with contextlib.suppress(OSError, ValueError):
             taken |= set(files_of(weights).values())
-    left = sorted(file for file in there.values() if file not in taken and file.is_file())
+    others = (file for file in there.values() if file not in taken and file.is_file())
+    left = sorted(file for file in others if not file.name.startswith("."))
     return Folder(weights, parts, there.get(NUMBERS), left)
 
 
 def meant_by(file: Path) -> Path:
-    """What to import for a file of another program: itself, or the folder that it is a part of."""
+    """What to import for a file of another program: itself, the folder that it is a part of, or the weights
+    beside it, where it is what their Trainer was told."""
     with contextlib.suppress(OSError):
         if folder_of(file.parent) is not None or (file.parent / METADATA).is_file():
             return file.parent
         if is_of_deepspeed(file.parent):
             return file.parent
+        if file.name == ARGUMENTS:
+            return next((file.with_name(name) for name in WEIGHTS if file.with_name(name).is_file()), file)
     return file
 
 

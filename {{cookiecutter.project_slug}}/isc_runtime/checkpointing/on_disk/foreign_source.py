@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from torch import nn
 
 from isc_runtime.checkpointing.on_disk.distributed import read_distributed
 from isc_runtime.checkpointing.on_disk.entries import PAYLOAD
-from isc_runtime.checkpointing.on_disk.foreign import METADATA, PART, described, other_checkpoints
+from isc_runtime.checkpointing.on_disk.foreign import (
+    A_PICKLE,
+    METADATA,
+    PART,
+    SAFETENSORS,
+    described,
+    other_checkpoints,
+)
 from isc_runtime.checkpointing.on_disk.foreign_folder import (
     INDEX,
     Folder,
@@ -123,11 +131,17 @@ def read_foreign(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
 def _read(path: Path, trust_pickle: bool) -> Any:
     if path.is_dir():
         return read_distributed(path, trust_pickle)
-    if described(linked(path)).kind == "safetensors":
+    kind = described(linked(path)).kind
+    if kind == SAFETENSORS:
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    if kind == A_PICKLE and trust_pickle:
+        with path.open("rb") as stream:
+            return pickle.load(stream)
+    with warnings.catch_warnings():  # that it is not torch's own pickle, which is said in words below
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
 
 
 def _read_folder(folder: Folder, trust_pickle: bool) -> dict[str, Any]:

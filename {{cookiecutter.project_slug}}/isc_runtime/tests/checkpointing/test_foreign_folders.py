@@ -165,7 +165,9 @@ def test_a_training_goes_on_from_it(case: str, tmp_path: Path) -> None:
 
 
 def test_what_a_trainer_s_folder_says_is_taken_and_the_rest_is_named(tmp_path: Path) -> None:
-    done = import_checkpoint(of_trainer(tmp_path / "old"), tmp_path / "new", False, Wishes())
+    folder = of_trainer(tmp_path / "old")
+    (folder / ".isc-lock").touch()  # of a training that was stopped here
+    done = import_checkpoint(folder, tmp_path / "new", False, Wishes())
     said = " ".join(done.notes)
     for words in (
         "model (its 'model.safetensors'), optimizer (its 'optimizer.pt'), scheduler (its 'scheduler.pt')",
@@ -174,6 +176,24 @@ def test_what_a_trainer_s_folder_says_is_taken_and_the_rest_is_named(tmp_path: P
         "Not taken: config.json, rng_state.pth, training_args.bin.",
     ):
         assert words in said
+
+
+def test_what_a_trainer_was_told_is_no_checkpoint(tmp_path: Path, group: Group) -> None:
+    """Its save_model writes that beside the weights, and after them."""
+    (tmp_path / "here").mkdir()
+    folder = of_trainer(tmp_path / "whole").rename(tmp_path / "here" / "last")
+    for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"):
+        (folder / name).unlink()
+    weights = folder / "model.safetensors"
+    with pytest.raises(IscError, match="did not write") as stopped:
+        open_store("local", tmp_path / "here", group).choose()
+    assert f"isc_runtime import {weights} does that" in stopped.value.hint
+    assert set(imported(folder, tmp_path / "new", numbers={"step": 5})["model"]) == set(
+        read_weights(weights)[0]
+    )
+    weights.unlink()
+    with pytest.raises(IscError, match="would run code"):
+        imported(folder, tmp_path / "new", numbers={"step": 5})
 
 
 def test_torch_s_own_command_makes_a_file_that_can_be_imported(tmp_path: Path) -> None:

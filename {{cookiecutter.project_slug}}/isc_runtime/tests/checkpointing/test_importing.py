@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -301,12 +302,17 @@ def test_a_pickle_that_would_run_code_is_read_only_when_it_is_trusted(tmp_path: 
     assert "args" not in taken
 
 
-def test_a_whole_module_is_read_when_it_is_trusted(tmp_path: Path) -> None:
-    torch.save(trained()[0], tmp_path / "a.pt")
+@pytest.mark.parametrize("program", ["torch", "pickle"])
+def test_a_whole_module_is_read_when_it_is_trusted(
+    program: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    file = tmp_path / "a.pt"
+    torch.save(trained()[0], file) if program == "torch" else file.write_bytes(pickle.dumps(trained()[0]))
     with pytest.raises(IscError, match="--trust-pickle"):
-        imported(tmp_path / "a.pt", tmp_path / "checkpoints")
+        imported(file, tmp_path / "checkpoints")
+    assert [str(warning.message) for warning in recwarn] == []
     wishes: dict[str, Any] = {"trust_pickle": True, "numbers": {"step": 5}}
-    Network().load_state_dict(imported(tmp_path / "a.pt", tmp_path / "checkpoints", **wishes)["model"])
+    Network().load_state_dict(imported(file, tmp_path / "checkpoints", **wishes)["model"])
 
 
 def test_what_cannot_be_imported_says_why_and_changes_nothing(tmp_path: Path) -> None:
