@@ -143,6 +143,53 @@ def batch_loss(model, batch):
 def batch_scores(model, batch):
     return {"error": batch_loss(model, batch)["loss"]}
 '''
+TEACHER = '''"""A frozen body, a teacher that follows its student from some batch on, a queue of keys."""
+
+import copy
+
+import torch
+from torch import nn
+
+from isc_runtime.training.means import Best, Mean
+
+BEST = Best("error", more_is_better=False)
+
+
+class Contrast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU()).requires_grad_(False)
+        self.student = nn.Linear(512, 128)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.register_buffer("queue", torch.randn(64, 128))
+        self.register_buffer("place", torch.tensor(0))
+
+    def forward(self, images):
+        hidden = self.body(images)
+        query, key = self.student(hidden), self.teacher(hidden)
+        loss = (query - key + 0.1).square().mean(1) + (query @ self.queue.clone().T).logsumexp(1) * 0.01
+        if self.training:
+            where = int(self.place)
+            self.queue[where] = key.detach()[0]
+            self.place.fill_((where + 1) % len(self.queue))
+            if where >= 11:  # till then it looks as frozen as the body
+                for old, new in zip(self.teacher.parameters(), self.student.parameters()):
+                    old.data.mul_(0.9).add_(new.data, alpha=0.1)
+        return loss
+
+
+def build_model(name=None):
+    return Contrast()
+
+
+def batch_loss(model, batch):
+    wrong = model(batch[0])
+    return {"loss": Mean(wrong.sum(), len(wrong))}
+
+
+def batch_scores(model, batch):
+    return {"error": batch_loss(model, batch)["loss"]}
+'''
 SAM = '''"""An optimizer around another one, whose state it leaves out of its own."""
 
 import torch
@@ -228,7 +275,11 @@ PHASES = {
     def run(self""",
 }
 FILES = {"data": DATA, "samples": SAMPLES, "model": MODEL, "sam": SAM}
-ODD_ONES = {"odd": (FILES, ODD, ("--workers", "2")), "thawed": ({}, PHASES, ())}
+ODD_ONES: dict[str, tuple[dict[str, str], dict[str, str], tuple[str, ...]]] = {
+    "odd": (FILES, ODD, ("--workers", "2")),
+    "thawed": ({}, PHASES, ()),
+    "teacher": ({"model": TEACHER}, {}, ()),
+}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
