@@ -31,7 +31,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 
 P = ParamSpec("P")
-TORN = "Something else than the optimizer's step changed the weights while they were copied"
+TORN = "Something else than the optimizer's step changes weights, and their copy may be of two instants"
 PATIENCE = 0.5  # seconds between two words of the ranks: nobody takes a slow disk for a hang
 
 

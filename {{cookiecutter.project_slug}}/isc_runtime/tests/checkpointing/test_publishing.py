@@ -22,7 +22,7 @@ from isc_runtime.tests.checkpointing.ranks_that_save import (
 )
 from isc_runtime.tests.processes import run_forked
 
-TORN = "Something else than the optimizer's step changed the weights while they were copied"
+TORN = "Something else than the optimizer's step changes weights, and their copy may be of two instants"
 
 
 def on_two_ranks(directory: Path, parallelism: str, work: Callable[[Training], None], **options: Any) -> str:
