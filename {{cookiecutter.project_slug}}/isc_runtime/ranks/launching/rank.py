@@ -83,8 +83,26 @@ def _code_of(wish: SystemExit) -> int:
     """The exit code that `sys.exit` asks for, whose text is printed."""
     if wish.code is None or isinstance(wish.code, int):
         return wish.code or 0
-    print(wish.code, file=sys.stderr)
+    _say(f"{wish.code}\n")
     return 1
+
+
+def _say(text: str) -> None:
+    """Writes to stderr at once, if there is one: other ranks write to the same log."""
+    if sys.stderr is not None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _show(error: BaseException) -> None:
+    """Shows an error as Python does, or whatever hook the script has set, which writes piece by piece."""
+    stderr, pieces = sys.stderr, io.StringIO()
+    sys.stderr = pieces
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        sys.stderr = stderr
+        _say(pieces.getvalue())
 
 
 def main() -> NoReturn:
@@ -101,8 +119,7 @@ def main() -> NoReturn:
             code = 128 + signal.SIGINT
         except BaseException as error:  # torchrun would keep it for itself
             code = 1
-            shown = error.with_traceback(_within_script(error.__traceback__))
-            sys.excepthook(type(shown), shown, shown.__traceback__)
+            _show(error.with_traceback(_within_script(error.__traceback__)))
     finally:  # whatever a handler of signals raises meanwhile: torchrun would take that for a return
         # multiprocessing would end it without its threads, its exit functions and what its files still hold.
         ctypes.pythonapi.Py_Exit(code)
