@@ -32,6 +32,7 @@ from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.sharding import Part, check_model, is_to_be_sharded, shard
 
 LEAST = 2**16  # bytes; smaller parameters stay whole until the model is sharded
+MMAP_THRESHOLD = -3  # of mallopt(3): what is larger is a mapping of its own, which ends when it is freed
 ATEN = torch.ops.aten
 # They make another view of a tensor, or a new one of its form, and read no value.
 NO_VALUES = {ATEN.detach, ATEN.alias, ATEN.view, ATEN.empty_like, ATEN.zeros_like, ATEN.ones_like}
@@ -86,6 +87,7 @@ Built = tuple[nn.Module | None, Mapping[int, Tensor], str]
 def _build_in_parts(make: Callable[[], nn.Module], index: int, number: int) -> Built:
     """A model whose large parameters are on the meta device, the rows of each that are this rank's, by its
     id, and nothing; or no model, and why it cannot be built so."""
+    return_memory_at_once()
     mode = PartwiseBuild(index, number)
     try:
         with mode:
@@ -200,7 +202,6 @@ class PartwiseBuild(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         for known in [known for known in self._whole if known not in touched and known.storage.resizable()]:
             known.give_back(*self._part)
             self._whole.remove(known)
-            trim_memory()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -292,8 +293,9 @@ class PartwiseBuild(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         return rows
 
 
-def trim_memory() -> None:
-    """Lets the system have what is free between the parts that stay: glibc keeps it, and does not use it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
-    if trim is not None:
-        trim(0)
+def return_memory_at_once() -> None:
+    """From now on the system has what is freed. glibc would keep it between the parts that stay, too small
+    for what comes next, and has a rank need several times its share."""
+    choose = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
+    if choose is not None:
+        choose(MMAP_THRESHOLD, LEAST)
