@@ -43,7 +43,7 @@ demo: venv ## bake a project into build/, train it, kill it, see it go on, rehea
 	$(BIN)/python tests/demo.py
 
 test: venv ## test the template, and a freshly generated project with its own tests
-	$(BIN)/python -m pytest -q -rs $(addprefix --ignore=tests/,$(LANES)) tests
+	$(BIN)/python -m pytest -q -rs --numprocesses=2 --dist=worksteal $(addprefix --ignore=tests/,$(LANES)) tests
 
 lint: venv ## style, types, shell and Dockerfile, of the template and of what it generates
 	$(BIN)/ruff check .
