@@ -220,7 +220,7 @@ def count_cuts(name: str, directory: Path, cuts: int) -> int:
             except (Exception, CheckpointException):  # the latter is none: whatever it is, nothing is loaded
                 lost += 1
     finally:
-        disk.unmount()
+        disk.close()
     return lost
 
 

@@ -92,7 +92,7 @@ def limited(tmp_path: Path) -> Iterator[Path]:
     for command in commands:
         subprocess.run(["btrfs", *command.split()], check=True, capture_output=True)
     yield folder
-    disk.unmount()
+    disk.close()
 
 
 @needs_root

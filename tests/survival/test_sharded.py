@@ -321,7 +321,7 @@ def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str,
             disk.unmount()
             disk.mount()
     finally:
-        disk.unmount()
+        disk.close()
     print(f"sharded, {file_system}, {kind}: {CUTS} power cuts, {acknowledged} saves, 0 lost")
     assert acknowledged >= CUTS
 
