@@ -41,7 +41,7 @@ class Disk:
         with self.image.open("wb") as stream:
             stream.truncate(400 * 2**20)
         subprocess.run([*make, self.image], check=True, capture_output=True)
-        losetup = ["losetup", "--find", "--show", self.image]
+        losetup = ["losetup", "--find", "--show", str(self.image)]
         self._device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
         self.mount()
 
