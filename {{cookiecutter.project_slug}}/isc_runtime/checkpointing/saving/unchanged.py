@@ -79,8 +79,9 @@ class Unchanged:
 
 
 def _is_comparable(buffer: Tensor, tensor: Tensor) -> bool:
-    is_plain = tensor.layout is torch.strided and not is_sharded(tensor) and not tensor.is_inference()
-    return is_plain and not tensor.is_cuda and tensor.is_contiguous() and buffer.is_contiguous()
+    if tensor.device.type != "cpu" or is_sharded(tensor) or tensor.is_inference():
+        return False
+    return tensor.layout is torch.strided and tensor.is_contiguous() and buffer.is_contiguous()
 
 
 def _is_equal(buffer: Tensor, tensor: Tensor) -> bool:
