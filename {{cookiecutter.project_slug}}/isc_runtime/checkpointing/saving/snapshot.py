@@ -246,11 +246,19 @@ def deferrable(optimizers: list[torch.optim.Optimizer], parts: Iterable[Any]) ->
     entries = [entry for optimizer in optimizers for entry in optimizer.state.values()]
     states = [entry.values() if isinstance(entry, Mapping) else (entry,) for entry in entries]
     weights = [weight for part in parts if isinstance(part, nn.Module) for weight in part.parameters()]
-    found: dict[int, list[Tensor]] = {_own(one).data_ptr(): [] for one in weights if not one.requires_grad}
+    found: dict[int, list[Tensor]] = {_address(one): [] for one in weights if not one.requires_grad}
     for tensor in (tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)):
-        found.setdefault(_own(tensor).data_ptr(), []).extend((tensor, _own(tensor)))
-    found.pop(0, None)  # empty ones have no address
+        found.setdefault(_address(tensor), []).extend((tensor, _own(tensor)))
+    found.pop(0, None)
     return found
+
+
+def _address(tensor: Tensor) -> int:
+    """Of this rank's part; 0 if that is empty, or has no memory of its own, as what is sparse."""
+    try:
+        return _own(tensor).data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def _own(tensor: Tensor) -> Tensor:

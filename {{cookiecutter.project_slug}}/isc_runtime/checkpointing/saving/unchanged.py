@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isc_runtime.ranks.shards import is_sharded
-
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
 SMALL = 2**16  # bytes; what is smaller is copied at once
 WORDS = {one.itemsize: one for one in (torch.uint8, torch.int16, torch.int32, torch.int64)}
@@ -56,7 +54,7 @@ class Unchanged:
         return [pair for pair in pairs if not self._is_put_off(*pair)]
 
     def _is_put_off(self, buffer: Tensor, tensor: Tensor) -> bool:
-        if tensor.nbytes < SMALL or not _is_comparable(buffer, tensor):
+        if not _is_comparable(buffer, tensor) or tensor.nbytes < SMALL:
             return False
         form = tensor.data_ptr(), tensor._version
         source = self._sources.get(buffer.data_ptr())
@@ -79,9 +77,11 @@ class Unchanged:
 
 
 def _is_comparable(buffer: Tensor, tensor: Tensor) -> bool:
-    if tensor.device.type != "cpu" or is_sharded(tensor) or tensor.is_inference():
+    """Whether both are nothing but their bytes, one after the other."""
+    if type(tensor) is not Tensor or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         return False
-    return tensor.layout is torch.strided and tensor.is_contiguous() and buffer.is_contiguous()
+    is_more = tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
+    return not is_more and not tensor.is_inference() and tensor.is_contiguous() and buffer.is_contiguous()
 
 
 def _is_equal(buffer: Tensor, tensor: Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from isc_runtime.checkpointing.saving.snapshot import Snapshot, deferrable
+from isc_runtime.errors import IscError
 
 LARGE = 256  # rows and columns: 256 kB
 
@@ -122,6 +123,33 @@ def test_of_any_type_and_size(dtype: torch.dtype) -> None:
     training.body.bias = nn.Parameter(whole[1 : 2 * LARGE * LARGE], requires_grad=False)
     for _ in range(4):
         assert training.save()
+
+
+ODD: dict[str, Callable[[], Tensor]] = {
+    "quantized": lambda: torch.quantize_per_tensor(torch.randn(LARGE, LARGE), 0.1, 0, torch.qint8),
+    "channels last": lambda: torch.randn(2, 3, LARGE, LARGE).to(memory_format=torch.channels_last),
+    "conjugated": lambda: torch.randn(LARGE, LARGE, dtype=torch.complex64).conj(),
+    "negated": lambda: torch.randn(LARGE, LARGE, dtype=torch.complex64).conj().imag,
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # some day there will be none
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_more_than_its_bytes(kind: str) -> None:
+    module, snapshot = nn.Module(), Snapshot()
+    module.weight = nn.Parameter(ODD[kind](), requires_grad=False)
+    for _ in range(4):
+        taken = snapshot.take(dict(module.state_dict()), deferrable([], [module]))
+        snapshot.complete()
+        assert not snapshot.is_torn()
+        assert torch.equal(taken["weight"], module.weight)
+
+
+def test_what_cannot_be_saved_is_refused_in_words() -> None:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.randn(LARGE, LARGE).to_sparse(), requires_grad=False)
+    with pytest.raises(IscError, match="sparse"):
+        Snapshot().take(dict(module.state_dict()), deferrable([], [module]))
 
 
 def test_what_is_thawed_is_trained_and_saved() -> None:
