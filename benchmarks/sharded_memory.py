@@ -26,7 +26,10 @@ from isc_runtime.ranks.building import build
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import clip_gradients, parallelize
 
-WIDTH = 4096  # of a block: 64 MB of weights, as in a language model of some billions
+WIDTHS = {
+    8: 1414,
+    64: 4000,
+}  # of a block by its MB, as in language models of a hundred millions, and of billions
 
 
 class Blocks(nn.Module):
@@ -65,13 +68,13 @@ def train(group: Group, number: int, width: int) -> tuple[int, float]:
     return sum(getattr(one, "to_local", lambda one=one: one)().nbytes for one in kept), seconds
 
 
-def on_each_rank(megabytes: int, place: Path) -> None:
+def on_each_rank(megabytes: int, width: int, place: Path) -> None:
     """Measures; the figures are those of the rank that has needed most."""
     with process_group(Environment.read(), 3600, 3600) as group:
         train(group, 2, 64)
         before = memory("VmHWM")
-        number = max(1, round(megabytes * 1e6 / (4 * WIDTH * (WIDTH + 1))))
-        kept, seconds = train(group, number, WIDTH)
+        number = max(1, round(megabytes * 1e6 / (4 * width * (width + 1))))
+        kept, seconds = train(group, number, width)
         said = group.gather([memory("VmHWM") - before, kept, before, seconds])
         if group.is_master:
             place.write_text(json.dumps(max(said)))
@@ -84,23 +87,24 @@ def main() -> None:
     options.add_argument("--ranks", default="1,2,4")
     arguments = options.parse_args()
     if "RESULT" in os.environ:
-        on_each_rank(arguments.megabytes, Path(os.environ["RESULT"]))
+        on_each_rank(arguments.megabytes, int(os.environ["WIDTH"]), Path(os.environ["RESULT"]))
         return
     report = Report("sharded_memory")
     report.figure("weights, MB", arguments.megabytes)
-    for ranks in map(int, arguments.ranks.split(",")):
-        with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
-            result = Path(directory) / "result"
-            os.environ["RESULT"] = str(result)
-            if start_on_ranks(ranks):
-                sys.exit(f"it failed on {ranks} ranks")
-            needed, kept, before, seconds = json.loads(result.read_text())
-        name = f"{ranks} rank{'s' if ranks > 1 else ''}"
-        report.figure(f"{name}: weights, gradients and optimizer of a rank, MB", kept / 1e6)
-        report.figure(f"{name}: its peak without what torch takes, MB", needed / 1e6)
-        report.figure(f"{name}: what torch takes, MB", before / 1e6)
-        report.figure(f"{name}: seconds to build the model", seconds)
-        report.ratio(f"{name}: peak, against weights, gradients and optimizer", needed / kept, most=1.3)
+    for block, width in WIDTHS.items():
+        for ranks in map(int, arguments.ranks.split(",")):
+            with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+                result = Path(directory) / "result"
+                os.environ.update(RESULT=str(result), WIDTH=str(width))
+                if start_on_ranks(ranks):
+                    sys.exit(f"it failed on {ranks} ranks")
+                needed, kept, before, seconds = json.loads(result.read_text())
+            name = f"{ranks} rank{'s' if ranks > 1 else ''}, blocks of {block} MB"
+            report.figure(f"{name}: weights, gradients and optimizer of a rank, MB", kept / 1e6)
+            report.figure(f"{name}: its peak without what torch takes, MB", needed / 1e6)
+            report.figure(f"{name}: what torch takes, MB", before / 1e6)
+            report.figure(f"{name}: seconds to build the model", seconds)
+            report.ratio(f"{name}: peak, against weights, gradients and optimizer", needed / kept, most=1.3)
     report.write(arguments.json)
 
 
