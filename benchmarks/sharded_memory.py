@@ -26,10 +26,7 @@ from isc_runtime.ranks.building import build
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import clip_gradients, parallelize
 
-WIDTHS = {
-    8: 1414,
-    64: 4000,
-}  # of a block by its MB, as in language models of a hundred millions, and of billions
+WIDTHS = {8: 1414, 64: 4000}  # of a block, by its MB: of a model of millions of weights, and of billions
 
 
 class Blocks(nn.Module):
