@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -31,7 +33,8 @@ class StepGuard:
     That are buffers: running statistics, what spectral norm keeps, queues; and codebooks, which are frozen
     parameters in some models. They are copied before each step: neither torch's batch normalization nor what
     is written through `.data` tells torch's version counter. Buffers and parameters that were bound anew are
-    bound again to what they were. Trained parameters change in a step only, and are not looked at.
+    bound again to what they were; what `get_extra_state` tells, as a count, is set again. Trained parameters
+    change in a step only, and are not looked at.
 
     Where the optimizer can leave a step out by itself (torch's fused ones can), nobody waits for the device:
     it decides, and counts, and `look` reads that once in a while.
@@ -50,6 +53,7 @@ class StepGuard:
         self._is_sharded = any(is_sharded(parameter) for parameter in model.parameters())
         self._tables: list[tuple[Table, Table]] = []  # each with what it held before the forward pass
         self._copies: dict[tuple[int, str], Tensor] = {}  # by the table's number and the tensor's name
+        self._extra: list[tuple[nn.Module, Any]] = []  # what modules told of themselves before it
         self._step: int | None = None  # the last one that was asked about
         self._is_skipped = False  # by one of its optimizers
         self._before = 0, math.inf  # skipped in a row and at which scale, before this step
@@ -63,6 +67,7 @@ class StepGuard:
     def remember(self) -> None:
         """Before the forward pass: this is what a skipped step goes back to."""
         self._tables = [(table, dict(table)) for table in self._find_tables()]
+        self._extra = list(_extra_states(self._model))
         if pairs := list(self._pairs()):
             torch._foreach_copy_([copy for copy, _ in pairs], [tensor for _, tensor in pairs])
 
@@ -109,7 +114,8 @@ class StepGuard:
         if optimizer is not None:
             fuse(optimizer)
         is_possible = optimizer is not None and not scaler.is_enabled() and _can_leave_out(optimizer)
-        # What was bound anew cannot be bound again by a device.
+        # What was bound anew cannot be bound again by a device, nor does it know of extra states.
+        is_possible = is_possible and not self._extra
         is_possible = is_possible and not any(_is_bound_anew(table, before) for table, before in self._tables)
         if is_possible and step != self._waited:  # what is asked twice in a step is asked in one way
             self._leave_out(norm.isfinite().logical_not(), step, optimizer)
@@ -193,6 +199,18 @@ class StepGuard:
         for copy, tensor in self._pairs():
             if not (isinstance(tensor, nn.Parameter) and torch.equal(tensor, copy)):
                 tensor.copy_(copy)
+        for module, state in self._extra:
+            module.set_extra_state(state)
+
+
+def _extra_states(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
+    """The modules that tell more than tensors, and copies of that. Some tell what a device has, packed into
+    bytes, which takes longer than a step."""
+    for module in model.modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            state = module.get_extra_state()
+            if not isinstance(state, Tensor | bytes | io.BytesIO):
+                yield module, deepcopy(state)
 
 
 def _is_bound_anew(table: Table, before: Table) -> bool:

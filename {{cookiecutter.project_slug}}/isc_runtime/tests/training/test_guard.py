@@ -313,6 +313,31 @@ def test_what_follows_a_step_follows_none_that_is_left_out() -> None:
     assert averaged == [1]
 
 
+class Counting(nn.Linear):
+    """Counts its batches, and tells that."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.seen: list[int] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(self.seen))
+        return super().forward(inputs)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_what_a_module_tells_of_itself_is_taken_back(is_fused: bool) -> None:
+    model = Counting()
+    train(model, StepGuard(model, {}, most=5), is_fused, range(6), bad={1, 2, 4})
+    assert model.seen == [0, 1, 2]
+
+
 class Queue(nn.Linear):
     """Binds its buffer anew in the forward pass, every other time."""
 
