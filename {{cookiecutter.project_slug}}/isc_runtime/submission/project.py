@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -81,9 +82,12 @@ def examine(root: Path) -> Report:
     """
     root = root.resolve()
     image = image_content(root)
-    leaks = check_leaks(root, image)
+    with ThreadPoolExecutor(1) as beside:  # while the process that judges the arguments is waited for
+        looking = beside.submit(check_leaks, root, image)
+        found = [*_check(root), *check_image(root, image)]
+    leaks = looking.result()
     has_secrets = any(leak.severity == "error" for leak in leaks)
-    return Report([*leaks, *_check(root), *check_image(root, image)], image, has_secrets)
+    return Report([*leaks, *found], image, has_secrets)
 
 
 def examine_all(root: Path) -> Report:
