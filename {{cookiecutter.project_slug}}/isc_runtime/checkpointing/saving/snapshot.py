@@ -82,7 +82,7 @@ class Snapshot:
         self._deferred = [pair for pair in pairs if deferred.get(pair[1].data_ptr())]
         self._counting = [one for _, tensor in self._deferred for one in deferred[tensor.data_ptr()]]
         self._versions = [tensor._version for tensor in self._counting]
-        self._samples = _sampled([tensor for _, tensor in self._deferred if not tensor.is_cuda])
+        self._samples = samples_of([tensor for _, tensor in self._deferred if not tensor.is_cuda])
         self._is_torn, self._has_changed = None, False
         self._copied.clear()
         if any(tensor.is_cuda for _, tensor in pairs):
@@ -176,9 +176,7 @@ class Snapshot:
         """Torch counts the changes of each tensor, because autograd needs to know of them. It does not count
         those that are made through `.data`: samples of the values show these."""
         versions = [tensor._version for tensor in self._counting]
-        return versions != self._versions or any(
-            not bool(((now == before) | (now != now)).all()) for now, before in self._samples
-        )
+        return versions != self._versions or differ(self._samples)
 
     def _plan(self, state: Any) -> tuple[Any, Pairs]:
         """The copy of a state, its tensors not filled yet, and with what they are to be filled.
@@ -212,7 +210,7 @@ class Snapshot:
         return buffer
 
 
-def _sampled(tensors: list[Tensor]) -> Pairs:
+def samples_of(tensors: list[Tensor]) -> Pairs:
     """Views of some values of some tensors, and copies of them.
 
     What changes weights between two steps changes most of them: clipping, averaging, weight decay by hand.
@@ -223,6 +221,11 @@ def _sampled(tensors: list[Tensor]) -> Pairs:
             view = tensor.view(-1)[:: max(1, tensor.numel() // SAMPLED_VALUES)]
             found.append((view, view.clone()))
     return found
+
+
+def differ(samples: Pairs) -> bool:
+    """Whether a value is another one than when the samples were taken."""
+    return any(not bool(((now == before) | (now != now)).all()) for now, before in samples)
 
 
 def _copy(pairs: Pairs) -> None:
