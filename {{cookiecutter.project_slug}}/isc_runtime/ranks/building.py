@@ -101,9 +101,8 @@ def _build_in_parts(make: Callable[[], nn.Module], index: int, number: int) -> B
             raise
         # A print, or numpy, has found no values, and asked nobody; the user's own error comes again.
         mode.reason = mode.reason or f"in parts it ends with {type(error).__name__}: {error}"
-    if mode.reason:  # whatever became of the error on its way through other code
-        return None, {}, mode.reason
-    return model, rows, ""
+    # Whatever became of the error on its way through other code.
+    return (None, {}, mode.reason) if mode.reason else (model, rows, "")
 
 
 class CannotBuildInParts(RuntimeError):

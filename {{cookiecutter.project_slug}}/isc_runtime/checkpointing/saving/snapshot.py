@@ -77,10 +77,17 @@ class Snapshot:
         self.pin(state)
         copy, pairs = self._plan(state)
         deferred = deferred if self._may_defer else {}
-        frozen = self._unchanged.put_off([one for one in pairs if deferred.get(one[1].data_ptr()) == []])
-        at_once = [pair for pair in pairs if pair[1].data_ptr() not in deferred] + frozen
-        self._deferred = [pair for pair in pairs if deferred.get(pair[1].data_ptr())]
-        self._counting = [one for _, tensor in self._deferred for one in deferred[tensor.data_ptr()]]
+        at_once, frozen, self._deferred, self._counting = Pairs(), Pairs(), [], []
+        for pair in pairs:
+            counting = deferred.get(pair[1].data_ptr())
+            if counting is None:
+                at_once.append(pair)
+            elif counting:
+                self._deferred.append(pair)
+                self._counting += counting
+            else:
+                frozen.append(pair)
+        at_once += self._unchanged.to_copy(frozen)
         self._versions = [tensor._version for tensor in self._counting]
         self._samples = samples_of([tensor for _, tensor in self._deferred if not tensor.is_cuda])
         self._is_torn, self._has_changed = None, False

@@ -38,22 +38,22 @@ class Unchanged:
 
     def __init__(self) -> None:
         self._sources: dict[int, _Source] = {}  # by the address of the buffer
-        self._put_off: Pairs = []
+        self._to_compare: Pairs = []
 
     def forget(self, buffer: Tensor) -> None:
         """Its memory is new."""
         self._sources.pop(buffer.data_ptr(), None)
 
-    def put_off(self, pairs: Pairs) -> Pairs:
+    def to_copy(self, pairs: Pairs) -> Pairs:
         """Those that are to be copied now. The others are to be compared, by `are_unchanged`.
 
         Args:
             pairs: each buffer holds what the last save put into it, if it held one before.
         """
-        self._put_off = []
-        return [pair for pair in pairs if not self._is_put_off(*pair)]
+        self._to_compare = []
+        return [pair for pair in pairs if not self._is_to_compare(*pair)]
 
-    def _is_put_off(self, buffer: Tensor, tensor: Tensor) -> bool:
+    def _is_to_compare(self, buffer: Tensor, tensor: Tensor) -> bool:
         if not _is_comparable(buffer, tensor) or tensor.nbytes < SMALL:
             return False
         form = tensor.data_ptr(), tensor._version
@@ -62,15 +62,15 @@ class Unchanged:
             self._sources[buffer.data_ptr()] = _Source(form)
             return False
         if source.is_proven:
-            self._put_off.append((buffer, tensor))
+            self._to_compare.append((buffer, tensor))
         elif not source.changes:  # once, while the training waits: an average of weights is found here
             source.is_proven = _is_equal(buffer, tensor)
             source.changes = not source.is_proven
         return source.is_proven
 
     def are_unchanged(self) -> bool:
-        """Whether all that was put off equals its copy. In the background."""
-        changed = [buffer for buffer, tensor in self._put_off if not _is_equal(buffer, tensor)]
+        """Whether all that is to be compared equals its copy. In the background."""
+        changed = [buffer for buffer, tensor in self._to_compare if not _is_equal(buffer, tensor)]
         for buffer in changed:
             self.forget(buffer)
         return not changed

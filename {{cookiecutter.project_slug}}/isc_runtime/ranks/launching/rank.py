@@ -98,8 +98,11 @@ def _show(error: BaseException) -> None:
     """Shows an error as Python does, or whatever hook the script has set, which writes piece by piece."""
     stderr, pieces = sys.stderr, io.StringIO()
     sys.stderr = pieces
+    shown = type(error), error, error.__traceback__
     try:
-        sys.excepthook(type(error), error, error.__traceback__)
+        sys.excepthook(*shown)
+    except Exception:  # of the hook, which may want more of a file than this is
+        sys.__excepthook__(*shown)
     finally:
         sys.stderr = stderr
         _say(pieces.getvalue())

@@ -83,6 +83,13 @@ def test_what_two_ranks_say_of_an_error_is_not_mixed(tmp_path: Path) -> None:
     assert node.output.count("<1><2><3>") == node.output.count("<1>") >= 1, node.output
 
 
+@pytest.mark.parametrize("hook", ["1 / 0", "sys.stderr.fileno()", "sys.stderr.buffer.write(b'')"])
+def test_an_error_is_shown_whatever_becomes_of_the_hook_that_is_to_show_it(tmp_path: Path, hook: str) -> None:
+    node = ended(tmp_path, f"sys.excepthook = lambda *_: {hook}; raise ValueError('mine')")
+    assert node.code == 1
+    assert "ValueError: mine" in node.output
+
+
 LOOKS = """
 import atexit, multiprocessing, os, signal, sys, threading, time, numpy, torch
 file = open("said-" + os.environ["RANK"], "w")  # and never closed
