@@ -6,6 +6,7 @@ the journal. What a run had acknowledged must be there.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SOAK
+from test_faults import needs_root
 from trainee import KINDS, Trainee, fork, uninterrupted
 
 FS_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
@@ -56,12 +58,23 @@ class Disk:
         os.close(descriptor)
 
     def unmount(self) -> None:
-        """Unmounts it; a process that still looks away from its end gets a moment."""
-        for _ in range(50):
-            if subprocess.run(["umount", self.mount_point], check=False, capture_output=True).returncode == 0:
-                return
-            time.sleep(0.1)
-        raise AssertionError("the file system stays busy")
+        """Unmounts it, and waits until it is gone.
+
+        A process that still looks away from its end gets a moment. One with mounts of its own, as another
+        test may start, has a copy of this one: as long as it runs, the next mount would get the file system
+        that is shut down, and with it an input/output error.
+        """
+        wait_until(lambda: subprocess.run(["umount", self.mount_point], capture_output=True).returncode == 0)
+        wait_until(self._is_free)
+
+    def _is_free(self) -> bool:
+        try:
+            os.close(os.open(self._device, os.O_RDONLY | os.O_EXCL))  # refused while it is mounted anywhere
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
     def close(self) -> None:
         """Nothing is left of it but the file."""
@@ -69,7 +82,7 @@ class Disk:
         subprocess.run(["losetup", "--detach", self._device], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@needs_root
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("file_system", FILE_SYSTEMS)
 def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str, tmp_path: Path) -> None:
@@ -99,6 +112,29 @@ def test_what_was_acknowledged_survives_a_power_cut(file_system: str, kind: str,
         disk.close()
     print(f"{file_system}, {kind}: {TRIALS} power cuts, {acknowledged} saves, 0 lost")
     assert acknowledged >= TRIALS
+
+
+@needs_root
+def test_a_copy_of_the_mount_in_another_process_is_waited_for(tmp_path: Path) -> None:
+    disk = Disk(tmp_path, FILE_SYSTEMS["ext4"])
+    command = ["unshare", "--mount", "sh", "-c", "echo && sleep 1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()  # it has its copy
+        disk.cut_power()
+        disk.unmount()
+        assert other.poll() == 0
+        disk.mount()
+        (disk.mount_point / "new").touch()
+    disk.close()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if done():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the file system stays busy")
 
 
 def save_for_ever(kind: str, directory: Path, tell: Callable[[str], None]) -> None:
