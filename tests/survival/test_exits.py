@@ -26,7 +26,7 @@ from isc_runtime.ranks.reporting import reported
 from ranks import free_port
 from trainee import fork
 
-EXITS = 5 if SOAK == 1 else 25 * SOAK  # of each kind
+EXITS = 5 if SOAK == 1 else 250 * SOAK  # of each kind
 BATCHES = 5
 
 
