@@ -42,13 +42,14 @@ def capture(device: torch.device) -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     numpy_state: dict[str, Any] = dict(np.random.get_state(legacy=False))
     numpy_state["state"] = {**numpy_state["state"], "key": numpy_state["state"]["key"].tobytes()}
-    of_mac = {"mps": torch.mps.get_rng_state().numpy().tobytes()} if device.type == "mps" else {}  # not seen
+    of_device = {"cuda": None}
+    if device.type != "cpu":  # not seen of a Mac's
+        of_device[device.type] = torch.get_device_module(device).get_rng_state().numpy().tobytes()
     return {
-        **of_mac,
         "python": (version, array("I", internal).tobytes(), gauss),
         "numpy": numpy_state,
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "cuda": torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else None,
+        **of_device,
     }
 
 
@@ -61,10 +62,8 @@ def restore(state: dict[str, Any], device: torch.device) -> None:
     key = np.array(array("I", numpy_state["state"]["key"]), dtype=np.uint32)
     np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
     torch.set_rng_state(_tensor(state["torch"]))
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(_tensor(state["cuda"]), device)
-    if device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(_tensor(state["mps"]))
+    if device.type != "cpu" and state.get(device.type) is not None:
+        torch.get_device_module(device).set_rng_state(_tensor(state[device.type]))
 
 
 def _tensor(state: bytes | torch.Tensor) -> torch.Tensor:

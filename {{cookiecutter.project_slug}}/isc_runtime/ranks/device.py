@@ -20,18 +20,25 @@ def choose_device(environment: Environment) -> torch.device:
     asked, is_alone = environment.device, environment.world_size == 1
     if asked == "cpu":
         return torch.device("cpu")
-    if environment.needs_gpus or (asked == "auto" and torch.cuda.is_available()):
+    found = _found()
+    if environment.needs_gpus or (asked == "auto" and found == "cuda"):
         return _own_gpu(environment)
-    if asked == "mps" or (is_alone and torch.backends.mps.is_available()):  # not seen: no Mac was at hand
-        if torch.backends.mps.is_available() and is_alone:
+    if asked == "mps" or (is_alone and found == "mps"):  # not seen: no Mac was at hand
+        if found == "mps" and is_alone:
             return torch.device("mps")
         hint = "It takes a Mac with Apple silicon, and a single rank: choose --device cpu."
         raise IscError("The GPU of a Mac cannot be used here", "--device mps", hint)
     return torch.device("cpu")
 
 
+def _found() -> str:
+    """The kind of accelerator that this machine has and this torch can use; "cpu" if there is none."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found else "cpu"
+
+
 def _own_gpu(environment: Environment) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.accelerator.device_count() if _found() == "cuda" else 0
     if count == 0:
         gpus.require_gpus(environment.asked_device)
         raise IscError(
@@ -45,7 +52,7 @@ def _own_gpu(environment: Environment) -> torch.device:
             f"LOCAL_RANK={environment.local_rank}",
             "Start as many processes per node as it has GPUs (N_PROC, --nproc-per-node).",
         )
-    torch.cuda.set_device(environment.local_rank)
+    torch.accelerator.set_device_index(environment.local_rank)
     return torch.device("cuda", environment.local_rank)
 
 
@@ -63,5 +70,5 @@ def use_in_this_thread(device: torch.device) -> None:
     """Makes a rank's GPU the current one of a new thread. Without that it is GPU 0, and whatever the thread
     asks of CUDA takes memory there, for each rank of the node.
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if device.index is not None:  # there may be more than this one
+        torch.accelerator.set_device_index(device)

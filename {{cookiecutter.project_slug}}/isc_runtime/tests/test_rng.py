@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import random
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from isc_runtime import rng
@@ -37,6 +39,22 @@ def test_what_version_0_1_0_has_saved_is_restored() -> None:
     expected = draw()
     rng.restore(state, CPU)
     assert draw() == expected
+
+
+@pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("mps")])
+def test_the_generator_of_an_accelerator_goes_on(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    own, states = torch.Generator(), rng.capture(CPU)
+    accelerator = SimpleNamespace(get_rng_state=own.get_state, set_rng_state=own.set_state)
+    monkeypatch.setattr(torch, "get_device_module", {device: accelerator}.__getitem__)
+    file = io.BytesIO()
+    torch.save(rng.capture(device), file)
+    expected = torch.rand(3, generator=own)
+    rng.restore(states, device)  # of a run on a CPU: there is none of this device
+    file.seek(0)
+    rng.restore(torch.load(file, weights_only=True), device)
+    assert torch.equal(torch.rand(3, generator=own), expected)
 
 
 def test_a_seed_decides_every_generator() -> None:

@@ -49,7 +49,8 @@ class Snapshot:
         self._is_torn: bool | None = None  # not known before the step
         self._unchanged = Unchanged()
         self._has_changed = False  # what is frozen
-        self._may_defer = True
+        # Two threads that use a Mac's GPU at once may kill the process (pytorch/pytorch#197805, torch 2.14).
+        self._may_defer = device.type != "mps"
         self._lock = threading.Lock()  # the background asks whether it is torn, the training decides
         self._copied = threading.Event()
         self._copied.set()

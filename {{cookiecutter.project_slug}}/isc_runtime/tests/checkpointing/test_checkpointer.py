@@ -522,7 +522,9 @@ def test_threads_use_the_gpu_of_their_rank(store: Store, monkeypatch: pytest.Mon
     """A new thread's is number 0: every rank of a node would take memory there."""
     chosen: list[tuple[str, torch.device]] = []
     monkeypatch.setattr(
-        torch.cuda, "set_device", lambda device: chosen.append((threading.current_thread().name, device))
+        torch.accelerator,
+        "set_device_index",
+        lambda device: chosen.append((threading.current_thread().name, device)),
     )
     device = torch.device("cuda", 3)
     equipment = save_module.Equipment(store, Group(Environment(), device))

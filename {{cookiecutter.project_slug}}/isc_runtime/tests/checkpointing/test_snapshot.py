@@ -133,6 +133,19 @@ def test_a_change_that_is_not_the_step_s_is_noticed_and_nothing_put_off_any_more
     assert not training.snapshot.is_torn()
 
 
+def test_nothing_is_left_to_another_thread_on_a_mac() -> None:
+    """Two threads that use its GPU at once may kill the process."""
+    training = Training()
+    training.snapshot = Snapshot(torch.device("mps"))
+    expected = copy.deepcopy(training.state())
+    taken = training.take()
+    assert differences(taken, expected) == []  # before anybody has completed it
+    training.step()
+    training.snapshot.complete()
+    assert differences(taken, expected) == []
+    assert not training.snapshot.is_torn()
+
+
 class Event:
     """As CUDA's: it knows when the stream came to it."""
 

@@ -38,17 +38,20 @@ def test_a_device_that_is_not_there_is_not_replaced(environment: Environment, sa
 
 @pytest.mark.parametrize("is_mac", [True, False])
 def test_a_laptop_takes_what_is_there(monkeypatch: pytest.MonkeyPatch, is_mac: bool) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: is_mac)
+    mac = torch.device("mps") if is_mac else None
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: mac)
     assert choose_device(Environment()).type == ("mps" if is_mac else "cpu")
     assert choose_device(Environment(world_size=2)).type == "cpu"  # gloo knows nothing of a Mac's GPU
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    chosen: list[int] = []
+    card = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: card)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
     assert choose_device(Environment(local_rank=1, world_size=4)) == torch.device("cuda", 1)
+    assert chosen == [1]
     with pytest.raises(IscError, match="no GPU for this rank: the node has 2: LOCAL_RANK=2"):
         choose_device(Environment(local_rank=2, world_size=4))
 
