@@ -1,7 +1,7 @@
 """Files that hold a secret: told by their names, or by the tokens that are found in them.
 
 The list is small on purpose: what leaks from research projects, and can be told without guessing. The hook in
-.pre-commit-config.yaml runs a scanner that knows more.
+.pre-commit-config.yaml runs a scanner that knows more, and these tokens by a plugin.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], bytes], ...] = (
         rb"(?<!github)://[^\s/?#@:\"'<>`{}$\\]{0,99}:(?P<password>[^\s/?#@:\"'<>`{}$\\]{3,99})@(?!sha256:)[\w\[]",
     ),
 )
-_PATTERNS = [(kind, mark, re.compile(pattern)) for kind, marks, pattern in _KINDS for mark in marks]
+PATTERNS = [(kind, mark, re.compile(pattern)) for kind, marks, pattern in _KINDS for mark in marks]
 _NO_HOST = re.compile(rb"(?:[\w-]+\.)*example\.(?:com|org|net)\b")  # reserved for documentation: RFC 2606
-_PLACEHOLDER = re.compile(rb"(?i)example|your|redacted|(.)\1{7}")  # in a token: it stands for one
+PLACEHOLDER = re.compile(rb"(?i)example|your|redacted|(.)\1{7}")  # in a token: it stands for one
 _NO_PASSWORD = re.compile(
     rb"(?i)x+|\*+|\.+|(my[-_]?)?pass(word|wd)?|pwd?|secret|token|changeme|key|api[-_]?key"
 )
@@ -158,7 +158,7 @@ def _search_text(text: bytes, is_first: bool, is_last: bool) -> Token | None:
     What touches an end of the part is not whole: it is seen with the part before or after this one.
     """
     found = []
-    for kind, mark, pattern in _PATTERNS:
+    for kind, mark, pattern in PATTERNS:
         at = text.find(mark)
         while at >= 0:
             match = pattern.match(text, at)
@@ -177,4 +177,4 @@ def _is_meant(match: re.Match[bytes]) -> bool:
         return False
     end = match.string.find(b"\n", match.end())
     line = match.string[match.string.rfind(b"\n", 0, match.start()) + 1 : end if end >= 0 else None]
-    return _PLACEHOLDER.search(match[0]) is None and ALLOWED not in line
+    return PLACEHOLDER.search(match[0]) is None and ALLOWED not in line
