@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from readmes import commands, in_words_of
+from readmes import commands, gigabytes, in_words_of, stated
 
 from baking import ROOT, git, words_of
 from empty_machine import MISSING, EmptyMachine, debian
 from host_pip import settings
 
+NEAR = 0.15  # "1.6 GB" may be 1.4 or 1.8: it changes with each release of torch
 RUNS_THIS = {"make test"}  # the tests that CI runs before these; once is enough
 
 
@@ -70,6 +71,9 @@ def test_the_template_s_readme(newcomer: EmptyMachine | ThisHost) -> None:
     assert re.search(r"Killed after the checkpoint of step (\d+), resumed at step \1", said)
     assert "Ready to submit: interrupted 1 time" in said
     newcomer.follow(['test -z "$(git status --porcelain)"'], f"{newcomer.home}/isc-template")
+    taken = gigabytes(newcomer.path(f"{newcomer.home}/isc-template/.venv"))
+    print(f"isc-template: {taken:.2f} GB")
+    assert taken == pytest.approx(stated(ROOT / "README.md", r"\| disk \| ([\d.]+) GB"), rel=NEAR)
 
 
 def test_the_generated_project_s_readme(newcomer: EmptyMachine | ThisHost) -> None:
@@ -85,6 +89,9 @@ def test_the_generated_project_s_readme(newcomer: EmptyMachine | ThisHost) -> No
     assert "Ready to submit: interrupted 2 times, its final weights are bit for bit those of" in said
     assert "isc_project_id" in said or "project is still open" in said
     assert (project / "checkpoints" / "resume.pth").exists()  # a folder, after a sharded training
+    taken = gigabytes(project / ".venv")
+    print(f"a project, for CPUs: {taken:.2f} GB")
+    assert taken == pytest.approx(stated(project / "README.md", r"([\d.]+) GB of disk for torch"), rel=NEAR)
 
 
 def test_every_target_that_a_readme_names_exists() -> None:

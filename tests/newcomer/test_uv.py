@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from readmes import in_words_of
+from readmes import gigabytes, in_words_of, stated
 
 from baking import BIN, ROOT, Bake, words_of
 from empty_machine import HOME, MISSING, EmptyMachine, debian
@@ -48,14 +48,17 @@ def test_from_nothing_but_uv_to_a_rehearsed_project(tmp_path: Path) -> None:
     enters = "printf '%.0s\\n' {1..50} | "  # Enter is a good answer to each question
     machine.follow([f"{enters}{create}"])
     project = f"{HOME}/isc-experiment"
-    readme = (machine.path(project) / "README.md").read_text()
+    readme = machine.path(project) / "README.md"
     lines = ["uv sync", "make lock", "uv run train.py", "uv run python -m isc_runtime rehearse --stand-in"]
-    assert all(f"`{line}`" in readme for line in lines)
+    assert all(f"`{line}`" in readme.read_text() for line in lines)
     said = machine.follow(lines, project)  # with torch for CUDA, as on anybody's Linux: 3 GB
     assert "Training is complete" in said
     assert "Ready to submit: interrupted 2 times, its final weights are bit for bit those of" in said
     installed = machine.path(project) / ".venv"
     assert not list(installed.glob("lib/python*/site-packages/pip")), "or this shows nothing"
+    taken = gigabytes(installed)
+    print(f"a project, for CUDA: {taken:.2f} GB")
+    assert taken == pytest.approx(stated(readme, r"or ([\d.]+) GB with CUDA"), rel=0.15)
     machine.remove()
 
 
