@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -22,14 +23,15 @@ from isc_runtime.tests.processes import Place, differences, rest_of, wait_for
 from isc_runtime.training.batches import to_device
 from isc_runtime.training.means import Totals
 
-SCRIPT = PROJECT / "train.py"
-ARGUMENTS = ("--epochs", "3", "--save-steps", "5", "--log-steps", "1", "--device", "cuda")
+SCRIPT, ONE_CARD = PROJECT / "train.py", Path(__file__).with_name("one_card.py")
+HERE = "cuda" if torch.cuda.is_available() else "cpu"  # for what is true anywhere
+ARGUMENTS = ("--epochs", "3", "--save-steps", "5", "--log-steps", "1", "--device", HERE)
 GPU = torch.device("cuda", 0)
 
 
-def place(directory: Path) -> Place:
+def place(directory: Path, script: Path = SCRIPT) -> Place:
     directory.mkdir(exist_ok=True)
-    return Place(directory, script=SCRIPT, variables={DEVICE: "cuda"})
+    return Place(directory, script=script, variables={DEVICE: HERE})
 
 
 SHARDED = ("--parallelism", "fsdp", "--model", "transformer")
@@ -60,6 +62,43 @@ def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(
     resumed = killed.run(*ARGUMENTS, *more, ranks=ranks)
     assert "Resumed from" in resumed.output
     assert differences(weights_of(whole), weights_of(killed)) == []
+
+
+@pytest.mark.anywhere
+def test_two_ranks_on_one_card_are_exact(tmp_path: Path) -> None:
+    """As above, with the group of ranks that a single GPU can have."""
+    whole, killed = (place(tmp_path / name, ONE_CARD) for name in ("whole", "killed"))
+    ended = whole.run(*ARGUMENTS, ranks=2)
+    assert ended.code == 0, ended.output
+    assert f"Training on 2 x {HERE}" in ended.output
+    process = killed.start(*ARGUMENTS, ranks=2)
+    wait_for(process, "step 23:")
+    process.kill()
+    rest_of(process)
+    assert "Resumed from" in killed.run(*ARGUMENTS, ranks=2).output
+    assert differences(weights_of(whole), weights_of(killed)) == []
+
+
+@pytest.mark.anywhere
+def test_the_project_s_own_tests(project: Path) -> None:
+    """Those of the training, its processes on the GPU; the one with two ranks needs two."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        os.devnull,
+        "--rootdir=.",
+        "-p",
+        "no:cacheprovider",
+    ]
+    if torch.cuda.device_count() == 1:
+        killed = "tests/test_train.py::test_a_killed_run_ends_as_if_it_had_not_been_killed"
+        command += ["--deselect", f"{killed}[ISC, two ranks]"]
+    environment = {**os.environ, DEVICE: HERE}
+    ended = subprocess.run([*command, "tests"], cwd=project, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def weights_of(trained: Place) -> Any:
@@ -104,13 +143,18 @@ command = "bash /root/project/launch.sh"
 """
 
 
-@pytest.mark.anywhere
-def test_a_rehearsal(tmp_path: Path) -> None:
-    """Of the template as it stands, with a launch file: there may be no cookiecutter here."""
-    project = tmp_path / "project"
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The template as it stands, with a launch file: there may be no cookiecutter here."""
+    copied = tmp_path / "project"
     leftovers = shutil.ignore_patterns("checkpoints", "runs", "rehearsals", "__pycache__", ".*cache", ".venv")
-    shutil.copytree(PROJECT, project, ignore=leftovers)
-    (project / "experiment.isc").write_text(LAUNCH_FILE)
+    shutil.copytree(PROJECT, copied, ignore=leftovers)
+    (copied / "experiment.isc").write_text(LAUNCH_FILE)
+    return copied
+
+
+@pytest.mark.anywhere
+def test_a_rehearsal(project: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -124,7 +168,7 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     more = ["1", "--cycles", "1", "--", "--epochs", "2", "--save-steps", "5"]
     ended = subprocess.run([*command, *more], cwd=project, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    where = "GPUs, by NCCL" if torch.cuda.is_available() else "the CPU, by gloo"
+    where = "GPUs, by NCCL" if HERE == "cuda" else "the CPU, by gloo"
     assert f"1 ranks on {where}" in ended.stdout
     assert "bit for bit those of an uninterrupted run" in ended.stdout
 

@@ -83,7 +83,8 @@ class Place:
             "PYTHONPATH": os.pathsep.join([str(PROJECT), *python_path_for_children()]),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            DEVICE: "cpu",  # asked for by name: on the ISC a training without GPUs is refused
+            # Asked for by name: on the ISC a training without GPUs is refused.
+            DEVICE: inherited.get(DEVICE, "cpu"),
         }
         if self.isc_mode:
             environment["LOSSY_ARTIFACT_PATH"] = str(self.logs)
