@@ -28,7 +28,7 @@ INDEX = "https://download.pytorch.org/whl/"  # and the build's name
 CPU_WHEELS = ("--extra-index-url", f"{INDEX}cpu")
 GROUP = "dev"
 # Of Linux, for torch 2.13: what pip downloads, and what it takes on the disk. Measured, with all the rest.
-SIZES = {"cpu": "0.4 GB to download, 1.6 GB on the disk", "cuda": "3 GB to download, 6 GB on the disk"}
+SIZES = {"cpu": "0.4 GB to download, 1.6 GB on the disk", "cuda": "3 GB to download, 5.5 GB on the disk"}
 
 
 def install(root: Path, torch: str, cpu_wheels: Sequence[str] = (), extras: str = "") -> int:
