@@ -73,7 +73,7 @@ def resume(
         if options.init_from is not None:
             begin_with(options.init_from, parts, options.init_partly, group)
         equipment.not_finite = group.each(lambda: look_at(training))
-        equipment.unsaved = Unsaved(training)
+        equipment.unsaved = Unsaved(training, group)
         logger.info("No checkpoint in %s: training starts at step 0", store.directory)
         return None
     entry, manifest = chosen.entry, chosen.manifest
@@ -81,7 +81,7 @@ def resume(
         logger.info("[INIT] There is a checkpoint to go on from: --init-from is not used")
     saves = group.each(lambda: load(parts, chosen, group, asked))
     equipment.not_finite = group.each(lambda: look_at(training))
-    equipment.unsaved = Unsaved(training)
+    equipment.unsaved = Unsaved(training, group)
     if group.device.type == "cuda":  # its first save need not wait for this memory
         state = collect(training)
         if group.is_master or store.in_folders:

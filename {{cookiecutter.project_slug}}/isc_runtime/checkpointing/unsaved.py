@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from isc_runtime.checkpointing.held import attribute_of, has_method
 from isc_runtime.ranks.buffers import is_plain
+from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.weights import unlike_weights
 from isc_runtime.tree import leaves
 
 PLAIN = (bool, int, float, complex, str, bytes, np.generic)
@@ -41,19 +43,24 @@ class Unsaved:
     containers of them, and random number generators. A tensor that is made once, and a dict that only grows,
     are taken for a cache. What worker processes change in their copies of a dataset is not seen.
 
+    And weights that are not the first rank's, which are saved.
+
     Args:
         training: as it is before the first batch.
+        group: the ranks.
     """
 
-    def __init__(self, training: Any) -> None:
+    def __init__(self, training: Any, group: Group) -> None:
         self._training = training
+        self._group = group
         self._kind = type(training).__name__
         self._named: set[str] = set()
         self._saves = 0
+        self._is_apart = False
         self._marks = self._look(frozenset())
 
     def saved(self, state: Any) -> None:
-        """To be called with what is saved, each time. It looks at the 1st, 2nd, 4th, 8th time, ..."""
+        """To be called with what is saved, each time. It looks at the 1st, 2nd, 4th, ... time. A collective."""
         self._saves += 1
         if self._saves & (self._saves - 1):
             return
@@ -62,6 +69,23 @@ class Unsaved:
                 "[STATE] %s changes in training and is not saved: a resume would begin with a new one. %s; "
                 "or add %r to %s.left_out if it comes out the same, as a cache does.",
                 *(name, _advice(name, self._kind), name.removeprefix(f"{self._kind}."), self._kind),
+            )
+
+        self._compare_weights()
+
+    def _compare_weights(self) -> None:
+        """Warns once if the ranks have come apart. A collective."""
+        parts = self._training.state()
+        modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+        found = None if self._is_apart else unlike_weights(modules, self._group)
+        if found is not None:
+            self._is_apart = True
+            logger.warning(
+                "[STATE] The weights of the ranks have come apart: %s of rank %d is not that of rank 0. Only "
+                "rank 0's are saved, and a resume would give them to all. Gradients are the same on all ranks "
+                "after the whole backward pass, not in its hooks; what a forward pass writes belongs into a "
+                "buffer, and not into a parameter, be it frozen.",
+                *reversed(found),
             )
 
     def changed(self, state: Any) -> list[str]:

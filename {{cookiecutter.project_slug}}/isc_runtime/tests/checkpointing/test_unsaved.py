@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,13 @@ from torch import Tensor, nn
 
 from isc_runtime.checkpointing.parts import State
 from isc_runtime.checkpointing.unsaved import Unsaved
+from isc_runtime.environment import Environment
+from isc_runtime.logs import configure_logging
+from isc_runtime.ranks.group import process_group
+from isc_runtime.tests.processes import run_forked
 from isc_runtime.training.loaders import Data
+
+ALONE: Any = SimpleNamespace(world_size=1)
 
 
 class Block(nn.Module):
@@ -79,7 +87,7 @@ def changed(
     """What is named after something was done to a training."""
     training = Trainer(block())
     training.left_out = left_out
-    unsaved = Unsaved(training)
+    unsaved = Unsaved(training, ALONE)
     change(training)
     state = {"model": training.model.state_dict(), "metrics": training.metrics}
     found = unsaved.changed(state)
@@ -135,7 +143,7 @@ def test_a_module_that_tells_of_itself_is_believed() -> None:
 
 def test_a_mask_that_changes_once_more_is_no_cache() -> None:
     training = Trainer(Block())
-    unsaved = Unsaved(training)
+    unsaved = Unsaved(training, ALONE)
     training.model.mask = torch.ones(2)
     assert unsaved.changed({}) == []
     training.model.mask = torch.zeros(2)
@@ -145,7 +153,7 @@ def test_a_mask_that_changes_once_more_is_no_cache() -> None:
 def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
     """The 1st, 2nd, 4th, 8th, ... of a start."""
     training = Trainer(Block())
-    unsaved = Unsaved(training)
+    unsaved = Unsaved(training, ALONE)
     for number in range(1, 9):
         training.weight = 1.0 if number >= 5 else 0.0
         unsaved.saved({})
@@ -156,6 +164,29 @@ def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
 def test_what_cannot_be_asked_stops_no_training() -> None:
     training: Any = Trainer(Block())
     training.model.own = torch.ones(2).to_sparse()
-    unsaved = Unsaved(training)
+    unsaved = Unsaved(training, ALONE)
     training.state = None
     assert unsaved.changed({}) == []
+
+
+def test_ranks_that_come_apart_are_warned(tmp_path: Path) -> None:
+    """Once: an optimizer that steps in hooks of the backward pass has this rank's gradients only."""
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            configure_logging(group.is_master)
+            training = Trainer(Block().requires_grad_(False))
+            for parameter in training.model.parameters():
+                parameter.fill_(1.0)
+            unsaved = Unsaved(training, group)
+            unsaved.saved({"model": training.model.state_dict()})
+            print("equal so far")
+            training.model.linear.bias[0] = group.rank
+            for _ in range(3):
+                unsaved.saved({"model": training.model.state_dict()})
+
+    ended = run_forked(tmp_path, work)
+    assert [one.code for one in ended] == [0, 0], ended
+    before, _, after = ended[0].output.partition("equal so far")
+    assert "[STATE]" not in before
+    assert after.count("have come apart: model.linear.bias of rank 1 is not that of rank 0") == 1
