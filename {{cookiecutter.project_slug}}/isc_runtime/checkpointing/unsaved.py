@@ -60,7 +60,7 @@ class Unsaved:
         self._marks = self._look(frozenset())
 
     def saved(self, state: Any) -> None:
-        """To be called with what is saved, each time. It looks at the 1st, 2nd, 4th, ... time. A collective."""
+        """To be called at each save, with what is saved: looks at the 1st, 2nd, 4th, ... A collective."""
         self._saves += 1
         if self._saves & (self._saves - 1):
             return
@@ -82,9 +82,9 @@ class Unsaved:
             self._is_apart = True
             logger.warning(
                 "[STATE] The weights of the ranks have come apart: %s of rank %d is not that of rank 0. Only "
-                "rank 0's are saved, and a resume would give them to all. Gradients are the same on all ranks "
-                "after the whole backward pass, not in its hooks; what a forward pass writes belongs into a "
-                "buffer, and not into a parameter, be it frozen.",
+                "rank 0's are saved, and a resume would give them to all. Gradients are the same on all "
+                "ranks after the whole backward pass, not in its hooks; what a forward pass writes belongs "
+                "into a buffer, and not into a parameter, be it frozen.",
                 *reversed(found),
             )
 
