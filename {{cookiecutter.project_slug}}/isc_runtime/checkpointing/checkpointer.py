@@ -215,6 +215,8 @@ class Checkpointer:
         failed, forced = self.group.largest(error is not None, bool(force or anchor))
         if failed:
             raise next(filter(None, self.group.gather(error)))
+        if self.equipment.unsaved:
+            self.equipment.unsaved.saved(parts)
         known = self.group.to_master(own)
         if not self._is_size_known:  # only now the optimizers have made their state
             self.group.master(lambda: self.store.check_room(size_of(parts)))

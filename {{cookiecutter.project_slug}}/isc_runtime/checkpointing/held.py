@@ -22,7 +22,13 @@ def held_by(holder: Any) -> Iterator[tuple[str, Any]]:
         if type(value) in (list, tuple):
             yield from ((f"{name}[{index}]", part) for index, part in enumerate(value))
         elif type(value) is dict:
-            yield from ((f"{name}[{key!r}]", part) for key, part in value.items())
+            for index, (key, part) in enumerate(value.items()):  # a parameter may be a key
+                shown = (
+                    repr(key)
+                    if isinstance(key, str | int | float | None)
+                    else f"{type(key).__name__} {index}"
+                )
+                yield f"{name}[{shown}]", part
 
 
 def attribute_of(holder: Any, name: str) -> Any:

@@ -116,21 +116,23 @@ def _parameters(module: nn.Module) -> Iterator[str]:
 
 def warn_of_what_is_left_out(training: Training) -> None:
     """Names what the training holds that has a state and is not saved."""
-    kind = type(training).__name__
+    kind, said = type(training).__name__, set[str]()
     for name in left_out(training):
-        part, _, attribute = name.partition(".")
+        holder, _, within = name.partition("[")  # a key may hold a point
+        part, _, attribute = holder.partition(".")
         if attribute:
             logger.warning(
                 "[STATE] %r holds %s and leaves it out of its state_dict: a resume would begin with a new "
                 "one. Add it to what state() returns, under a name of its own, or %r to %s.left_out if that "
                 "is what you want.",
-                *(part, attribute, name, kind),
+                *(part, name.removeprefix(f"{part}."), name, kind),
             )
-        else:
+        elif holder not in said:  # of a hundred that one list holds the first
+            said.add(holder)
             logger.warning(
                 "[STATE] %s.%s has a state_dict and is not saved: a resume would begin with a new one. Add "
-                "%r to what state() returns, or to %s.left_out if that is what you want.",
-                *(kind, name, name.partition("[")[0], kind),
+                "%r to what state() returns%s, or to %s.left_out if that is what you want.",
+                *(kind, name, holder, ", by an object with state_dict" if within else "", kind),
             )
     for name, value in steps_without_state(training):
         if name.partition("[")[0] not in getattr(training, "left_out", ()):

@@ -22,6 +22,7 @@ from isc_runtime.checkpointing.parts import (
 from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.saving.save import Equipment
 from isc_runtime.checkpointing.saving.state_size import expected_size
+from isc_runtime.checkpointing.unsaved import Unsaved
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.position import Position
 
@@ -50,7 +51,7 @@ def resume(
         run: what the training runs in.
         training: what is restored.
         options: whether to start over, and what to begin with.
-        equipment: told which tensors are not finite at the start.
+        equipment: told which tensors are not finite at the start, and what to look at while it trains.
         asked: what the command line asks for.
 
     Returns:
@@ -72,6 +73,7 @@ def resume(
         if options.init_from is not None:
             begin_with(options.init_from, parts, options.init_partly, group)
         equipment.not_finite = group.each(lambda: look_at(training))
+        equipment.unsaved = Unsaved(training, group)
         logger.info("No checkpoint in %s: training starts at step 0", store.directory)
         return None
     entry, manifest = chosen.entry, chosen.manifest
@@ -79,6 +81,7 @@ def resume(
         logger.info("[INIT] There is a checkpoint to go on from: --init-from is not used")
     saves = group.each(lambda: load(parts, chosen, group, asked))
     equipment.not_finite = group.each(lambda: look_at(training))
+    equipment.unsaved = Unsaved(training, group)
     if group.device.type == "cuda":  # its first save need not wait for this memory
         state = collect(training)
         if group.is_master or store.in_folders:

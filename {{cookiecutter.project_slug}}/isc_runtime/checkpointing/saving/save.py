@@ -27,6 +27,7 @@ from isc_runtime.checkpointing.saving.background import Background
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot
 from isc_runtime.checkpointing.stores.store import Store
+from isc_runtime.checkpointing.unsaved import Unsaved
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 
@@ -50,6 +51,7 @@ class Equipment:
         modules: the names of the parts that are modules.
         not_finite: the names of those of their tensors that were not finite at the start, as a mask may be.
         trained: the names of their parameters.
+        unsaved: told of each save, once the training has begun.
     """
 
     store: Store
@@ -62,6 +64,7 @@ class Equipment:
     modules: frozenset[str] = frozenset()
     not_finite: frozenset[str] = frozenset()
     trained: frozenset[str] = frozenset()
+    unsaved: Unsaved | None = None
 
     def __post_init__(self) -> None:
         device = self.group.device

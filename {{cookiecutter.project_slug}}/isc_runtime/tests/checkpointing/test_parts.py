@@ -50,6 +50,21 @@ def test_what_lists_and_dicts_hold_is_found_too() -> None:
     assert left_out(training) == []
 
 
+def test_keys_of_any_kind_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """An optimizer for each parameter, as those have who step in a hook; a name with points in it."""
+    training = Forgetful()
+    training.left_out = ("average", "optimizer")
+    parameters = list(training.model.parameters())
+    members = {one: torch.optim.Adam([one]) for one in parameters}
+    training.__dict__ |= {"members": members, "named": {"0.weight": torch.optim.Adam(parameters)}}
+    warn_of_what_is_left_out(training)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2, "one for all that a dict holds"
+    assert "Forgetful.members[Parameter 0] has a state_dict and is not saved" in said[0]
+    assert "Forgetful.named['0.weight'] has a state_dict and is not saved" in said[1]
+    assert "Add 'named' to what state() returns, by an object with state_dict" in said[1]
+
+
 def test_what_an_optimizer_wraps_and_forgets_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Wrapping(torch.optim.SGD):
         def __init__(self, parameters: Any) -> None:
