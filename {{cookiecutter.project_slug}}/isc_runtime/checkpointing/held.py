@@ -23,12 +23,8 @@ def held_by(holder: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}[{index}]", part) for index, part in enumerate(value))
         elif type(value) is dict:
             for index, (key, part) in enumerate(value.items()):  # a parameter may be a key
-                shown = (
-                    repr(key)
-                    if isinstance(key, str | int | float | None)
-                    else f"{type(key).__name__} {index}"
-                )
-                yield f"{name}[{shown}]", part
+                is_short = isinstance(key, str | int | float | None)
+                yield f"{name}[{repr(key) if is_short else f'{type(key).__name__} {index}'}]", part
 
 
 def attribute_of(holder: Any, name: str) -> Any:

@@ -70,7 +70,6 @@ class Unsaved:
                 "or add %r to %s.left_out if it comes out the same, as a cache does.",
                 *(name, _advice(name, self._kind), name.removeprefix(f"{self._kind}."), self._kind),
             )
-
         self._compare_weights()
 
     def _compare_weights(self) -> None:

@@ -26,9 +26,7 @@ def unlike_weights(modules: Mapping[str, nn.Module], group: Group) -> tuple[int,
     if group.world_size == 1:
         return None
     sums: dict[str, int] = {}
-    with contextlib.suppress(
-        Exception
-    ):  # a kind of tensor without bytes of its own; nobody may be waited for
+    with contextlib.suppress(Exception):  # a tensor without bytes of its own; nobody may be waited for
         sums = _sums(modules)
     of_all = group.gather(hash(tuple(sums.values())))
     if len(set(of_all)) == 1:
