@@ -11,6 +11,7 @@ would be. Where that cannot be promised ranks are new processes: slower, and nev
 from __future__ import annotations
 
 import ast
+import atexit
 import contextlib
 import importlib
 import os
@@ -28,6 +29,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.
 # These look at each process as Python starts it, or name another Python.
 HOOKS = ("ISC_REHEARSAL_TRACE", "COVERAGE_PROCESS_START", "PYTHON_EXEC")
 SETTERS = frozenset({"putenv", "unsetenv", "load_dotenv"})
+SERVES = "multiprocessing.forkserver import main"  # in the code that Python starts its server with
 MODULES = [  # the first optimizer imports torch._dynamo
     *("torch", "torch._dynamo", "torch.distributed.run", "torch.utils.data", "torch.utils.tensorboard"),
     *("isc_runtime.checkpointing.checkpointer", "isc_runtime.training.loaders", "isc_runtime.preflight"),
@@ -56,10 +58,7 @@ def start(script: Path) -> bool:
     names = list(MODULES)
     if os.environ.get("OMP_NUM_THREADS") == "1":  # else libraries start threads when they are imported
         names += [one.module for one in imports_of_others(folder, files_of(folder, [script.name]))]
-    if not _import(names) or not _can_fork():
-        return False
-    _start_server()
-    return True
+    return _import(names) and _can_fork() and _start_server()
 
 
 def sets_environment(tree: ast.Module) -> bool:
@@ -104,18 +103,26 @@ def _can_fork() -> bool:
     return len(threads) == 1 and not any(file.startswith("/dev/nvidia") for file in files)
 
 
-def _start_server() -> None:
+def _start_server() -> bool:
+    """Starts it, and returns whether it is a fork: of a Python that starts it in an unknown way it is not."""
     with _blocked():  # inherited by what multiprocessing tidies up with
         resource_tracker.ensure_running()
     before = _descriptors()
-    spawn = util.spawnv_passfds
+    spawn, forked = util.spawnv_passfds, False
 
-    def fork(_path: bytes, command_line: Sequence[str], descriptors: Iterable[int]) -> int:
+    def fork(path: bytes, command_line: Sequence[str], descriptors: Sequence[int]) -> int:
+        nonlocal forked
         util.spawnv_passfds = spawn
-        return _fork(command_line[-1], _descriptors() - before - {*descriptors})
+        at = next((at for at, word in enumerate(command_line) if SERVES in os.fsdecode(word)), None)
+        if at is None:
+            return spawn(path, command_line, descriptors)
+        forked = True
+        arguments = ["-c", *command_line[at + 1 :]]
+        return _fork(command_line[at], arguments, _descriptors() - before - {*descriptors})
 
     util.spawnv_passfds = fork  # type: ignore[assignment]  # for this one process
     forkserver.ensure_running()
+    return forked
 
 
 @contextlib.contextmanager
@@ -131,7 +138,7 @@ def _descriptors() -> set[int]:
     return {int(file.name) for file in Path("/proc/self/fd").iterdir()}
 
 
-def _fork(code: str, not_its_own: Iterable[int]) -> int:
+def _fork(code: str, arguments: list[str], not_its_own: Iterable[int]) -> int:
     """Runs `code` in a fork of this process, as a new Python would with `-c`; returns its process number."""
     global server
     launcher = os.getpid()
@@ -146,6 +153,8 @@ def _fork(code: str, not_its_own: Iterable[int]) -> int:
             for descriptor in not_its_own:
                 with contextlib.suppress(OSError):  # what listed them is closed already
                     os.close(descriptor)
+            sys.argv = arguments
+            atexit._clear = lambda: None  # a rank keeps what its imports have registered (Python 3.14)
             if os.getppid() == launcher:  # it is there to be waited for
                 exec(code, {})
         finally:

@@ -154,6 +154,43 @@ def test_a_rank_starts_processes_in_all_ways(tmp_path: Path) -> None:
     assert "leaked" not in node.output
 
 
+OTHER_PYTHON = """
+import multiprocessing.forkserver, multiprocessing.util
+class Util:
+    def __getattr__(self, name):
+        return getattr(multiprocessing.util, name)
+    def spawnv_passfds(self, path, words, descriptors):
+        at = words.index("-c") + 1
+        words = [*words[:at], {code}, *{arguments}]
+        return multiprocessing.util.spawnv_passfds(path, words, descriptors)
+multiprocessing.forkserver.util = Util()
+"""
+KNOWN = "from multiprocessing.forkserver import main"
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        ("'import sys; ' + words[at]", ["rank.py", "--one"]),
+        (
+            f"words[at].replace({KNOWN!r}, 'from multiprocessing import forkserver; main = forkserver.main')",
+            [],
+        ),
+    ],
+    ids=["as 3.14.8 does", "as none does"],
+)
+def test_ranks_start_however_python_starts_its_server(
+    tmp_path: Path, code: str, arguments: list[str]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OTHER_PYTHON.format(code=code, arguments=arguments))
+    script = tmp_path / "rank.py"
+    script.write_text("import os, sys\nos.write(1, f'{sys.argv[1:]} is asked for. '.encode())\n")
+    path = os.pathsep.join([str(PROJECT), str(tmp_path)])
+    node = Place(tmp_path, variables={"PYTHONPATH": path}, script=script).run("--two", ranks=2)
+    assert node.code == 0, node.output
+    assert node.output.count("['--two'] is asked for.") == 2
+
+
 @pytest.mark.parametrize(
     ("beside", "code", "says"),
     [
