@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from isc_runtime.answering import answering
+from isc_runtime.errors import IscError
 from isc_runtime.option_values import positive_float
 from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
@@ -71,9 +75,22 @@ def take_out(
     names = {option[2:].replace("-", "_") for option in (OPTION, PRINT)}
     taken = {name: vars(arguments).pop(name, None) for name in names}
     if taken["print_config"]:
-        print(as_toml({**vars(arguments), **written}))
-        parser.exit()
+        _print(parser, as_toml({**vars(arguments), **written}))
     return names
+
+
+def _print(parser: argparse.ArgumentParser, text: str) -> None:
+    """Prints a file, and ends the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # TOML has no other one
+    is_read = False
+    try:
+        with answering():
+            print(text)
+            is_read = True
+    except IscError as error:
+        parser.exit(error.exit_code, f"ERROR: {error}\n")
+    parser.exit(0 if is_read else 128 + signal.SIGPIPE)
 
 
 def config_file(command_line: Sequence[str], beside: Path) -> Path | None:
