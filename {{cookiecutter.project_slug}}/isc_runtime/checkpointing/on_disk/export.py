@@ -258,7 +258,8 @@ def _written(target: Path) -> Iterator[Path]:
         sync_directory(file.parent)
     except OSError as error:
         hint = "Look at its directory: full, read-only, over quota?"
-        raise IscError(f"It cannot be written ({error})", target.absolute(), hint, ExitCode.SAVE) from None
+        what = f"It cannot be written ({error.strerror or error})"  # without the name of the temporary file
+        raise IscError(what, target.absolute(), hint, ExitCode.SAVE) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
