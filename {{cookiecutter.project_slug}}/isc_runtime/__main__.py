@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from isc_runtime.answering import answering
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
 from isc_runtime.options import FIRST_TIMEOUT, not_negative, positive_float
@@ -61,21 +60,9 @@ def _run(command_line: list[str]) -> int:
     arguments, others = parser.parse_known_args(command_line)
     if others and arguments.command != "preflight":
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show every name
-    with reported(), _reader_may_leave():
+    with reported(), answering():
         return RUN[arguments.command](arguments)
-    return 128 + signal.SIGPIPE
-
-
-@contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """Whoever reads the output may have seen enough, as `head` has: that is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # and what is left must not fail once more when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE  # whoever reads has seen enough
 
 
 class _Parser(argparse.ArgumentParser):

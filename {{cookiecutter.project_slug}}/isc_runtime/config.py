@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from isc_runtime.answering import answering
+from isc_runtime.errors import IscError
 from isc_runtime.option_values import positive_float
 from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
@@ -71,18 +76,31 @@ def take_out(
     names = {option[2:].replace("-", "_") for option in (OPTION, PRINT)}
     taken = {name: vars(arguments).pop(name, None) for name in names}
     if taken["print_config"]:
-        print(as_toml({**vars(arguments), **written}))
-        parser.exit()
+        _print(parser, as_toml({**vars(arguments), **written}))
     return names
 
 
+def _print(parser: argparse.ArgumentParser, text: str) -> None:
+    """Prints a file, and ends the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # TOML has no other one
+    is_read = False
+    try:
+        with answering():
+            print(text)
+            is_read = True
+    except IscError as error:
+        parser.exit(error.exit_code, f"ERROR: {error}\n")
+    parser.exit(0 if is_read else 128 + signal.SIGPIPE)
+
+
 def config_file(command_line: Sequence[str], beside: Path) -> Path | None:
-    """The file whose options hold: the one that is named, else `beside` if it exists."""
+    """The file whose options hold: the one that is named, else `beside` if there is anything of that name."""
     named = None
     for word, after in zip(command_line, [*command_line, ""][1:], strict=True):
         if word.partition("=")[0] == OPTION:
             named = word.partition("=")[2] or after
-    return Path(named) if named is not None else beside if beside.is_file() else None
+    return Path(named) if named is not None else beside if os.path.lexists(beside) else None
 
 
 def words_of(file: Path, actions: Mapping[str, argparse.Action] | None = None) -> list[str]:
@@ -100,9 +118,14 @@ def words_of(file: Path, actions: Mapping[str, argparse.Action] | None = None) -
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
     words: list[str] = []
+    options: set[str] = set()
     for key, value in table.items():
+        option = f"--{key.replace('_', '-')}"
         try:
-            words += _words(f"--{key.replace('_', '-')}", value, actions)
+            if option in options:
+                raise ConfigError(f"{option[2:]} is there twice, with - and with _")
+            options.add(option)
+            words += _words(option, value, actions)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
     return words
@@ -112,12 +135,16 @@ def _words(option: str, value: Any, actions: Mapping[str, argparse.Action] | Non
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(one, PLAIN) for one in values):
         raise ConfigError(f"{option[2:]} must be a string, a number, true or false, or a list of such")
+    if any("\0" in one for one in values if isinstance(one, str)):
+        raise ConfigError(f"{option[2:]} holds a zero byte, which no name of a file may have")
     if actions is not None and (option not in actions or option in NOT_IN_FILES):
         close = difflib.get_close_matches(option, [*actions], 1, cutoff=0.75)
         raise ConfigError(
             f"there is no option {option[2:]}" + (f"; did you mean {close[0][2:]}?" if close else "")
         )
     if isinstance(value, bool):
+        if not value and actions is not None and actions[option].nargs != 0:  # it would count for nothing
+            raise ConfigError(f"{option[2:]} takes a value, not false; leave it out for its default")
         negative = f"--no-{option[2:]}"
         words = [option] if value else [negative] if actions and negative in actions else []
     elif isinstance(value, list):

@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 
-def outlive_streams() -> None:
-    """From here on nothing that this process says can fail: what cannot be written is lost.
+def open_what_is_closed() -> None:
+    """Opens standard streams that are closed, onto nothing.
 
-    A descriptor that is closed is opened onto nothing: the next file, a checkpoint, would get its number, and
-    with it whatever a library says there.
+    The next file, a checkpoint, would get the number of one, and with it whatever a library says there.
     """
     for number in range(3):
         try:
@@ -24,9 +23,15 @@ def outlive_streams() -> None:
             if nothing != number:
                 os.close(nothing)
     for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123  # as long as the process lives
+
+
+def outlive_streams() -> None:
+    """From here on nothing that this process says can fail: what cannot be written is lost."""
+    open_what_is_closed()
+    for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:
-            stream = open(os.devnull, "w")  # noqa: SIM115, PTH123  # as long as the process lives
         if not isinstance(stream, Outliving):
             setattr(sys, name, cast(TextIO, Outliving(stream)))
 

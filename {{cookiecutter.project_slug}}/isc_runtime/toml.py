@@ -12,9 +12,11 @@ def load_toml(text: str) -> dict[str, Any]:
     """Parses TOML.
 
     Raises:
-        ValueError: it is not TOML, or nested too deep.
+        ValueError: it is not TOML, begins with a byte order mark, or is nested too deep.
         ImportError: Python is older than 3.11, and has neither tomli nor pip.
     """
+    if text.startswith("\ufeff"):  # nobody can see what is wrong at line 1, column 1
+        raise ValueError("it begins with a byte order mark; save it as UTF-8 without one")
     for name in ("tomllib", "tomli", "pip._vendor.tomli"):
         try:
             parser = importlib.import_module(name)

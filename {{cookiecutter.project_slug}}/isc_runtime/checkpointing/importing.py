@@ -13,9 +13,10 @@ from torch import Tensor
 from isc_runtime.checkpointing.imported import IMPORTED, POSITION
 from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry, newest_good
 from isc_runtime.checkpointing.on_disk.foreign_source import find_foreign, read_foreign
-from isc_runtime.checkpointing.on_disk.foreign_state import Taken, take_parts
+from isc_runtime.checkpointing.on_disk.foreign_state import Taken, count_in, take_parts
 from isc_runtime.checkpointing.on_disk.layout import SAVER, ArtifactLayout, Layout, LocalLayout, has_manifest
 from isc_runtime.checkpointing.on_disk.manifest import WHOLE
+from isc_runtime.checkpointing.on_disk.untrusted import LARGEST, is_count
 from isc_runtime.checkpointing.saving.loadable import check_state
 from isc_runtime.checkpointing.saving.save import check_readable
 from isc_runtime.checkpointing.saving.state_size import size_of
@@ -82,7 +83,8 @@ def import_checkpoint(source: Path, target: Path, is_artifact: bool, wishes: Wis
         wishes: what the file does not say itself.
 
     Raises:
-        IscError: it cannot be read or lacks what is needed, or the directory has a good checkpoint already.
+        IscError: it cannot be read or lacks what is needed, a wish cannot be met, or the directory has a good
+            checkpoint already.
     """
     file = find_foreign(source)
     if has_manifest(file.resolve()):
@@ -99,6 +101,10 @@ def import_checkpoint(source: Path, target: Path, is_artifact: bool, wishes: Wis
 
 def _numbers(taken: Taken, wishes: Wishes, file: Path) -> dict[str, int]:
     found = {**taken.numbers, **wishes.numbers}
+    for name, value in wishes.numbers.items():
+        if not is_count(value):
+            hint = f"No checkpoint holds more than {LARGEST}."
+            raise IscError(f"{value} is too large", f"--{name}", hint, ExitCode.USAGE)
     if "step" not in found and (steps := _steps_of(taken.parts.get("optimizer", {}))) is not None:
         found["step"] = steps
     if "step" not in found:
@@ -121,7 +127,7 @@ def _steps_of(optimizer: Mapping[str, Any]) -> int | None:
     """How many steps an optimizer has taken, if it counts them."""
     states = optimizer.get("state", {})
     steps = [one.get("step") for one in states.values() if isinstance(one, Mapping)] if states else []
-    return max((int(step) for step in steps if isinstance(step, int | float | Tensor)), default=None)
+    return max((count for step in steps if (count := count_in(step)) is not None), default=None)
 
 
 def _plain(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,6 +169,14 @@ def _opened(target: Path, is_artifact: bool) -> Store:
     except OSError as error:
         hint = "Name a directory that can be written, or that can be made: --into DIRECTORY."
         raise IscError(f"It cannot be made ({error.strerror})", target.absolute(), hint) from None
+    _check_free(target, is_artifact)
+    group = Group(Environment(), torch.device("cpu"))
+    store = (_ArtifactStore if is_artifact else LocalStore)(target, group)
+    _check_free(target, is_artifact)  # whoever had it meanwhile, and was waited for, may have saved
+    return store
+
+
+def _check_free(target: Path, is_artifact: bool) -> None:
     if (found := good_checkpoint(target, is_artifact)) is not None:
         raise IscError(
             f"There is a good checkpoint of this project here: {found.name}",
@@ -170,8 +184,6 @@ def _opened(target: Path, is_artifact: bool) -> Store:
             "Nothing was changed. Import into another directory (--into DIRECTORY), or move it away.",
             ExitCode.CHECKPOINT,
         )
-    group = Group(Environment(), torch.device("cpu"))
-    return (_ArtifactStore if is_artifact else LocalStore)(target, group)
 
 
 def _write(state: dict[str, Any], numbers: dict[str, int], store: Store, name: str) -> Entry:

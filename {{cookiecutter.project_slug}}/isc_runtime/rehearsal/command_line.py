@@ -25,6 +25,7 @@ from isc_runtime.rehearsal.plot import check_plot, draw
 from isc_runtime.rehearsal.report import Screen, conclusion, print_json
 from isc_runtime.rehearsal.run import STAND_IN, Rehearsal
 from isc_runtime.rehearsal.verdict import Verdict
+from isc_runtime.standard_streams import outlive_streams
 from isc_runtime.submission.command.train_arguments import options_of_train
 
 
@@ -113,6 +114,7 @@ def main(command_line: list[str], root: Path) -> int:
         The exit code: 0 is ready, 1 is not ready; the others are in isc_runtime.errors.ExitCode.
     """
     arguments = parse_arguments(command_line)
+    outlive_streams()  # the exit code is that of the rehearsal, whoever listens
     screen = Screen(to_stderr=arguments.json)
     with reported(), _signals_end_it():
         if arguments.plot is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -37,6 +38,8 @@ def sweep(launch_file: Path, settings: Sequence[str], root: Path) -> int:
         text = read_text(launch_file)
         values = load_toml(text)
         name, command = values["experiment_name"], values["command"]
+        if not (isinstance(name, str) and isinstance(command, str)):
+            raise ValueError("experiment_name and command must be strings")
     except (OSError, ValueError, LookupError, ImportError) as error:
         hint = "Name a launch file with an experiment_name and a command."
         raise IscError(f"It cannot be read ({error})", launch_file, hint, ExitCode.USAGE) from error
@@ -49,24 +52,24 @@ def sweep(launch_file: Path, settings: Sequence[str], root: Path) -> int:
             hint = "Give them values that differ in a letter or a number."
             raise IscError("Two points would have the same file", file, hint, ExitCode.USAGE)
         made[file] = _with(_with(text, "experiment_name", called), "command", command + words).encode()
-    written = _write(made)
-    findings = [finding for file in made for finding in check_launch_file(file, root, homes(root))]
-    errors = [finding for finding in findings if finding.severity == "error"]
+    with contextlib.ExitStack() as undone:
+        _write(made, undone)
+        findings = [finding for file in made for finding in check_launch_file(file, root, homes(root))]
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if not errors:
+            undone.pop_all()
     for finding in dict.fromkeys(findings):
         print(f"{finding.severity.upper()}: {finding}")
     if errors:
-        for file in written:
-            file.unlink()
         print(f"None is written: {len(errors)} error{'s' * (len(errors) > 1)}.")
         return 1
     for file in made:
-        print(f"isc train {file.name}")
+        print(f"isc train {shlex.quote(str(file))}")
     return 0
 
 
-def _write(made: dict[Path, bytes]) -> list[Path]:
-    """Writes those that are not there already, and returns them. Raises IscError; then none was written."""
-    written: list[Path] = []
+def _write(made: dict[Path, bytes], undone: contextlib.ExitStack) -> None:
+    """Writes those that are not there already; `undone` deletes them again. Raises IscError."""
     try:
         for file, content in made.items():
             if file.exists() and file.read_bytes() != content:
@@ -74,14 +77,11 @@ def _write(made: dict[Path, bytes]) -> list[Path]:
                 raise IscError("It is there already, and is another one", file, hint, ExitCode.USAGE)
         for file, content in made.items():
             if not file.exists():
-                written.append(file)
+                undone.callback(file.unlink, missing_ok=True)  # first: Ctrl-C may come in the middle
                 file.write_bytes(content)
     except OSError as error:
-        for one in written:
-            one.unlink(missing_ok=True)
         hint = "Make its folder writable, or make room there."
         raise IscError(f"It cannot be written ({error.strerror})", file, hint) from None
-    return written
 
 
 def points(settings: Sequence[str]) -> list[Point]:

@@ -62,6 +62,11 @@ def test_the_file_beside_the_program_is_read_unless_another_one_is_named() -> No
         ("config = 'b.toml'", "a.toml: there is no option config"),
         ("no-amp = 3", "a.toml: argument --no-amp: ignored explicit argument '3'"),
         ("epochs = true", "a.toml: argument --epochs: expected one argument"),
+        ("epochs = false", "a.toml: epochs takes a value, not false"),
+        ("save-steps = 3\nsave_steps = 4", "a.toml: save-steps is there twice"),
+        ('config_ = "x"\n', "a.toml: there is no option config-"),
+        ('tracker = "a\\u0000b"', "a.toml: tracker holds a zero byte"),
+        ("\ufeffepochs = 2", "a.toml cannot be read (it begins with a byte order mark; save it as UTF-8"),
         ("[training]\nepochs = 2", "a.toml: training must be a string, a number, true or false"),
         ("epochs = [", "a.toml cannot be read"),
     ],
@@ -73,6 +78,19 @@ def test_what_is_wrong_is_said_with_the_file(
         parse(text)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_train_toml_that_cannot_be_read_is_not_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """A link to a disk that is not mounted, say: the training would run with other options than are meant."""
+    Path("train.toml").symlink_to("gone.toml")
+    with pytest.raises(SystemExit):
+        options.parse(parser(), [])
+    assert "train.toml cannot be read" in capsys.readouterr().err
+    Path("train.toml").unlink()
+    Path("train.toml").mkdir()
+    with pytest.raises(SystemExit):
+        options.parse(parser(), [])
+    assert "it is no regular file" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

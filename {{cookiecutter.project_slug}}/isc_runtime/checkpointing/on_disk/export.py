@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,20 +65,22 @@ def export(source: Path, target: Path, force: bool = False, part: str = PART) ->
 
     Args:
         source: the checkpoint, a file of it, a link to it, or a directory: then what a resume would take.
-        target: the file; it appears whole or not at all.
-        force: replace the file if it exists.
+        target: the file; it appears whole or not at all. Where it is a link, the file that it leads to.
+        force: replace the file if it exists; but not one that belongs to a checkpoint.
         part: which part of the training's state; one that holds a model.
 
     Raises:
         IscError: there is no such checkpoint, it is damaged or of another kind, or has no such part; the file
             exists, or cannot be written.
     """
-    _check_target(target, force)
+    _check_target(source, target, force)
     weights, origin = read_weights(source, part)
     tensors, left_out = _tensors(weights, part, origin.checkpoint)
     details = {"format": "pt", "step": str(origin.step), "saved": origin.time}
     details["checkpoint"] = origin.checkpoint.name
-    _write({name: text for name, text in details.items() if text}, tensors, target)
+    with _written(target) as temporary:
+        _save({name: text for name, text in details.items() if text}, tensors, temporary)
+        _check_target(source, target, force)  # it may have come about meanwhile
     return Exported(target, origin.checkpoint, origin.step, len(tensors), target.stat().st_size, left_out)
 
 
@@ -132,10 +136,8 @@ def find(source: Path) -> tuple[Entry, Manifest]:
     if path.is_symlink() and (name := path.readlink().name):
         meant.append(path.parent / name)  # by name: a copied artifact's link points to where it was
     try:
-        for place in [place for one in meant for place in (one, one.parent)]:
-            for entry in [entry for entries in _series(place.parent) for entry in entries]:
-                if place in (entry.path, entry.payload, entry.manifest):
-                    return _verified([entry])
+        for entry in filter(None, map(_entry_of, meant)):
+            return _verified([entry])
         series = _series(meant[-1])
     except (FileNotFoundError, NotADirectoryError):
         series = []
@@ -146,6 +148,22 @@ def find(source: Path) -> tuple[Entry, Manifest]:
         hint = "Name a checkpoint: python -m isc_runtime checkpoints DIRECTORY lists them."
         raise IscError(what, source, hint, ExitCode.CHECKPOINT)
     return _verified(series[0])
+
+
+def _entry_of(file: Path) -> Entry | None:
+    """The checkpoint that a file is, or is of. Raises OSError."""
+    for place in (file, file.parent):
+        for entry in [entry for entries in _series(place.parent) for entry in entries]:
+            if place in (entry.path, entry.payload, entry.manifest):
+                return entry
+    return None
+
+
+def _is_kept(file: Path) -> bool:
+    """Whether it is of a checkpoint of this project, as far as one may look. Raises OSError."""
+    with contextlib.suppress(PermissionError):  # the folder above need not be readable
+        return _entry_of(file) is not None
+    return has_manifest(file)
 
 
 def _series(directory: Path) -> list[list[Entry]]:
@@ -162,11 +180,24 @@ def _verified(entries: list[Entry]) -> tuple[Entry, Manifest]:
     return found.chosen
 
 
-def _check_target(target: Path, force: bool) -> None:
-    if target.is_dir() or not target.parent.is_dir():
-        what = "This is a directory" if target.is_dir() else "Its directory does not exist"
-        raise IscError(what, target.absolute(), "Name the file to write, in a directory that exists.")
-    if target.exists() and not force:
+def _check_target(source: Path, target: Path, force: bool) -> None:
+    """Raises IscError: it cannot be written, or something is there that must not be lost."""
+    try:
+        file = Path(os.path.realpath(target))
+        if target.is_dir() or not file.parent.is_dir():
+            what = "This is a directory" if target.is_dir() else "Its directory does not exist"
+            raise IscError(what, target.absolute(), "Name the file to write, in a directory that exists.")
+        if not file.exists():
+            return
+        if not file.is_file():
+            raise IscError("This is no regular file", target.absolute(), "Name the file to write.")
+        if os.path.realpath(source) == str(file) or _is_kept(file):
+            hint = "Nothing was written. Take another name: --force replaces no checkpoint."
+            raise IscError("This belongs to a checkpoint", target.absolute(), hint)
+    except OSError as error:
+        hint = "Name a file that can be written."
+        raise IscError(f"It cannot be written ({error.strerror})", target.absolute(), hint) from None
+    if not force:
         raise IscError(
             "This file exists", target.absolute(), "Take another name, or replace it with --force."
         )
@@ -211,25 +242,38 @@ def _tensors(state: dict[str, Any], part: str, checkpoint: Path) -> tuple[dict[s
     return tensors, [name for name in state if name not in tensors]
 
 
-def _write(details: dict[str, str], tensors: dict[str, Tensor], target: Path) -> None:
+@contextlib.contextmanager
+def _written(target: Path) -> Iterator[Path]:
+    """A new file beside the target, which takes its place when the block ends well. Raises IscError."""
+    file = Path(os.path.realpath(target))
+    # no other export writes there, too: what one of them has half written would get the other's name
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    try:
+        temporary.touch(exist_ok=False)
+        usual_mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(usual_mode)  # safetensors lets nobody else read it
+        sync_file(temporary)
+        temporary.replace(file)
+        sync_directory(file.parent)
+    except OSError as error:
+        hint = "Look at its directory: full, read-only, over quota?"
+        what = f"It cannot be written ({error.strerror or error})"  # without the name of the temporary file
+        raise IscError(what, target.absolute(), hint, ExitCode.SAVE) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _save(details: dict[str, str], tensors: dict[str, Tensor], file: Path) -> None:
+    """Raises OSError, or IscError: the package is missing."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ModuleNotFoundError:
         hint = "Install what pyproject.toml names: make setup"
         raise IscError("The package safetensors is not installed", "", hint) from None
-    temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
     try:
-        temporary.touch()
-        usual_mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata=details)
-        temporary.chmod(usual_mode)  # safetensors lets nobody else read it
-        sync_file(temporary)
-        temporary.replace(target)
-        sync_directory(target.parent)
-    except (OSError, SafetensorError) as error:
-        hint = "Look at its directory: full, read-only, over quota?"
-        raise IscError(f"It cannot be written ({error})", target.absolute(), hint, ExitCode.SAVE) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        save_file(tensors, file, metadata=details)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isc_runtime.checkpointing.on_disk.foreign_folder import OPTIMIZERS, SCHEDULERS, WEIGHTS
+from isc_runtime.checkpointing.on_disk.untrusted import is_count
 from isc_runtime.errors import ExitCode, IscError
 
 # As people and their libraries call them; a number after a dot is a place in a list, as Lightning has them.
@@ -58,7 +59,8 @@ def take_parts(
         strip: what the names of the weights begin with, besides what wrappers put before them.
 
     Raises:
-        IscError: there are no weights, or a part is not where `keys` says.
+        IscError: there are no weights, a part is not where `keys` says, or their names do not begin with
+            `strip`.
     """
     keys = keys or {}
     parts: dict[str, Any] = {}
@@ -73,13 +75,19 @@ def take_parts(
                     break
             else:
                 _must_be_there(part, keys, state, file)
-    parts["model"] = plain_names(parts["model"], strip)
+    raw, parts["model"] = parts["model"], plain_names(parts["model"], strip)
+    if strip and parts["model"].keys() == plain_names(raw).keys():
+        named = ", ".join(list(raw)[:5])
+        hint = (
+            f"They are {named}{', ...' * (len(raw) > 5)}. Say what all of them begin with, or leave it out."
+        )
+        raise IscError(f"Not all names of weights begin with {strip!r}", file, hint, ExitCode.CHECKPOINT)
     if not any(isinstance(value, Tensor) for value in parts["model"].values()):
         _must_be_there("model", {"model": where["model"]}, state, file)
     numbers = {}
     for name, candidates in NUMBERS.items():
         for key in candidates if where["model"] else ():
-            if (number := _count(state.get(key))) is not None:
+            if (number := count_in(state.get(key))) is not None:
                 numbers[name], where[name] = number, key
                 break
     known = {name for key in where.values() for name in (key, key.partition(".")[0])}
@@ -89,7 +97,8 @@ def take_parts(
 
 def plain_names(weights: Mapping[str, Any], strip: str = "") -> dict[str, Any]:
     """Weights under the names that the model itself gives them."""
-    names = {name: name.replace("_orig_mod.", "") for name in weights}
+    is_raw = all(name.startswith(strip) for name in weights)  # as the file has them, wrappers and all
+    names = {name: name.removeprefix(strip if is_raw else "").replace("_orig_mod.", "") for name in weights}
     for prefix in (*WRAPPERS, strip):
         while prefix and names and all(name.startswith(prefix) for name in names.values()):
             names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
@@ -144,8 +153,10 @@ def _at(state: Any, key: str) -> Any:
     return _at(inner, rest) if rest else inner
 
 
-def _count(value: Any) -> int | None:
+def count_in(value: Any) -> int | None:
+    """A number of steps, say, as a manifest can hold it: from a whole number, a float, or a tensor of one."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
-    return int(value) if is_whole and value >= 0 else None
+    if isinstance(value, float) and value.is_integer():  # neither NaN nor infinite
+        value = int(value)
+    return value if is_count(value) else None

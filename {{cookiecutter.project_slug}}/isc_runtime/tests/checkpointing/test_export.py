@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from isc_runtime.checkpointing.on_disk import export as module
 from isc_runtime.checkpointing.on_disk.export import export
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
@@ -185,3 +187,71 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(IscError, match=r"There is no checkpoint.*isc_runtime checkpoints"):
         export(tmp_path / name, tmp_path / "w.safetensors")
+
+
+def test_no_file_of_a_checkpoint_is_replaced(store: Store, tmp_path: Path) -> None:
+    payload = save(store, Network())
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert payload in files
+    for file in files:
+        if "manifest" in file.name or file.suffix in (".pth", ".pt"):
+            with pytest.raises(IscError, match="belongs to a checkpoint"):
+                export(payload, file, force=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == files
+
+
+def test_what_is_exported_is_not_replaced(tmp_path: Path) -> None:
+    """It has the optimizer, too, and may be the only copy."""
+    old = tmp_path / "old.pt"
+    torch.save({"model": Network().state_dict(), "optimizer": {"state": {}, "param_groups": []}}, old)
+    (tmp_path / "link.pt").symlink_to(old)
+    before = old.read_bytes()
+    for source, target in ((old, old), (tmp_path / "link.pt", old), (old, tmp_path / "link.pt")):
+        with pytest.raises(IscError, match="belongs to a checkpoint"):
+            export(source, target, force=True)
+    assert old.read_bytes() == before
+
+
+def test_a_link_stays_a_link(store: Store, tmp_path: Path) -> None:
+    payload = save(store, Network())
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "weights.safetensors"
+    link.symlink_to("disk/weights.safetensors")
+    export(payload, link)
+    assert link.is_symlink()
+    assert load_file(tmp_path / "disk" / "weights.safetensors").keys() == Network().state_dict().keys()
+    with pytest.raises(IscError, match="This file exists"):
+        export(payload, link)
+
+
+def test_what_is_no_regular_file_is_not_replaced(store: Store, tmp_path: Path) -> None:
+    payload = save(store, Network())
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(IscError, match="no regular file"):
+        export(payload, tmp_path / "pipe", force=True)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(IscError, match=r"File name too long"):
+        export(payload, tmp_path / ("x" * 300))
+
+
+def test_two_exports_at_once_write_each_its_own_file(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one has half written gets no name, and what came about meanwhile is not replaced."""
+    payload, target, seen = save(store, Network()), tmp_path / "weights.safetensors", []
+    real = module._save
+
+    def slow(details: dict[str, str], tensors: dict[str, torch.Tensor], file: Path) -> None:
+        seen.append(file)
+        file.write_bytes(b"half")
+        if len(seen) == 1:
+            export(payload, target)
+        assert file.read_bytes() == b"half"
+        real(details, tensors, file)
+
+    monkeypatch.setattr(module, "_save", slow)
+    with pytest.raises(IscError, match="This file exists"):
+        export(payload, target)
+    assert len(set(seen)) == 2
+    assert load_file(target).keys() == Network().state_dict().keys()
+    assert not list(tmp_path.glob("*.temp"))

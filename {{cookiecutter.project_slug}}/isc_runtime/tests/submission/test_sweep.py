@@ -49,7 +49,7 @@ def test_a_file_for_each_combination(root: Path, capsys: pytest.CaptureFixture[s
     assert one["gpus"] == 8
     assert "# A comment that stays." in (root / "experiment-learning-rate-1e-3-epochs-2.isc").read_text()
     said = capsys.readouterr().out
-    assert "isc train experiment-learning-rate-3e-3-epochs-2.isc" in said
+    assert f"isc train {root / 'experiment-learning-rate-3e-3-epochs-2.isc'}" in said
     assert "ERROR" not in said
     assert sweep(root / "experiment.isc", ["learning-rate=1e-3,3e-3", "epochs=2"], root) == 0, (
         "again is the same"
@@ -115,7 +115,31 @@ def test_a_folder_that_cannot_be_written_is_said(root: Path, monkeypatch: pytest
     assert made(root) == {}
 
 
-@pytest.mark.parametrize("text", ["", "gpus = =", TEXT.replace('"bash', '"""\nbash').replace('3"', '3"""')])
+def test_what_is_printed_can_be_typed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where one stands, and with a blank in the name."""
+    monkeypatch.chdir(root.parent)
+    (root / "experiment.isc").rename(root / "my otters.isc")
+    assert sweep(Path("project/my otters.isc"), ["epochs=1"], root) == 0
+    assert "isc train 'project/my otters-epochs-1.isc'" in capsys.readouterr().out
+
+
+def test_a_check_that_is_cut_short_leaves_no_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not checked, and the next sweep would take them for another one's."""
+    monkeypatch.setattr(module, "check_launch_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(root / "experiment.isc", ["epochs=1,2"], root)
+    assert made(root) == {}
+
+
+WRONG_TYPE = TEXT.replace('"bash /root/project/launch.sh --seed 3"', "5")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", WRONG_TYPE, "\ufeff" + TEXT, "gpus = =", TEXT.replace('"bash', '"""\nbash').replace('3"', '3"""')],
+)
 def test_a_launch_file_that_cannot_be_changed(root: Path, text: str) -> None:
     (root / "experiment.isc").write_text(text)
     with pytest.raises(IscError, match=r"cannot be read|not on one line"):
