@@ -86,6 +86,15 @@ def is_foreign(payload: Path) -> bool:
     return nature(payload) == "foreign"
 
 
+def may_be_first(payload: Path) -> bool:
+    """Whether a file may be the first save of a training: one that was cut short, or one that says so."""
+    content: Any = None
+    with contextlib.suppress(OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile):
+        content = _content(payload, TORCH)
+    saves = content.get("saves") if isinstance(content, dict) else None
+    return not is_foreign(payload) and not (type(saves) is int and saves > 1)
+
+
 def _pickle_in(stream: io.FileIO) -> bytes | None:
     """The pickle in an archive of torch.save; None if there is no such thing, or it is too large.
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from isc_runtime.checkpointing.on_disk.entries import MANIFEST, PAYLOAD, Entry, Examine, Resume, newest_good
-from isc_runtime.checkpointing.on_disk.foreign import PART, described, is_foreign, nature, other_checkpoints
+from isc_runtime.checkpointing.on_disk.foreign import PART, described, may_be_first, nature, other_checkpoints
 from isc_runtime.checkpointing.on_disk.foreign_folder import linked
 from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.start_notes import SAVER as STARTS
@@ -107,9 +107,12 @@ class Layout(ABC):
         return [path for path in names if os.path.lexists(path) and not path.is_symlink()]
 
     def first_save_was_cut_short(self, entries: Sequence[Entry]) -> bool:
-        """Whether all there is is what a kill in the first save leaves: one entry, no manifest, no link."""
+        """Whether all there is is what a kill in the first save leaves: one entry, no manifest, no link.
+
+        A later save of a training is not: somebody has copied it without its manifest.
+        """
         is_alone = len(entries) == 1 and not entries[0].is_complete and not os.path.lexists(self.link)
-        return is_alone and not is_foreign(entries[0].payload)
+        return is_alone and may_be_first(entries[0].payload)
 
     def foreign(self) -> list[Path]:
         """What looks like a checkpoint, and no start takes: another program has written it, or a training of

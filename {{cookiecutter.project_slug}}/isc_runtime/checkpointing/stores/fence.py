@@ -53,8 +53,8 @@ class Fence:
         """Takes the directory over from whatever run had it, and returns this run's folder there.
 
         Raises:
-            IscError: another run has started at the same time, and has it; or no start can count as newer than
-                what is there.
+            IscError: another run has started at the same time, and has it; or no start can count as newer
+                than what is there.
             OSError: the folder cannot be made.
         """
         entries = self._layout.entries()

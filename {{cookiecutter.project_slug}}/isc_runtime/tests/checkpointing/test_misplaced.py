@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from isc_runtime.checkpointing.on_disk.inventory import take_inventory
 from isc_runtime.checkpointing.on_disk.inventory_report import report
@@ -135,3 +136,17 @@ def test_what_others_call_temp_is_not_deleted(store: Store, tmp_path: Path) -> N
     assert tree(store.directory / "before.temp") == before
     assert (store.directory / "best.pth.temp").read_bytes() == b"a checkpoint"
     assert (store.directory / "linked.temp").is_symlink()
+
+
+def test_a_later_save_that_was_copied_without_its_manifest_is_no_first_one(
+    store: Store,
+) -> None:
+    payload = store.prepare(45, False)
+    payload.parent.mkdir(exist_ok=True)
+    torch.save({"model": {}, "rng": [], "saves": 9}, payload)
+    before = payload.read_bytes()
+    again = type(store)(store.directory, store.group)
+    assert take_inventory(store.directory).is_stuck
+    with pytest.raises(IscError, match=r"none of them can be used.*manifest\.json is missing"):
+        again.choose()
+    assert payload.read_bytes() == before
