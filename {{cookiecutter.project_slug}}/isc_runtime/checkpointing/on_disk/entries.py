@@ -90,7 +90,7 @@ class Resume:
         damaged: those that are newer, newest first, each with what is wrong with it.
         begins: whether the training starts at step 0: there never was a whole checkpoint here.
         obstacle: why it cannot go on, in words, if it neither begins nor has chosen one.
-        foreign: what another program has written, if that is the obstacle.
+        foreign: what another program has written, or lies where no start looks, if that is the obstacle.
     """
 
     chosen: tuple[Entry, Manifest] | None

@@ -14,7 +14,7 @@ from isc_runtime.checkpointing.on_disk.durable import TEMPORARY_SUFFIX, sync_dir
 from isc_runtime.checkpointing.on_disk.entries import MANIFEST, Entry, newest_good
 from isc_runtime.checkpointing.on_disk.foreign import is_foreign
 from isc_runtime.checkpointing.on_disk.foreign_folder import INDEX, folder_of, linked
-from isc_runtime.checkpointing.on_disk.layout import foreign_in, has_manifest, layouts
+from isc_runtime.checkpointing.on_disk.layout import foreign_in, has_manifest, is_ours, layouts
 from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.on_disk.verification import verified
 from isc_runtime.errors import ExitCode, IscError
@@ -113,7 +113,8 @@ def _is_foreign(source: Path) -> bool:
             is_own = os.path.lexists(source / MANIFEST) or any(entry.is_complete for entry in every)
             if is_own or folder_of(source) is not None:
                 return not is_own
-            return any(path.is_dir() or is_foreign(linked(path)) for path in foreign_in(source))
+            others = [path for path in foreign_in(source) if not is_ours(path)]
+            return any(path.is_dir() or is_foreign(linked(path)) for path in others)
         file = linked(source)  # Path.resolve raises where a link leads to itself
         return is_foreign(file) and not has_manifest(file) and not _is_json(source)
     except OSError:

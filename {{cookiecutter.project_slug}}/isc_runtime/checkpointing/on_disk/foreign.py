@@ -17,6 +17,7 @@ from isc_runtime.checkpointing.on_disk import outline
 from isc_runtime.checkpointing.on_disk.untrusted import plain_file
 
 METADATA, PART = ".metadata", ".distcp"  # of torch.distributed.checkpoint, in a folder
+FOLDERS = (METADATA, "checkpoint.pt")  # a folder that has one of these is a checkpoint; the second is ours
 # These are checkpoints by their name, and others by their beginning: people call them .bin, .tar, .isc, ...
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pth.tar", PART)
 BEGINNING = 2**16  # bytes; what a pickle names first is in them
@@ -40,15 +41,19 @@ class Foreign:
         kind: its format.
         keys: of its topmost dict: numbers with their values, dicts with their sizes.
         bytes: of the file.
+        is_ours: this project has written it, and no start looks there.
     """
 
     path: str
     kind: str
     keys: list[str]
     bytes: int
+    is_ours: bool = False
 
     def __str__(self) -> str:
         """Without its path."""
+        if self.is_ours:
+            return f"a checkpoint of this project, where no start looks ({self.kind})"
         more = [f"and {len(self.keys) - 8} more"] if len(self.keys) > 8 else []
         return f"{self.kind}, keys {', '.join([*self.keys[:8], *more]) or 'unknown'}"
 
@@ -81,6 +86,15 @@ def is_foreign(payload: Path) -> bool:
     return nature(payload) == "foreign"
 
 
+def may_be_first(payload: Path) -> bool:
+    """Whether a file may be the first save of a training: one that was cut short, or one that says so."""
+    content: Any = None
+    with contextlib.suppress(OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile):
+        content = _content(payload, TORCH)
+    saves = content.get("saves") if isinstance(content, dict) else None
+    return not is_foreign(payload) and not (type(saves) is int and saves > 1)
+
+
 def _pickle_in(stream: io.FileIO) -> bytes | None:
     """The pickle in an archive of torch.save; None if there is no such thing, or it is too large.
 
@@ -101,7 +115,8 @@ def _pickle_in(stream: io.FileIO) -> bytes | None:
 def other_checkpoints(directory: Path, aside: Path) -> list[Path]:
     """What in a directory looks like a checkpoint, by its name or its beginning.
 
-    Of links those to files elsewhere that are called like one; no other link is followed.
+    Of links those to files elsewhere that are called like one, and to folders elsewhere that are one; no
+    other link is followed.
 
     Args:
         directory: at most `DEEPEST` folders below it and `MOST` entries are looked at.
@@ -128,10 +143,12 @@ def other_checkpoints(directory: Path, aside: Path) -> list[Path]:
 
 
 def _leads_to_one(link: Path, directory: Path) -> bool:
-    if not link.name.lower().endswith(SUFFIXES):
-        return False
     target = Path(os.path.realpath(link))
-    return target.is_file() and not target.is_relative_to(os.path.realpath(directory))
+    if target.is_relative_to(os.path.realpath(directory)):
+        return False
+    if target.is_dir():
+        return any((target / name).is_file() for name in FOLDERS)
+    return link.name.lower().endswith(SUFFIXES) and target.is_file()
 
 
 def _looks_like_one(file: Path) -> bool:

@@ -16,7 +16,15 @@ from typing import Literal
 
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.foreign import Foreign, described, is_foreign
-from isc_runtime.checkpointing.on_disk.layout import LOCAL, SAVER, SET_ASIDE, Layout, foreign_in, layouts
+from isc_runtime.checkpointing.on_disk.layout import (
+    LOCAL,
+    SAVER,
+    SET_ASIDE,
+    Layout,
+    foreign_in,
+    is_ours,
+    layouts,
+)
 from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.untrusted import plain_size
 from isc_runtime.checkpointing.on_disk.verification import verified
@@ -93,7 +101,8 @@ class Inventory:
         directory: which one.
         series: of each saver, local mode first.
         set_aside: what runs have moved out of the way, oldest first.
-        foreign: what another program has written, besides what has the place of a checkpoint in a series.
+        foreign: what another program has written, or lies where no start looks, besides what has the place of
+            a checkpoint in a series.
     """
 
     directory: str
@@ -150,7 +159,7 @@ def take_inventory(directory: Path, verify: bool = False, progress: Say = unsaid
         for entry in layout.entries()
     ]
     listed = {entry.payload for layout in found for entry in layout.entries()}
-    others = [described(path) for path in strangers if path not in listed]
+    others = [replace(described(path), is_ours=is_ours(path)) for path in strangers if path not in listed]
     return Inventory(str(directory), series, moved, others)
 
 

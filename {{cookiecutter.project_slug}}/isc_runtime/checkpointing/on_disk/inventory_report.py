@@ -24,7 +24,10 @@ MEANINGS: dict[State, str] = {
 MEANING_OF_FOREIGN = (
     "No resume takes these: python -m isc_runtime import makes a checkpoint of this project's of one."
 )
-STUCK = f"A resume stops with an error. {MEANING_OF_FOREIGN}"
+MEANING_OF_MISPLACED = (
+    "No resume takes what lies in another folder or has another name: move it where it was saved."
+)
+STUCK = "A resume stops with an error."
 SECONDS = 5.0  # between two words of the progress
 
 
@@ -62,11 +65,13 @@ def _lines(inventory: Inventory) -> Iterator[str]:
         yield f"Set aside by earlier runs, in {SET_ASIDE}/; no resume takes these:"
         yield from _table(inventory.set_aside)
     if inventory.foreign:
-        yield f"{inventory.directory}, written by other programs:"
+        others = [not one.is_ours for one in inventory.foreign]
+        yield f"{inventory.directory}, {'written by other programs' if all(others) else 'besides'}:"
         for one in inventory.foreign:
             name = Path(one.path).relative_to(inventory.directory)
             yield f"  {name}  {readable_size(one.bytes)}  {one}"
-        yield MEANING_OF_FOREIGN if inventory.series else STUCK
+        meanings = [MEANING_OF_FOREIGN] * any(others) + [MEANING_OF_MISPLACED] * (not all(others))
+        yield " ".join([*([] if inventory.series else [STUCK]), *meanings])
     every = [*inventory.set_aside, *(one for series in inventory.series for one in series.checkpoints)]
     for state, meaning in MEANINGS.items():
         if any(checkpoint.state == state for checkpoint in every):

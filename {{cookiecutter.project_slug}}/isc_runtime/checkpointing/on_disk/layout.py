@@ -17,7 +17,8 @@ from datetime import datetime
 from pathlib import Path
 
 from isc_runtime.checkpointing.on_disk.entries import MANIFEST, PAYLOAD, Entry, Examine, Resume, newest_good
-from isc_runtime.checkpointing.on_disk.foreign import PART, described, is_foreign, nature, other_checkpoints
+from isc_runtime.checkpointing.on_disk.foreign import PART, described, may_be_first, nature, other_checkpoints
+from isc_runtime.checkpointing.on_disk.foreign_folder import linked
 from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
 from isc_runtime.checkpointing.on_disk.start_notes import SAVER as STARTS
 from isc_runtime.errors import IscError
@@ -38,10 +39,12 @@ class Layout(ABC):
     Attributes:
         saver: who saves there.
         link_name: of the link to the newest checkpoint.
+        form: what a checkpoint is called there, in words.
     """
 
     saver: str
     link_name: str
+    form: str  # what a checkpoint is called there, in words
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -104,25 +107,29 @@ class Layout(ABC):
         return [path for path in names if os.path.lexists(path) and not path.is_symlink()]
 
     def first_save_was_cut_short(self, entries: Sequence[Entry]) -> bool:
-        """Whether all there is is what a kill in the first save leaves: one entry, no manifest, no link."""
+        """Whether all there is is what a kill in the first save leaves: one entry, no manifest, no link.
+
+        A later save of a training is not: somebody has copied it without its manifest.
+        """
         is_alone = len(entries) == 1 and not entries[0].is_complete and not os.path.lexists(self.link)
-        return is_alone and not is_foreign(entries[0].payload)
+        return is_alone and may_be_first(entries[0].payload)
 
     def foreign(self) -> list[Path]:
-        """What looks like a checkpoint, and another program has written. Raises OSError."""
+        """What looks like a checkpoint, and no start takes: another program has written it, or a training of
+        this project, and it lies where no start looks. Raises OSError."""
         own = {entry.payload for entry in self.named()} | set(self.strays())
         found = other_checkpoints(self.directory, self.directory / SET_ASIDE)
         return [path for path in found if self._is_foreign(path, own)]
 
     def _is_foreign(self, path: Path, own: Collection[Path]) -> bool:
-        payload = path / PAYLOAD if path.is_dir() else path
-        if has_manifest(payload):
+        payload = _payload_of(path)
+        if path.suffix == PART and path.parent in {other.parent for other in own} - {self.directory}:
             return False
+        if has_manifest(payload):  # in a folder of a folder, by another name, as the other kind of directory
+            return payload not in own and payload.parent not in own
         found = nature(payload)
         if path.is_dir():  # shards, which tell nothing without the rest
             return payload not in own or found == "foreign"
-        if path.suffix == PART and path.parent in {other.parent for other in own} - {self.directory}:
-            return False
         # What is cut short, or has lost its manifest, may be an own save, but only where own saves go.
         return found == "foreign" or (found != "empty" and path not in own)
 
@@ -151,13 +158,17 @@ class Layout(ABC):
 
     def _words_for(self, strangers: Sequence[Path]) -> str:
         """Names them, with who saved them and what they hold."""
+        misplaced = [str(path.relative_to(self.directory)) for path in strangers if is_ours(path)]
+        strangers = [path for path in strangers if not is_ours(path)]
+        own = [f"of this project: {', '.join(misplaced[:NAMED])}"] if misplaced else []
+        own += [f"and {len(misplaced) - NAMED} more"] if len(misplaced) > NAMED else []
         said = []
         for path in strangers[:NAMED]:
             name = str(path.relative_to(self.directory))
             saver = ArtifactLayout.saver_of(name.partition("/")[0])
             said.append(f"{name}: {f'saver {saver}, ' if saver else ''}{described(path)}")
         more = [f"and {len(strangers) - NAMED} more"] if len(strangers) > NAMED else []
-        return "; ".join(["without a manifest", *said, *more])
+        return "; ".join([*own, *(["without a manifest", *said, *more] if strangers else [])])
 
 
 class LocalLayout(Layout):
@@ -168,6 +179,7 @@ class LocalLayout(Layout):
 
     saver = LOCAL
     link_name = "resume.pth"
+    form = "checkpoint_<YYYYmmdd-HHMMSS>_<step>, a folder, or .pth with its .manifest.json"
     _name = re.compile(r"(checkpoint_([0-9]{8}-[0-9]{6})_([0-9]+))(\.pth|\.manifest\.json)?")
 
     def entry_at(self, path: Path, is_folder: bool) -> Entry | None:
@@ -210,6 +222,7 @@ class ArtifactLayout(Layout):
         super().__init__(directory)
         self.saver = saver
         self.link_name = f"{saver}.latest_checkpoint"
+        self.form = f"{saver}_checkpoint_<number>, a folder"
 
     @classmethod
     def saver_of(cls, name: str) -> str | None:
@@ -254,6 +267,17 @@ def has_manifest(payload: Path) -> bool:
     return False
 
 
+def is_ours(path: Path) -> bool:
+    """Whether this project has written what `Layout.foreign` has found."""
+    return has_manifest(_payload_of(path))
+
+
+def _payload_of(path: Path) -> Path:
+    """Where it is, if `path` is a link: its manifest is beside that."""
+    path = linked(path) if path.is_symlink() else path
+    return path / PAYLOAD if path.is_dir() else path
+
+
 def layouts(directory: Path) -> list[Layout]:
     """Those that have anything in a directory, an entry or something with the link's name; local mode first.
 
@@ -267,7 +291,7 @@ def layouts(directory: Path) -> list[Layout]:
 
 
 def foreign_in(directory: Path) -> list[Path]:
-    """What another program has written in a directory, and looks like a checkpoint. Raises OSError."""
+    """What looks like a checkpoint in a directory, and no start takes. Raises OSError."""
     every = [LocalLayout(directory), *layouts(directory)]
     found = [set(layout.foreign()) for layout in every]
     return sorted(set.intersection(*found))

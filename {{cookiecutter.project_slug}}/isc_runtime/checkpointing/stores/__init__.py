@@ -6,4 +6,5 @@ keeping                       what newer checkpoints have made superfluous
 output                        a payload through one descriptor; why torch could not write
 repair  starts                what a kill, a copy or a failing disk has left; starts that lead nowhere
 fence  lock                   who may write: the run that started last; one training in a folder
+aside                         what is not wanted is moved out of the way, and never deleted
 """

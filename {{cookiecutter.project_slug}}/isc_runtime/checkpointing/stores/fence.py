@@ -23,6 +23,7 @@ from isc_runtime.checkpointing.on_disk.manifest import Damaged
 from isc_runtime.errors import ExitCode, IscError
 
 RUN_FOLDER = re.compile(r"\.isc-run-([0-9]{1,18})-([0-9a-f]{12})")
+MOST_STARTS = 10**18 - 1  # what RUN_FOLDER takes, and a manifest can say: a save with more could not be read
 GONE = ".isc-gone-"  # + the rest of its name: the folder of a run that was replaced, about to be deleted
 
 
@@ -52,12 +53,21 @@ class Fence:
         """Takes the directory over from whatever run had it, and returns this run's folder there.
 
         Raises:
-            IscError: another run has started at the same time, and has it.
+            IscError: another run has started at the same time, and has it; or no start can count as newer
+                than what is there.
             OSError: the folder cannot be made.
         """
         entries = self._layout.entries()
         counts = [count for (count, _), _ in self._runs()] + [self._count_of(entry) for entry in entries]
-        self._mark = (max(counts, default=0) + 1, secrets.token_hex(6))
+        if (highest := max(counts, default=0)) >= MOST_STARTS:
+            raise IscError(
+                f"Something here says that it is of start {highest}, and no start can have a higher number",
+                self._directory,
+                "Nothing was changed. It is damaged, or somebody made it: use another directory, with a good "
+                "checkpoint of this one in it.",
+                ExitCode.CHECKPOINT,
+            )
+        self._mark = (highest + 1, secrets.token_hex(6))
         self.folder = self._directory / f".isc-run-{self._mark[0]}-{self._mark[1]}"
         self.folder.mkdir()
         sync_directory(self._directory)

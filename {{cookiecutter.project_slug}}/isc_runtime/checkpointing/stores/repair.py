@@ -8,13 +8,10 @@ log says so, and the training goes on with what is good.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shlex
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.checkpointing.on_disk.durable import (
@@ -23,12 +20,13 @@ from isc_runtime.checkpointing.on_disk.durable import (
     link_durably,
     sync_directory,
 )
-from isc_runtime.checkpointing.on_disk.entries import Entry, Examine
+from isc_runtime.checkpointing.on_disk.entries import Entry, Examine, Resume
 from isc_runtime.checkpointing.on_disk.foreign import METADATA, is_foreign
 from isc_runtime.checkpointing.on_disk.foreign_folder import meant_by
-from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE, Layout
+from isc_runtime.checkpointing.on_disk.layout import Layout, is_ours
 from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.on_disk.verification import verified
+from isc_runtime.checkpointing.stores.aside import move_aside
 from isc_runtime.checkpointing.stores.fence import Fence, remove
 from isc_runtime.errors import START_OVER, ExitCode, IscError
 
@@ -214,18 +212,31 @@ class Repair:
         if found.begins:
             return None
         if found.foreign:
-            newest = max(found.foreign, key=lambda path: path.lstat().st_mtime_ns)
-            raise IscError(
-                "There are checkpoints that this project did not write, or that have lost their manifest",
-                f"{self.layout.directory} ({found.obstacle})",
-                f"Go on from one of them: python -m isc_runtime import {shlex.quote(str(meant_by(newest)))} "
-                f"does that. Or begin at step 0: move them to another place, or {START_OVER}.",
-                ExitCode.CHECKPOINT,
-            )
+            raise self._not_taken(found)
         raise IscError(
             "There are checkpoints, and none of them can be used",
             f"{self.layout.directory} ({found.obstacle})",
             f"Bring a good one back, or {START_OVER}.",
+            ExitCode.CHECKPOINT,
+        )
+
+    def _not_taken(self, found: Resume) -> IscError:
+        """What to do about checkpoints that lie here, and that no start takes."""
+        where = f"{self.layout.directory} ({found.obstacle})"
+        begin = f"Or begin at step 0: move them to another place, or {START_OVER}."
+        if any(map(is_ours, found.foreign)):
+            return IscError(
+                "There are checkpoints of this project where no start looks",
+                where,
+                f"Move them, with their manifests, into that directory itself: {self.layout.form}. {begin}",
+                ExitCode.CHECKPOINT,
+            )
+        newest = max(found.foreign, key=lambda path: path.lstat().st_mtime_ns)
+        return IscError(
+            "There are checkpoints that this project did not write, or that have lost their manifest",
+            where,
+            f"Go on from one of them: python -m isc_runtime import {shlex.quote(str(meant_by(newest)))} "
+            f"does that. {begin}",
             ExitCode.CHECKPOINT,
         )
 
@@ -249,45 +260,8 @@ class Repair:
         if temporary.is_symlink():
             yield temporary
         yield from self.layout.directory.glob(f"{PROBE_PREFIX}*")
-        yield from self.layout.directory.glob(f"*{TEMPORARY_SUFFIX}")
-
-
-def move_aside(paths: Sequence[Path], directory: Path, check: Callable[[], None] = lambda: None) -> Path:
-    """Moves files and folders into a new folder of their own in `directory`/set-aside, durably.
-
-    Args:
-        paths: in the order in which to move them; those that are not there are left out.
-        directory: of the checkpoints.
-        check: called before each move; what it raises stops them.
-
-    Returns:
-        The new folder.
-
-    Raises:
-        OSError: one of them cannot be moved; all are where they were.
-    """
-    aside = directory / SET_ASIDE
-    if aside.is_symlink():  # it may lead anywhere
-        raise OSError(errno.ENOTDIR, f"{SET_ASIDE} is a link and no directory", str(aside))
-    try:
-        aside.mkdir(exist_ok=True)
-    except FileExistsError:
-        raise OSError(errno.ENOTDIR, f"{SET_ASIDE} is a file and no directory", str(aside)) from None
-    target = Path(tempfile.mkdtemp(prefix=f"{datetime.now():%Y%m%d-%H%M%S}-", dir=aside))
-    moved: list[Path] = []
-    try:
-        for path in paths:
-            check()
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(target / path.name)
-                moved.append(path)
-    except OSError:
-        for path in reversed(moved):
-            with contextlib.suppress(OSError):
-                (target / path.name).rename(path)
-        with contextlib.suppress(OSError):
-            target.rmdir()
-        raise
-    for changed in (target, aside, directory):
-        sync_directory(changed)
-    return target
+        for path in self.layout.directory.glob(f"*{TEMPORARY_SUFFIX}"):
+            # Only what a save of ours writes: others call folders and copies so, too, and want them kept.
+            named = path.with_name(path.name.removesuffix(TEMPORARY_SUFFIX))
+            if path.is_file() and not path.is_symlink() and self.layout.entry_at(named, False) is not None:
+                yield path

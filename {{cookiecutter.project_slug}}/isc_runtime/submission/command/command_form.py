@@ -13,7 +13,7 @@ PREPARATIONS = frozenset(
     {
         *("", ".", ":", "[", "cat", "cd", "chmod", "cp", "date", "echo", "env", "export", "hostname", "ls"),
         *("mkdir", "nvidia-smi", "popd", "printf", "pushd", "pwd", "rm", "set", "sleep", "source", "test"),
-        *("true", "ulimit", "unset", "which"),
+        *("true", "ulimit", "unset", "which", "basename", "dirname", "readlink", "realpath"),
     }
 )
 WITH_ONE_ARGUMENT = frozenset({".", "cd", "source"})

@@ -102,7 +102,7 @@ class LaunchCommand:
                 yield self._error(
                     f"There is no command {simple.program} on a node", NO_COMMANDS[simple.program]
                 )
-            elif simple.program == "cd" and simple.arguments:
+            elif simple.program in ("cd", "pushd") and simple.arguments:
                 directory = _resolved(simple.arguments[0], directory)
                 if is_wrong := list(self._check_path(directory)):
                     yield from is_wrong

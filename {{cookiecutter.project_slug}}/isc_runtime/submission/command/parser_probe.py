@@ -33,7 +33,8 @@ def probe(root: Path, words: list[str]) -> dict[str, Any]:
     answer: dict[str, Any] = {"options": [], "values": {}, "refusal": "", "only_helps": False}
     _listen(answer)
     try:
-        function = _parsing_function(root / "train.py")
+        function, only_parses = _parsing_function(root / "train.py")
+        answer["goes_on"] = only_parses
         sys.argv = ["train.py", *words]
         result = function(words) if _required(function) else function()
         if isinstance(result, argparse.ArgumentParser):
@@ -46,6 +47,7 @@ def probe(root: Path, words: list[str]) -> dict[str, Any]:
         return {"unclear": str(error)}
     except BaseException as error:  # code of the user: anything
         return {"unclear": f"{type(error).__name__}: {error}"}
+    del answer["goes_on"]
     return answer if answer["options"] else {"unclear": "its parser was not called"}
 
 
@@ -61,6 +63,10 @@ def _listen(answer: dict[str, Any]) -> None:
         answer["options"] = sorted(self._option_string_actions)
         namespace, others = parse(self, *arguments, **options)
         answer["values"] = _values(namespace)
+        if not answer["goes_on"]:  # what comes next may be the training
+            if others and sys._getframe(1).f_globals is vars(argparse):  # by parse_args
+                answer["refusal"] = f"unrecognized arguments: {' '.join(others)}"
+            raise Ended
         return namespace, others
 
     def refuse(self: argparse.ArgumentParser, message: str) -> None:
@@ -78,7 +84,8 @@ def _listen(answer: dict[str, Any]) -> None:
     file_type.__call__ = lambda _self, name: name  # nothing is opened, or made
 
 
-def _parsing_function(file: Path) -> Any:
+def _parsing_function(file: Path) -> tuple[Any, bool]:
+    """The function that parses, and whether that is all it is for."""
     tree = ast.parse(file.read_bytes())
     bindings = dict(_bindings(tree.body))
     candidates = [node for node in tree.body if isinstance(node, ast.FunctionDef) and _parses(node)]
@@ -90,13 +97,31 @@ def _parsing_function(file: Path) -> Any:
     namespace = {"__name__": "train", "__file__": str(file), "__doc__": ast.get_docstring(tree)}
     flags = __future__.annotations.compiler_flag  # what is annotated need not exist
     exec(compile(ast.Module(body, []), str(file), "exec", flags), namespace)
-    return namespace[function.name]
+    return namespace[function.name], _only_parses(function)
+
+
+def _only_parses(function: ast.FunctionDef) -> bool:
+    """Whether a function returns what it has parsed, or the parser: one that does not may be the training."""
+    found: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and _calls(node.value):
+            found |= {
+                name.id
+                for name in ast.walk(node)
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            }
+    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
+    return any(_calls(value) or not found.isdisjoint(_names(value)) for value in returned)
+
+
+def _calls(node: ast.AST) -> bool:
+    """Whether a parser is made or asked in it."""
+    calls = (call.func for call in ast.walk(node) if isinstance(call, ast.Call))
+    return not PARSERS.isdisjoint(getattr(func, "attr", getattr(func, "id", "")) for func in calls)
 
 
 def _parses(function: ast.FunctionDef) -> bool:
-    calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
-    names = {getattr(node, "attr", getattr(node, "id", "")) for node in calls}
-    return not names.isdisjoint(PARSERS) and not function.decorator_list and function.name != "main"
+    return _calls(function) and not function.decorator_list and function.name != "main"
 
 
 def _bindings(statements: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:

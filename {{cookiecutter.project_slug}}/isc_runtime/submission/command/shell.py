@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 SHELLS = frozenset({"bash", "sh", "dash", "zsh"})
@@ -33,6 +33,10 @@ _WRAPPERS = frozenset(
 )
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _COMMENT = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|(?P<comment>(?<![^\s;&|()])\#)""", re.DOTALL)
+_QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\."""
+_SUBSTITUTION = re.compile(rf"{_QUOTED}|(?P<begin>[$<>]\()", re.DOTALL)
+_PARENTHESES = re.compile(rf"{_QUOTED}|[()]", re.DOTALL)
+SUBSTITUTED = "$SUBSTITUTED"  # in the place of what a command will say
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ def split(text: str) -> list[SimpleCommand]:
     """The simple commands of a line.
 
     Raises:
-        ValueError: a quote is open.
+        ValueError: a quote or a parenthesis is open.
     """
+    text, inner = _without_substitutions(text)
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     lexer.commenters = ""  # "#" within a word is an ordinary character
@@ -116,7 +121,38 @@ def split(text: str) -> list[SimpleCommand]:
             is_file = False
         else:
             commands[-1][1].append(word)
-    return [SimpleCommand(operator, _unpacked(words)) for operator, words in commands]
+    outer = [SimpleCommand(operator, _unpacked(words)) for operator, words in commands]
+    within = [simple for one in inner for simple in split(one) if simple.words]
+    # Before the rest, as a shell runs them; nobody chains them to it.
+    return [*(replace(simple, operator=simple.operator or "(") for simple in within), *outer]
+
+
+def _without_substitutions(text: str) -> tuple[str, list[str]]:
+    """A line with a variable for each `$(...)`, `<(...)` and `>(...)` outside of quotes, and what is in them.
+
+    Of arithmetic, `$((...))`, nothing is run. Raises ValueError: one is open.
+    """
+    kept, inner, end = "", list[str](), 0
+    for match in _SUBSTITUTION.finditer(text):
+        if match["begin"] is None or match.start() < end:
+            continue
+        if (close := _closing(text, match.end())) < 0:
+            raise ValueError("No closing parenthesis")
+        kept += text[end : match.start()] + SUBSTITUTED
+        if text[match.end() : match.end() + 1] != "(":
+            inner.append(text[match.end() : close])
+        end = close + 1
+    return kept + text[end:], inner
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the parenthesis that was opened before `start` is closed; -1 if nowhere."""
+    depth = 1
+    for match in _PARENTHESES.finditer(text, start):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if not depth:
+            return match.start()
+    return -1
 
 
 def _unpacked(words: list[str]) -> tuple[str, ...]:

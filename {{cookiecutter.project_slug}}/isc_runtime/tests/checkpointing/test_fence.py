@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from isc_runtime.checkpointing.on_disk.entries import PAYLOAD
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
-from isc_runtime.checkpointing.stores.fence import RUN_FOLDER
+from isc_runtime.checkpointing.stores.fence import MOST_STARTS, RUN_FOLDER
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
@@ -171,3 +172,30 @@ def test_the_window_that_stays_open_is_closed_by_the_next_save(
         assert latest is not None
         assert latest.read_manifest().step == step
     assert resumed_step(other) == 60
+
+
+@pytest.mark.parametrize("count", [MOST_STARTS, 2**63 - 1])
+def test_a_count_that_no_start_can_exceed_stops_it_before_it_saves_what_cannot_be_read(
+    store: Store, count: int
+) -> None:
+    payload = save(store, 10)
+    entry = store.layout.entry_of(payload)
+    manifest = entry.read_manifest()
+    details = {**manifest.details, "owner": {"count": count, "run": "a stranger's"}}
+    dataclasses.replace(manifest, details=details).write(entry.manifest)
+    before = content(store)
+    with pytest.raises(IscError, match=rf"of start {count}.*another directory") as stopped:
+        type(store)(store.directory, store.group)
+    assert stopped.value.exit_code == ExitCode.CHECKPOINT
+    assert content(store) == before
+
+
+def test_the_highest_count_that_a_start_can_have_is_read(store: Store) -> None:
+    payload = save(store, 10)
+    entry = store.layout.entry_of(payload)
+    manifest = entry.read_manifest()
+    details = {**manifest.details, "owner": {"count": MOST_STARTS - 1, "run": "a stranger's"}}
+    dataclasses.replace(manifest, details=details).write(entry.manifest)
+    again = successor(store, 20)
+    assert RUN_FOLDER.fullmatch(again.fence.folder.name)
+    assert again.layout.entries()[-1].read_manifest().step == 20
