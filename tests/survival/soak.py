@@ -37,6 +37,8 @@ def main() -> int:
     times = options.parse_args().times
     if times < 2:
         options.error("--times 1 is what `make survival` does")
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
     with tempfile.TemporaryDirectory() as place:
         results = Path(place) / "results.xml"
         begun = time.monotonic()
@@ -48,25 +50,23 @@ def main() -> int:
             check=False,
         ).returncode
         minutes = (time.monotonic() - begun) / 60
-        REPORT.write_text(report(ElementTree.parse(results).getroot(), times, minutes))
+        REPORT.write_text(report(ElementTree.parse(results).getroot(), commit, times, minutes))
     print(f"The report is in {REPORT}")
     return code
 
 
-def report(results: ElementTree.Element, times: int, minutes: float) -> str:
+def report(results: ElementTree.Element, commit: str, times: int, minutes: float) -> str:
     """What came out, as a page.
 
     Args:
         results: as pytest writes them for Jenkins.
+        commit: that was tried.
         times: as many trials as in CI, times this.
         minutes: that it took.
     """
     cases = list(results.iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [case for case in cases if case.find("skipped") is not None]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=True
-    ).stdout.strip()
     lines = sorted({line for case in cases for line in said_by(case)})
     passed = len(cases) - len(failed) - len(skipped)
     return "\n".join(
