@@ -103,7 +103,7 @@ survival: venv ## kill a training at every system call, fail its disk, cut its p
 peers: venv ## count what the usual recipe and torch.distributed.checkpoint lose; needs root and strace
 	$(BIN)/python tests/survival/peers.py
 
-soak: venv ## what is drawn at random twice as often, 16 ranks, 3 GB, a late node: half an hour; writes tests/survival/soak.md
+soak: venv ## what is drawn at random twice as often, 16 ranks, 3 GB, a late node: an hour; writes tests/survival/soak.md
 	$(BIN)/python tests/survival/soak.py
 
 mutants: venv ## plant small mistakes in isc_runtime and see which ones its own tests notice: half an hour
