@@ -8,6 +8,7 @@
     initial                         weights to begin with
       choosing                        the newest checkpoint that is as it was saved
     asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
+      unsaved                         what changes in training and is in no checkpoint
     forms  held                     what a training has changed of its parts; what these hold themselves
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 

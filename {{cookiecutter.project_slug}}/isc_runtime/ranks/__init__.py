@@ -5,7 +5,7 @@
     parallel                            replicas or shards of a model on all ranks
     building                            a model that no rank ever has to hold as a whole
       sharding                          a shard of it on each rank
-    buffers                             the first rank's, on all of them
+    buffers  weights                    the first rank's, on all of them; those that have come apart
     group                               the process group, the device, agreement between ranks
     reporting                           how a program ends: a message, an exit code, all ranks
     device  determinism                 where a rank computes; the same bits each time

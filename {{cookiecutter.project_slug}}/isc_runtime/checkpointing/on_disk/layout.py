@@ -146,9 +146,12 @@ class Layout(ABC):
         found = newest_good(entries, examine)
         if found.chosen is not None:
             return found
-        if strangers := self.foreign():
+        begins, strangers = self.first_save_was_cut_short(entries), self.foreign()
+        if found.damaged and not begins:  # that is to be said, whatever else of ours lies here
+            strangers = [path for path in strangers if not is_ours(path)]
+        if strangers:
             return replace(found, obstacle=self._words_for(strangers), foreign=strangers)
-        if self.first_save_was_cut_short(entries):
+        if begins:
             return replace(found, begins=True)
         reasons = [f"{entry.name}: {reason}" for entry, reason in found.damaged]
         if not reasons and os.path.lexists(self.link):
