@@ -101,7 +101,7 @@ def as_text(found: Explanation) -> str:
     for entry in entries:
         clock = datetime.fromtimestamp(entry.time, timezone.utc).strftime("%H:%M:%S") if entry.time else ""
         text = f"{'>' if entry.is_first else ' '} {clock:8} {entry.file}:{entry.line}  {entry.text}"
-        lines.append(_cut(text, LONGEST_LINE).rstrip())
+        lines.append(_cut(text, LONGEST_QUOTE if entry.is_first else LONGEST_LINE).rstrip())
     return "\n".join(lines)
 
 

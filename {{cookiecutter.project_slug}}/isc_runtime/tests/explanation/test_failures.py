@@ -259,11 +259,12 @@ def test_a_missing_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_missing_data(nodes: int, tmp_path: Path) -> None:
     experiment = Experiment(tmp_path, nodes)
-    error = IscError("There is no such dataset", tmp_path / "none", "Choose another.", ExitCode.DATA)
+    place = tmp_path / "a name that is as long as some are" / ("none" * 40)  # and is shown whole
+    error = IscError("There is no such dataset", place, "Choose another.", ExitCode.DATA)
     experiment.start(arrange=lambda rank: at_step(1, lambda: fail_with(error)) if rank == 0 else None)
     found = explained(experiment)
     assert (found.cause.name, found.code, found.rank) == ("exit-data", 4, 0)
-    assert str(tmp_path / "none") in as_text(found)
+    assert str(place) in as_text(found)
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
