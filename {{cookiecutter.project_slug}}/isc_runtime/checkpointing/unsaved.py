@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import random
 import sys
 from collections import deque
@@ -185,11 +186,11 @@ def _mark(value: Any, own: frozenset[int], depth: int = DEEPEST) -> Any:
     if isinstance(value, GENERATORS):
         return "generator", _digest(_state_of(value))
     if isinstance(value, np.ndarray):
-        return "tensor", value.shape, _digest(value.reshape(-1)[:MOST_VALUES].tobytes())
+        return "tensor", value.shape, _digest(_beginning_of(value).tobytes())
     if isinstance(value, Tensor):
         if not _is_readable(value) or _place(value) in own:
             return OTHER
-        values = value.detach().reshape(-1)[:MOST_VALUES].cpu().contiguous()
+        values = _beginning_of(value.detach()).reshape(-1).cpu().contiguous()
         return "tensor", tuple(value.shape), _digest(values.view(torch.uint8).numpy().tobytes())
     if type(value) not in CONTAINERS or not depth:
         return OTHER
@@ -198,6 +199,13 @@ def _mark(value: Any, own: frozenset[int], depth: int = DEEPEST) -> Any:
         return {repr(key): _mark(part, own, depth - 1) for key, part in items if isinstance(key, PLAIN)}
     last = [value[index] for index in range(max(0, len(value) - MOST_ITEMS), len(value))]
     return ["length", len(value), *(_mark(part, own, depth - 1) for part in last)]
+
+
+def _beginning_of(values: Any) -> Any:
+    """At most MOST_VALUES of a tensor or an array, as a view: what is not contiguous may be large."""
+    while (count := math.prod(values.shape)) > MOST_VALUES:
+        values = values[: max(1, len(values) * MOST_VALUES // count)] if len(values) > 1 else values[0]
+    return values
 
 
 def _is_readable(value: Any) -> bool:

@@ -150,6 +150,16 @@ def test_a_mask_that_changes_once_more_is_no_cache() -> None:
     assert unsaved.changed({}) == ["model.mask"]
 
 
+def test_what_is_looked_at_is_not_copied() -> None:
+    """It may be larger than the memory: 160 GB here."""
+    pair = np.zeros(2)
+    training: Any = Trainer(Block())
+    training.large = np.broadcast_to(pair, (10**10, 2))
+    unsaved = Unsaved(training, ALONE)
+    pair += 1
+    assert unsaved.changed({}) == ["Trainer.large"]
+
+
 def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
     """The 1st, 2nd, 4th, 8th, ... of a start."""
     training = Trainer(Block())
