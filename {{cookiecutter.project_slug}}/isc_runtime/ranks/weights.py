@@ -28,8 +28,9 @@ def unlike_weights(modules: Mapping[str, nn.Module], group: Group) -> tuple[int,
     sums: dict[str, int] = {}
     with contextlib.suppress(Exception):  # a tensor without bytes of its own; nobody may be waited for
         sums = _sums(modules)
-    of_all = group.gather(hash(tuple(sums.values())))
-    if len(set(of_all)) == 1:
+    own = hash(tuple(sums.values()))
+    highest, lowest = group.largest(own, -own)  # which costs the same whatever the number of ranks
+    if highest == -lowest:
         return None
     for rank, others in enumerate(all_sums := group.gather(sums)):
         for name, value in others.items():
