@@ -34,7 +34,7 @@ def unlike_weights(modules: Mapping[str, nn.Module], group: Group) -> tuple[int,
         return None
     for rank, others in enumerate(all_sums := group.gather(sums)):
         for name, value in others.items():
-            if all_sums[0].get(name) != value:
+            if all_sums[0].get(name, value) != value:  # a rank may not have been able to sum up
                 return rank, name
     return None
 

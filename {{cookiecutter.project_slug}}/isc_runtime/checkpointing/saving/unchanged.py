@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from isc_runtime.ranks.weights import INTEGERS
+
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
 SMALL = 2**16  # bytes; what is smaller is copied at once
-WORDS = {one.itemsize: one for one in (torch.uint8, torch.int16, torch.int32, torch.int64)}
 
 
 @dataclass
@@ -87,5 +88,5 @@ def _is_comparable(buffer: Tensor, tensor: Tensor) -> bool:
 def _is_equal(buffer: Tensor, tensor: Tensor) -> bool:
     """Bit by bit: two zeros may differ, and a NaN equals itself."""
     place = tensor.storage_offset() * tensor.itemsize
-    word = WORDS[math.gcd(8, tensor.nbytes, place)]
+    word = INTEGERS[math.gcd(8, tensor.nbytes, place)]
     return torch.equal(buffer.view(-1).view(word), tensor.view(-1).view(word))

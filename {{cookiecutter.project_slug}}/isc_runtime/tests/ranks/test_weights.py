@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from isc_runtime.environment import Environment
+from isc_runtime.ranks import weights
 from isc_runtime.ranks.group import process_group
 from isc_runtime.ranks.weights import unlike_weights
 from isc_runtime.tests.processes import run_forked
@@ -31,6 +33,23 @@ def test_the_first_rank_with_other_weights_is_named(tmp_path: Path) -> None:
                 with torch.no_grad():
                     module[name].sub_(group.rank)
             assert unlike_weights({"model": module}, group) is None
+
+    for ended in run_forked(tmp_path, work):
+        assert ended.code == 0, ended.output
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_cannot_sum_up_is_no_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    def fails(modules: object) -> dict[str, int]:
+        raise RuntimeError("out of memory")
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            if group.rank == rank:
+                monkeypatch.setattr(weights, "_sums", fails)
+            assert unlike_weights({"model": nn.Linear(1, 1).requires_grad_(False)}, group) is None
 
     for ended in run_forked(tmp_path, work):
         assert ended.code == 0, ended.output
