@@ -17,8 +17,18 @@ _at_end: list[Callable[[int], object]] = []
 
 
 def at_end(function: Callable[[int], object]) -> None:
-    """Has `end` call this with the exit code, after the last words."""
+    """Has `end` call this with the exit code, after the last words, in this process."""
     _at_end.append(function)
+
+
+def _after_fork() -> None:
+    """A child is another process: its end is not its parent's, and may come while that is at its own."""
+    global _ending
+    _ending = threading.Lock()
+    _at_end.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def end(code: int, *last_words: Callable[[], int | None]) -> NoReturn:

@@ -81,12 +81,13 @@ class Starts:
             self._judge(before, count, options.max_fruitless_starts, is_fresh)
         self._begun = begun
         self._notes = StartNotes(position, count, Start(options.mtbf_seconds))
+        self._is_over.clear()
         try:
             self._write(is_durable=True)
         except OSError as error:
+            self._is_over.set()
             logger.warning("[START] Not noted in %s (%s)", self._file, error.strerror)
             return
-        self._is_over.clear()
         ending.at_end(self._ended)
         atexit.register(self._left, os.getpid())
         threading.Thread(target=self._beat, name="starts", daemon=True).start()
@@ -158,6 +159,8 @@ class Starts:
     def _write(self, is_durable: bool) -> None:
         """By a rename, so that a kill leaves it whole. Raises OSError."""
         with self._writing:
+            if self._is_over.is_set():  # while this waited for its turn
+                return
             last = replace(self._notes.last, seen=self._age())
             staged = self._fence.folder / FILE
             staged.write_bytes(replace(self._notes, last=last).content())

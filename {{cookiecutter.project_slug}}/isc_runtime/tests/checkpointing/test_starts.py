@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,17 @@ def test_a_directory_that_takes_no_notes_is_no_reason_to_stop(
     started(store)
     assert "[START] Not noted" in caplog.text
     assert "No space left on device" in caplog.text
+
+
+def test_a_note_that_waited_for_its_turn_is_not_written_after_the_end(store: Store) -> None:
+    store = started(store)
+    with store.starts._writing:
+        late = threading.Thread(target=store.starts._write, kwargs={"is_durable": False})
+        late.start()
+        store.starts._is_over.set()
+        notes_file(store).unlink()
+    late.join()
+    assert not notes_file(store).exists()
 
 
 def test_the_reasons() -> None:

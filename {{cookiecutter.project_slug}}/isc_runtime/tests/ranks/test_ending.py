@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from isc_runtime.errors import ExitCode
+from isc_runtime.ranks import ending
 from isc_runtime.tests.processes import UNSET, Place, run_forked
 from isc_runtime.tests.ranks import fallible_ranks
 
@@ -106,6 +107,18 @@ def test_what_sys_exit_says_on_one_rank_is_said_and_ends_all(tmp_path: Path, wis
     (error,) = re.findall(r"ERROR: rank 1 on .*", ended[1].output)
     assert "The training ended itself" in error
     assert code != 1 or "my reason" in error
+
+
+def test_the_end_of_a_fork_is_not_that_of_its_parent(tmp_path: Path) -> None:
+    """What the parent does last may wait for a lock that one of its threads had at the time of the fork."""
+    told = tmp_path / "told"
+    ending.at_end(lambda code: told.write_text("by the parent's own function"))
+    try:
+        ended = run_forked(tmp_path, lambda: ending.end(ExitCode.DATA), ranks=1)
+    finally:
+        ending._at_end.pop()
+    assert [one.code for one in ended] == [ExitCode.DATA]
+    assert not told.exists()
 
 
 FULL, CLOSED, NO_READER = ">/dev/full 2>&1", ">&- 2>&-", "2>&1 | true"
