@@ -32,7 +32,8 @@ from isc_runtime.checkpointing.on_disk.durable import sync_file
 STEP = 0.05  # seconds
 STEPS = 60  # of a block
 EVERY = 20  # steps
-AUTO_STEPS = 400  # of a block with --save-steps auto, and of one without a save beside it
+FINDING_STEPS = 400  # in which --save-steps auto finds out how often
+AUTO_INTERVALS = 2  # between two saves: a block is so long, with them and without
 AUTO_ROUNDS = 2
 MEMORY = Path("/dev/shm")
 
@@ -92,8 +93,8 @@ def measure_auto(name: str, step: Callable[[], None], directory: Path, megabytes
     checkpointer.restore()
     begun = [0]  # so many saves were, in all
 
-    def train(saves: bool) -> None:
-        for _ in range(AUTO_STEPS):
+    def train(steps: int, saves: bool) -> None:
+        for _ in range(steps):
             step()
             training.sampler.advance()
             if saves:
@@ -103,16 +104,20 @@ def measure_auto(name: str, step: Callable[[], None], directory: Path, megabytes
                     checkpointer.save()
                 checkpointer.poll()
 
-    def seconds(saves: bool) -> float:
+    def seconds(steps: int, saves: bool) -> float:
         os.sync()
-        return seconds_of(partial(train, saves))
+        return seconds_of(partial(train, steps, saves))
 
-    # The first round, which does not count, is that in which it finds out.
-    found = take_turns({"bare": partial(seconds, False), "auto": partial(seconds, True)}, AUTO_ROUNDS)
+    train(FINDING_STEPS, saves=True)
+    steps, begun[0] = AUTO_INTERVALS * checkpointer.policy.save_steps, 0
+    # What is trained without saves counts, too: each block with saves begins with one.
+    found = take_turns(
+        {"bare": partial(seconds, steps, False), "auto": partial(seconds, steps, True)}, AUTO_ROUNDS
+    )
     checkpointer.settle()
     report = Report("throughput")
-    report.figure(f"{name}, --save-steps auto: batches between two saves", checkpointer.policy.save_steps)
-    report.figure(f"{name}, --save-steps auto: saves in {(AUTO_ROUNDS + 1) * AUTO_STEPS} steps", begun[0])
+    report.figure(f"{name}, --save-steps auto: batches between two saves", steps / AUTO_INTERVALS)
+    report.figure(f"{name}, --save-steps auto: saves in {(AUTO_ROUNDS + 1) * steps} steps", begun[0])
     report.ratio(f"{name}: throughput with --save-steps auto", found["bare"] / found["auto"], least=0.98)
     shutil.rmtree(directory / "checkpoints")
     return report

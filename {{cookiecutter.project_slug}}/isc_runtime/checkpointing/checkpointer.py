@@ -168,7 +168,7 @@ class Checkpointer:
             batch: the one of the epoch that was just trained on, counted from 0; None in an evaluation.
         """
         self._clock.look(batch is None, self._publisher.is_writing())
-        return self.policy.due(self._sampler.progress.step, batch)
+        return self.policy.due(self._sampler.progress.step, batch, self.is_saving)
 
     def equalize(self) -> None:
         """Gives the buffers of all modules in the state the values that they have on the first rank, whose
@@ -206,7 +206,7 @@ class Checkpointer:
         if self.options.sync_save:
             self.finish()
         elif self._clock.training_seconds > SLOW:
-            self._publisher.finish_soon(self._clock.training_seconds)
+            self._publisher.finish_soon(self._clock.training_seconds, is_usual=True)
 
     def _begin(self, step: int, begun: float, force: bool) -> None:
         """Copies the state and lets the background write it. Raises RankError."""
@@ -282,7 +282,7 @@ class Checkpointer:
         progress = self._sampler.progress
         self.policy.pace.poll(progress.step, progress.batch, self.is_saving, time.monotonic())
         if self._clock.is_slow:
-            self._publisher.finish_soon(self._clock.since_poll())
+            self._publisher.finish_soon(self._clock.since_poll(), self._clock.is_pace_known)
         signal_number, written, *said = self.group.pulse(
             self.stop.signal_number,
             self._saves if self._publisher.has_ended() else -1,

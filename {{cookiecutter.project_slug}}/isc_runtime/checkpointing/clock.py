@@ -51,7 +51,12 @@ class Clock:
     @property
     def is_slow(self) -> bool:
         """Whether two batches are a long time, or nobody knows yet; the same on all ranks."""
-        return self._unknown > 0 or self._seconds > SLOW
+        return not self.is_pace_known or self._seconds > SLOW
+
+    @property
+    def is_pace_known(self) -> bool:
+        """Whether a batch of this kind has been timed; the same on all ranks."""
+        return self._unknown == 0
 
     def since_poll(self) -> float:
         """Seconds since the last poll: at a poll that is how long a batch takes."""

@@ -15,10 +15,11 @@ class SavePolicy:
     A given number of batches counts within the epoch, as `(batch + 1) % save_steps == 0`. "auto" counts the
     batches since the last save, and finds their number from what a save costs: counted within the epoch, a
     number that changes after each save would be met nearly twice as often as it says. It begins each start
-    with a save after the first batch: from there on a kill loses no whole cycle.
+    with a save after the first batch: from there on a kill loses no whole cycle. A save that is written keeps
+    the next one waiting: to save more often would only queue.
 
     The number is the same on all ranks, the time is not: a rank that `is_late` tells the others, and then all
-    of them `ask`. A save that is written keeps the next one waiting: to save more often would only queue.
+    of them `ask`.
 
     Args:
         options: how often to save.
@@ -50,19 +51,20 @@ class SavePolicy:
         self._is_asked = False
         self.pace.save_begun()
 
-    def due(self, step: int, batch: int | None) -> bool:
+    def due(self, step: int, batch: int | None, is_saving: bool) -> bool:
         """Whether to save now, as all ranks know.
 
         Args:
             step: batches since the start of the training.
             batch: the one that was just trained on, counted from 0 within the epoch; None in an evaluation.
+            is_saving: whether a save is under way.
         """
         if self._is_asked or (self._is_auto and not self._has_saved):
             return True
         if batch is None:
             return False
         if self._is_auto:
-            return step - self._last_step >= self.save_steps
+            return not is_saving and step - self._last_step >= self.save_steps
         return (batch + 1) % self.save_steps == 0
 
     def is_late(self, now: float) -> bool:
@@ -102,14 +104,16 @@ class Pace:
 
     What is no batch tells nothing of either: the start of a training or of an epoch (loaders, the first
     fetch, compilation), an evaluation, and whatever lies between that and the end of the next batch. To take
-    an epoch's start for the cost of the save before it makes that ten times as large.
+    an epoch's start for the cost of the save before it makes that ten times as large. The first save of a
+    start makes memory and files that the others find: it counts only until the second one begins.
     """
 
     def __init__(self) -> None:
         self._batches = {False: 0, True: 0}  # by whether a save was under way
         self._seconds = {False: 0.0, True: 0.0}
-        self._saves = 0
-        self._seconds_still = 0.0  # of all saves
+        self._saves = 0  # that count
+        self._is_first = True
+        self._seconds_still = 0.0  # of all saves that count
         self._still_since_poll = 0.0
         self._is_beside_save = False  # something since the last poll was
         self._step: int | None = None
@@ -135,6 +139,10 @@ class Pace:
 
     def save_begun(self) -> None:
         """A save begins."""
+        if self._saves and self._is_first:
+            self._is_first = False
+            self._saves, self._seconds_still = 0, 0.0
+            self._batches[True], self._seconds[True] = 0, 0.0
         self._saves += 1
         self._is_beside_save = True
 

@@ -92,19 +92,21 @@ class Publisher:
         self._policy.save_steps = ended.save_steps
         self._log.succeeded(save, ended)
 
-    def finish_soon(self, patience: float) -> None:
+    def finish_soon(self, patience: float, is_usual: bool) -> None:
         """Where batches are slow: publishes the save that is on its way, if it is written before another
         batch would be done. The ISC ships only what has its link, and cycles may hold few such batches.
 
         Args:
             patience: seconds of a batch.
+            is_usual: whether each save is waited for like this, and not only the first ones of a start.
         """
         save, begun = self._save, time.monotonic()
         if save is None:
             return
         is_written = self._group.master(lambda: save.is_written_within(patience, self._group.busy))
         waited = time.monotonic() - begun
-        self._policy.pace.stood_still(waited)
+        if is_usual:
+            self._policy.pace.stood_still(waited)
         save.held_up += waited
         if is_written:
             self.finish()

@@ -58,7 +58,7 @@ class Ranks:
         due = []
         for clock, policy in zip(self.clocks, self.policies, strict=True):
             clock.look(is_evaluation, self.writing)
-            due.append(policy.due(self.step, None if is_evaluation else 0))
+            due.append(policy.due(self.step, None if is_evaluation else 0, self.writing))
         assert len(set(due)) == 1, "all ranks save, or none"
         if due[0]:
             self.save()
