@@ -255,6 +255,7 @@ def test_a_rank_needs_memory_for_its_part_and_one_parameter(tmp_path: Path) -> N
     whole = 4 * side * side * layers
 
     def work() -> None:
+        in_parts(lambda: nn.Sequential(*(nn.Linear(side, side) for _ in range(2))), 1, 4)  # loads torch's code
         before = memory("VmHWM")
         _, rows = in_parts(lambda: nn.Sequential(*(nn.Linear(side, side) for _ in range(layers))), 1, 4)
         assert len(rows) == layers - 1  # the last one is whole
