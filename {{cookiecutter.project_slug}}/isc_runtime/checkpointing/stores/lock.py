@@ -54,7 +54,7 @@ def take_lock(directory: Path, busy: Callable[[], None] = lambda: None) -> Lock 
         The lock; None where the file system has none: then only the fence keeps two trainings apart.
 
     Raises:
-        IscError: another training has it, and keeps it.
+        IscError: another training has it, and keeps it; or something else has its name.
         OSError: the file of the lock cannot be opened.
     """
     path = directory / LOCK_NAME
@@ -65,6 +65,9 @@ def take_lock(directory: Path, busy: Callable[[], None] = lambda: None) -> Lock 
         if error.errno == errno.EBADF:
             with contextlib.suppress(OSError):
                 return _take(path, os.O_RDWR, busy)
+        elif error.errno in (errno.EISDIR, errno.ELOOP):
+            what, hint = "This is a folder or a link, and no lock", "Move it away: no training has made it."
+            raise IscError(what, path, hint, ExitCode.UNFIT) from None
         elif error.errno not in NO_LOCKS:
             raise
         logger.warning("[LOCK] %s has no locks (%s): start one training at a time", directory, error.strerror)

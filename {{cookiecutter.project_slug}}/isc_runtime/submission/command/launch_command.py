@@ -19,6 +19,7 @@ from isc_runtime.submission.command.command_form import (
     WITH_ONE_ARGUMENT,
     as_meant,
     check_form,
+    here_document,
 )
 from isc_runtime.submission.command.on_a_node import check_quotes, check_simple_command
 from isc_runtime.submission.command.shell import SimpleCommand, joined, split
@@ -30,6 +31,7 @@ MOST_CHARACTERS = 131072  # of one argument of a program: MAX_ARG_STRLEN of Linu
 MOST_LINES = 1000
 MOST_FINDINGS = 20
 SCRIPTS = ("launch.sh", "train.py")  # what comes after one of them are arguments of train.py
+MODULE = "train"  # the same, after -m
 NO_COMMANDS = {
     "isc_run": "It is in old examples, and was replaced: start launch.sh, and torchrun in it.",
     "isc": "It submits experiments, from a container; a node of an experiment must not.",
@@ -83,6 +85,12 @@ class LaunchCommand:
         except ValueError as error:
             yield self._error(f"No shell can read the command ({error})", "Close what was opened.")
             return
+        if here := here_document(text):
+            what = (
+                f"What comes after {here} needs lines of its own, and the ISC makes one line of the command"
+            )
+            yield self._error(what, "Put those lines into a file of the project.")
+            return
         yield from check_form(self.text, self.where)
         yield from self._check_simple_commands(split(as_meant(self.text)))
         yield from check_quotes(text, self.where)
@@ -127,12 +135,14 @@ class LaunchCommand:
         words = simple.words[simple.start :]
         if not words or (simple.program in PREPARATIONS and simple.program not in WITH_ONE_ARGUMENT):
             return
-        script = next((i for i, word in enumerate(words) if PurePosixPath(word).name in SCRIPTS), None)
+        script = next((place for place in range(len(words)) if _starts_training(words, place)), None)
         end = len(words) if script is None else script + 1
         for place, word in enumerate(words[:end]):
             is_program = place == 0 and "/" in word
             is_sourced = place == 1 and simple.program in WITH_ONE_ARGUMENT
-            if (is_program or is_sourced or word.endswith((".py", ".sh"))) and not word.startswith("-"):
+            if place == script and word == MODULE:
+                yield from self._check_relative(f"{word}.py", directory)
+            elif (is_program or is_sourced or word.endswith((".py", ".sh"))) and not word.startswith("-"):
                 yield from self._check_relative(word, directory)
         if script is not None:
             yield from check_arguments(self.root, words[script + 1 :], self.datasets, self.where)
@@ -191,6 +201,11 @@ class LaunchCommand:
 
     def _warning(self, what: str, hint: str) -> Finding:
         return Finding(self.where, what, hint, "warning")
+
+
+def _starts_training(words: Sequence[str], place: int) -> bool:
+    is_module = words[place] == MODULE and place > 0 and words[place - 1] in ("-m", "--module")
+    return is_module or PurePosixPath(words[place]).name in SCRIPTS
 
 
 def _resolved(path: str, directory: str) -> str:

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def in_a_fork(directory: Path, seconds: float = 0.0) -> int:
 
 def code_of(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("elsewhere")])
+def test_what_has_its_name_and_is_no_file_is_left_and_named(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / LOCK_NAME)
+    with pytest.raises(IscError, match="a folder or a link, and no lock") as raised:
+        take_lock(tmp_path)
+    assert raised.value.exit_code is ExitCode.UNFIT
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
 
 
 def test_a_second_training_ends_with_one_message_and_has_changed_nothing(

@@ -38,6 +38,11 @@ ERRORS = {
     "comment in lines": (f"cd {HOME} && # the project\n{START}", "makes a comment", "above the command"),
     "comment at first": (f"# the training\n{START}", "makes a comment", "Delete"),
     "comment before &&": (f"{START} # && echo done", "makes a comment", "Delete"),
+    "a here-document": (
+        f"cat <<EOF > /tmp/x && {START}\na: 1\nEOF",
+        "after <<EOF needs lines",
+        "into a file",
+    ),
     "two line breaks are one mistake each": (
         f"cd {HOME}\n\n  bash launch.sh --dataset-id uds-one",
         "'bash'",
@@ -72,6 +77,8 @@ ERRORS = {
     "out of range": (f"{START} --epochs 0", "'0' is not a whole number of at least 1", "--help"),
     "no value": (f"{START} --epochs", "argument --epochs: expected one argument", "--help"),
     "no value, then an option": (f"{START} --epochs --no-amp", "--epochs: expected one argument", "--help"),
+    "of a module": (f"cd {HOME} && python -m train --resume", "no argument --resume", "--help"),
+    "a module from anywhere": ("python -m train --epochs 1", "train.py is relative", f"write {HOME}"),
     "stray": (f"{START} stray", "unrecognized arguments: stray", "--help"),
     "no choice": (f"{START} --parallelism none", "invalid choice: 'none'", "--help"),
     "help": (f"{START} --help", "print something and end", "Delete that option"),
