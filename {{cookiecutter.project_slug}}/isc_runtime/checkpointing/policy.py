@@ -36,6 +36,7 @@ class SavePolicy:
         self._most_seconds = options.most_seconds
         self.save_steps = options.save_steps or FIRST_STEPS
         self.pace = Pace()
+        self._cost = 0.0  # seconds that each save costs, as the master says
         self._last_step = 0
         self._last_time = now
         self._is_asked = False
@@ -69,16 +70,15 @@ class SavePolicy:
 
     def is_late(self, now: float) -> bool:
         """Whether the last save was too long ago, by this rank's clock."""
-        return now - self._last_time >= self._bound
+        return now - self._last_time >= self._longest(self._cost)
 
     def ask(self) -> None:
         """A rank is late, and all ranks know it now."""
         self._is_asked = True
 
-    @property
-    def _bound(self) -> float:
-        """The longest time between two saves; what costs more than that would leave no time to train."""
-        return max(self._most_seconds, self.pace.save_seconds)
+    def _longest(self, cost: float) -> float:
+        """The longest time from one save's beginning to the next one's: half of it is left to train."""
+        return max(self._most_seconds, 2 * cost)
 
     def saved(self, write_seconds: float) -> tuple[int, float]:
         """A save has ended: the batches between two saves from now on, and the seconds that each costs.
@@ -91,8 +91,16 @@ class SavePolicy:
         cost = self.pace.save_seconds
         if not (self._is_auto and self.pace.batch_seconds):
             return self.save_steps, cost
-        seconds = max(write_seconds, min(best_interval(cost, self._mtbf_seconds), self._bound))
-        return max(1, round(seconds / self.pace.batch_seconds)), cost
+        seconds = max(write_seconds, min(best_interval(cost, self._mtbf_seconds), self._longest(cost)))
+        steps = max(1, round(seconds / self.pace.batch_seconds))
+        # Without a batch that had no save beside it nobody knows what one costs: saves that follow each other
+        # would go on doing so.
+        more = 0 if self.pace.is_cost_known else max(FIRST_STEPS, steps // 4)
+        return steps + more, cost
+
+    def agree(self, save_steps: int, cost: float) -> None:
+        """What the master has said, on all ranks: the batches between two saves, and the cost of each."""
+        self.save_steps, self._cost = save_steps, cost
 
 
 class Pace:
@@ -146,10 +154,15 @@ class Pace:
         self._saves += 1
         self._is_beside_save = True
 
-    def stood_still(self, seconds: float) -> None:
-        """For so long a save has made the training stand still."""
+    def stood_still(self, seconds: float, is_usual: bool = True) -> None:
+        """For so long a save has made the training stand still, as each one does, or only this one."""
         self._still_since_poll += seconds
-        self._seconds_still += seconds
+        self._seconds_still += seconds if is_usual else 0.0
+
+    @property
+    def is_cost_known(self) -> bool:
+        """Whether there were batches without a save beside them, with which others can be compared."""
+        return self._batches[False] > 0
 
     @property
     def batch_seconds(self) -> float:

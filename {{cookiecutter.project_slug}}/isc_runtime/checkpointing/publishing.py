@@ -89,7 +89,7 @@ class Publisher:
             self.failed(error, save.step)
             return
         self._is_torn = False
-        self._policy.save_steps = ended.save_steps
+        self._policy.agree(ended.save_steps, ended.cost)
         self._log.succeeded(save, ended)
 
     def finish_soon(self, patience: float, is_usual: bool) -> None:
@@ -105,8 +105,7 @@ class Publisher:
             return
         is_written = self._group.master(lambda: save.is_written_within(patience, self._group.busy))
         waited = time.monotonic() - begun
-        if is_usual:
-            self._policy.pace.stood_still(waited)
+        self._policy.pace.stood_still(waited, is_usual)
         save.held_up += waited
         if is_written:
             self.finish()
@@ -142,4 +141,4 @@ class Publisher:
         save_steps, cost = self._policy.saved(save.write_seconds)
         if save_steps != self._policy.save_steps:
             logger.info("Saving every %d batches: a save costs %.3f s", save_steps, cost)
-        return Ended(manifest, save.held_up + waiting, save.write_seconds, save_steps)
+        return Ended(manifest, save.held_up + waiting, save.write_seconds, save_steps, cost)

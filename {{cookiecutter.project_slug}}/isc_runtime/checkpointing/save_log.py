@@ -33,12 +33,14 @@ class Ended:
         held_up: seconds for which the training stood still for it.
         write_seconds: seconds from its beginning until it was durable.
         save_steps: batches between two saves from now on.
+        cost: seconds by which each save makes the training longer.
     """
 
     manifest: Manifest
     held_up: float
     write_seconds: float
     save_steps: int
+    cost: float
 
 
 class SaveLog:

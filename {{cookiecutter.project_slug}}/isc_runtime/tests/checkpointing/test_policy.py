@@ -105,7 +105,8 @@ class Simulation:
 
     def _publish(self) -> None:
         assert self._written_at is not None
-        self.policy.save_steps, cost = self.policy.saved(self._written_at - self._began_at)
+        steps, cost = self.policy.saved(self._written_at - self._began_at)
+        self.policy.agree(steps, cost)
         self.costs.append(cost)
         self._written_at = None
 
@@ -176,8 +177,13 @@ def test_what_costs_more_than_the_longest_time_between_two_saves_leaves_time_to_
         policy.pace.poll(step, step, False, float(step))
     policy.begun(9, 9.0)
     policy.pace.stood_still(40.0)
-    assert policy.saved(write_seconds=40.0) == (40, 40.0)
-    assert [policy.is_late(9.0 + seconds) for seconds in (31.0, 40.0)] == [False, True]
+    steps, cost = policy.saved(write_seconds=40.0)
+    assert 40 < steps < 80
+    another_rank_s = SavePolicy(CheckpointOptions(mtbf_seconds=90.0), 0.0)  # which has not waited itself
+    another_rank_s.begun(9, 9.0)
+    for one in (policy, another_rank_s):
+        one.agree(steps, cost)
+        assert [one.is_late(9.0 + seconds) for seconds in (31.0, 79.0, 80.0)] == [False, False, True]
 
 
 def test_cheap_saves_are_as_far_apart_as_they_may_be_at_most() -> None:
@@ -204,6 +210,27 @@ def test_what_only_the_first_save_of_a_start_costs_does_not_keep_the_others_apar
     assert plain.gaps[5:10] == pytest.approx(slow.gaps[5:10], rel=0.05)
     assert slow.costs[0] > 5.0
     assert slow.costs[1] == pytest.approx(slow.cost, rel=0.3)
+
+
+@pytest.mark.parametrize("slowdown", [0.05, 0.1])
+def test_a_first_save_that_outlasts_the_start_does_not_make_the_others_follow_each_other(
+    slowdown: float,
+) -> None:
+    """As long as a save is beside each batch nothing tells how much longer that makes it."""
+    simulation = Simulation(write=10.0, slowdown=slowdown).run(10_000)
+    expected = lost_least(simulation.cost, simulation.mtbf) / simulation.batch
+    assert mean(simulation.gaps) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_wait_that_only_one_save_has_caused_is_no_cost_and_no_batch_s() -> None:
+    policy, now = SavePolicy(CheckpointOptions(save_steps=AUTO), 0.0), 0.0
+    for step in range(1, 30):
+        now += 1.0
+        policy.pace.poll(step, step, False, now)
+        policy.pace.stood_still(3.0, is_usual=False)
+        now += 3.0
+    assert policy.pace.batch_seconds == pytest.approx(1.0)
+    assert policy.pace.save_seconds == 0.0
 
 
 def test_auto_waits_for_the_save_that_is_written() -> None:
