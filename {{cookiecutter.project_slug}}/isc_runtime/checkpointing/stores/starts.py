@@ -82,14 +82,14 @@ class Starts:
         self._begun = begun
         self._notes = StartNotes(position, count, Start(options.mtbf_seconds))
         self._is_over.clear()
+        ending.at_end(self._ended)
+        atexit.register(self._left, os.getpid())
         try:
             self._write(is_durable=True)
         except OSError as error:
-            self._is_over.set()
+            self.over()  # it may have its name, and be not durable
             logger.warning("[START] Not noted in %s (%s)", self._file, error.strerror)
             return
-        ending.at_end(self._ended)
-        atexit.register(self._left, os.getpid())
         threading.Thread(target=self._beat, name="starts", daemon=True).start()
 
     def _read(self) -> StartNotes | None:

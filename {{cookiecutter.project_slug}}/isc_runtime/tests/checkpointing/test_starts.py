@@ -230,6 +230,21 @@ def test_a_directory_that_takes_no_notes_is_no_reason_to_stop(
     assert "No space left on device" in caplog.text
 
 
+def test_a_note_of_which_nobody_knows_whether_it_is_durable_is_taken_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its name already; and what nobody writes on would say that the start ended at once."""
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    store = started(store)
+    with monkeypatch.context() as failing:
+        failing.setattr(starts, "sync_directory", fail)
+        store.starts.begin(None, CheckpointOptions(), False, time.time())
+    assert not notes_file(store).exists()
+
+
 def test_a_note_that_waited_for_its_turn_is_not_written_after_the_end(store: Store) -> None:
     store = started(store)
     with store.starts._writing:
