@@ -13,9 +13,7 @@ from typing import Any
 from isc_runtime.answering import answering
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
-from isc_runtime.options import FIRST_TIMEOUT, not_negative, positive_float
-from isc_runtime.ranks.launching.node import Node
-from isc_runtime.ranks.launching.roll_call import all_nodes
+from isc_runtime.option_values import not_negative, positive_float
 from isc_runtime.ranks.reporting import reported
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -100,9 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
     preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
     preflight.add_argument("--local", action="store_true", help="as for train.py")
-    preflight.add_argument(
-        "--first-timeout", type=positive_float, default=FIRST_TIMEOUT, help="as for train.py"
-    )
+    preflight.add_argument("--first-timeout", type=positive_float, help="as for train.py")
     preflight.add_argument("--device", default="auto", help="as for train.py")
     setup = commands.add_parser("setup", help="install what pyproject.toml names (make setup)")
     setup.add_argument("--torch", default="auto", choices=("auto", "cpu", "cuda", "cu126", "cu128", "cu130"))
@@ -226,14 +222,18 @@ def _with_config(command_line: list[str]) -> list[str]:
 
 
 def _preflight(arguments: argparse.Namespace) -> int:
+    from isc_runtime.options import FIRST_TIMEOUT
     from isc_runtime.preflight import check_place
+    from isc_runtime.ranks.launching.node import Node
+    from isc_runtime.ranks.launching.roll_call import all_nodes
 
     sys.path.insert(0, str(PROJECT))
     from data import check_data
 
     with contextlib.ExitStack() as stack:
         if MEET in os.environ:
-            stack.enter_context(all_nodes(Node.read(os.environ), arguments.first_timeout))
+            limit = arguments.first_timeout or FIRST_TIMEOUT
+            stack.enter_context(all_nodes(Node.read(os.environ), limit))
         check_place(Environment.read(is_local=arguments.local, device=arguments.device))
         check_data(arguments.dataset_id, arguments.data_root)
     return 0
