@@ -17,9 +17,6 @@ PREPARATIONS = frozenset(
     }
 )
 WITH_ONE_ARGUMENT = frozenset({".", "cd", "source"})
-_HERE_DOCUMENT = re.compile(
-    r"""'[^']*'|"(?:[^"\\]|\\.)*"|\$\(\(.*?\)\)|<<<|(?P<here><<-?\s*['"]?[A-Za-z_]\w*)""", re.DOTALL
-)
 # Where a line begins with one of these, a command is meant to begin.
 _BEGINNINGS = (PREPARATIONS - {"", "[", ".", ":"}) | SHELLS
 _BEGINNINGS |= {"accelerate", "conda", "deepspeed", "do", "done", "else", "exec", "fi", "for", "if", "isc"}
@@ -40,11 +37,6 @@ def check_form(command: str, where: str) -> Iterator[Finding]:
     if (start := comment_at(text)) is not None:
         yield _comment(command, start, where)
     yield from _check_operators(split(as_meant(command)), where)
-
-
-def here_document(text: str) -> str | None:
-    """The beginning of a text that a program is to read from the lines that follow: `<<EOF`."""
-    return next((match["here"] for match in _HERE_DOCUMENT.finditer(text) if match["here"]), None)
 
 
 def as_meant(command: str) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 
 from isc_runtime.submission.command.command_form import (
@@ -19,10 +19,9 @@ from isc_runtime.submission.command.command_form import (
     WITH_ONE_ARGUMENT,
     as_meant,
     check_form,
-    here_document,
 )
-from isc_runtime.submission.command.on_a_node import check_quotes, check_simple_command
-from isc_runtime.submission.command.shell import SimpleCommand, joined, split
+from isc_runtime.submission.command.on_a_node import MODULES, PYTHON, check_quotes, check_simple_command
+from isc_runtime.submission.command.shell import SimpleCommand, joined, programs_of, split
 from isc_runtime.submission.command.train_arguments import check_arguments
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import TORCHRUN_VARIABLES, VARIABLES
@@ -31,7 +30,8 @@ MOST_CHARACTERS = 131072  # of one argument of a program: MAX_ARG_STRLEN of Linu
 MOST_LINES = 1000
 MOST_FINDINGS = 20
 SCRIPTS = ("launch.sh", "train.py")  # what comes after one of them are arguments of train.py
-MODULE = "train"  # the same, after -m
+AS_MODULE = re.compile(r"-\w*m|--module")
+MODULE = "train"  # the same, after python -m or torchrun -m
 NO_COMMANDS = {
     "isc_run": "It is in old examples, and was replaced: start launch.sh, and torchrun in it.",
     "isc": "It submits experiments, from a container; a node of an experiment must not.",
@@ -48,6 +48,7 @@ class LaunchCommand:
         root: the project.
         homes: the directories that the project may be in when the command runs; the first is the usual one.
         datasets: the ids of the mounted datasets.
+        is_part: whether it is only what a shell is told to run by another command.
     """
 
     text: str
@@ -55,6 +56,7 @@ class LaunchCommand:
     root: Path
     homes: Sequence[str]
     datasets: Sequence[str]
+    is_part: bool = False
 
     def check(self) -> Iterator[Finding]:
         """What is wrong with it, as far as a person will read."""
@@ -85,14 +87,13 @@ class LaunchCommand:
         except ValueError as error:
             yield self._error(f"No shell can read the command ({error})", "Close what was opened.")
             return
-        if here := here_document(text):
-            what = (
-                f"What comes after {here} needs lines of its own, and the ISC makes one line of the command"
-            )
+        simple_commands = split(as_meant(self.text))
+        if here := next((one.here_document for one in simple_commands if one.here_document), None):
+            what = f"What comes after <<{here} needs lines of its own, and the ISC makes one line of them"
             yield self._error(what, "Put those lines into a file of the project.")
             return
         yield from check_form(self.text, self.where)
-        yield from self._check_simple_commands(split(as_meant(self.text)))
+        yield from self._check_simple_commands(simple_commands)
         yield from check_quotes(text, self.where)
         yield from self._check_variables(text)
         yield from self._check_mounts(text)
@@ -116,10 +117,14 @@ class LaunchCommand:
                     yield from is_wrong
                     directory = "$"  # unknown: one finding is enough
             elif (inner := simple.shell_text) is not None:
-                yield from replace(self, text=inner).check()
+                yield from replace(self, text=inner, is_part=True).check()
             else:
                 yield from self._check_program(simple, directory)
-        programs = {simple.program for simple in simple_commands}
+        if not self.is_part:
+            yield from self._check_programs(programs_of(simple_commands))
+
+    def _check_programs(self, programs: set[str]) -> Iterator[Finding]:
+        """Whether one of them trains, and how."""
         if programs <= PREPARATIONS:
             names = ", ".join(sorted(programs - {""})) or "nothing"
             yield self._error(
@@ -141,11 +146,20 @@ class LaunchCommand:
             is_program = place == 0 and "/" in word
             is_sourced = place == 1 and simple.program in WITH_ONE_ARGUMENT
             if place == script and word == MODULE:
-                yield from self._check_relative(f"{word}.py", directory)
+                yield from self._check_module(directory)
             elif (is_program or is_sourced or word.endswith((".py", ".sh"))) and not word.startswith("-"):
                 yield from self._check_relative(word, directory)
         if script is not None:
             yield from check_arguments(self.root, words[script + 1 :], self.datasets, self.where)
+
+    def _check_module(self, directory: str) -> Iterator[Finding]:
+        """train.py is found in the working directory, unless the command names another place."""
+        resolved = _resolved(f"{MODULE}.py", directory)
+        if resolved.startswith(("/", "$")):
+            yield from self._check_path(resolved)
+        elif "PYTHONPATH" not in self.text:
+            what = f"Python looks for {MODULE} in the working directory, and nobody promises one"
+            yield self._error(what, f"Write before it: cd {self.homes[0]} &&")
 
     def _check_relative(self, path: str, directory: str) -> Iterator[Finding]:
         resolved = _resolved(path, directory)
@@ -204,8 +218,16 @@ class LaunchCommand:
 
 
 def _starts_training(words: Sequence[str], place: int) -> bool:
-    is_module = words[place] == MODULE and place > 0 and words[place - 1] in ("-m", "--module")
-    return is_module or PurePosixPath(words[place]).name in SCRIPTS
+    """Whether what comes after a word of a program's are arguments of train.py."""
+    if PurePosixPath(words[place]).name in SCRIPTS:
+        return True
+    program, before = PurePosixPath(words[0]).name, words[1:place]
+    is_launcher = program in MODULES.values() or PYTHON.fullmatch(program)
+    if words[place] != MODULE or not is_launcher or not before or not AS_MODULE.fullmatch(before[-1]):
+        return False
+    # A program that was named before has the rest for itself.
+    named = [after for word, after in pairwise(before) if AS_MODULE.fullmatch(word)]
+    return named in ([], *([name] for name in MODULES)) and not any(word.endswith(".py") for word in before)
 
 
 def _resolved(path: str, directory: str) -> str:

@@ -46,10 +46,12 @@ class SimpleCommand:
     Attributes:
         operator: what stands before it: `&&`, `||`, `;`, `|`, `&`, a parenthesis; "" before the first one.
         words: of it, without quotes and redirections.
+        here_document: what ends the lines that it reads as a file, `EOF` of `<<EOF`; "" if it reads none.
     """
 
     operator: str
     words: tuple[str, ...]
+    here_document: str = ""
 
     @property
     def start(self) -> int:
@@ -88,6 +90,18 @@ class SimpleCommand:
         return self.words[self.start + 1 :]
 
 
+def programs_of(commands: list[SimpleCommand]) -> set[str]:
+    """The programs of commands, those within a shell's -c in its place; "" where nothing is run."""
+    found = set[str]()
+    for simple in commands:
+        try:
+            within = None if simple.shell_text is None else split(simple.shell_text)
+        except ValueError:  # a quote is open: the shell runs nothing
+            within = []
+        found |= {simple.program} if within is None else programs_of(within)
+    return found
+
+
 def joined(command: str) -> str:
     """The one line that the ISC makes of a command."""
     return " ".join(command.split("\n")).strip()
@@ -109,19 +123,29 @@ def split(text: str) -> list[SimpleCommand]:
     lexer.whitespace_split = True
     lexer.commenters = ""  # "#" within a word is an ordinary character
     commands: list[tuple[str, list[str]]] = [("", [])]
+    here: dict[int, str] = {}  # of commands, by their number
     is_file = False  # the next word is where a redirection goes
+    is_arithmetic = False  # where << shifts a number
     for word in lexer:
         if set(word) <= set("&|;()"):
             commands.append((word, []))
+            is_arithmetic = word.endswith("((") or (is_arithmetic and not word.startswith("))"))
         elif set(word) <= set("<>&|"):
             is_file = True
+            if word == "<<" and not is_arithmetic:
+                here[len(commands) - 1] = word
             if commands[-1][1] and commands[-1][1][-1].isdigit():  # the descriptor: 2>/dev/null
                 commands[-1][1].pop()
         elif is_file:
             is_file = False
+            if here.get(len(commands) - 1) == "<<":
+                here[len(commands) - 1] = word
         else:
             commands[-1][1].append(word)
-    outer = [SimpleCommand(operator, _unpacked(words)) for operator, words in commands]
+    outer = [
+        SimpleCommand(operator, _unpacked(words), here.get(number, ""))
+        for number, (operator, words) in enumerate(commands)
+    ]
     within = [simple for one in inner for simple in split(one) if simple.words]
     # Before the rest, as a shell runs them; nobody chains them to it.
     return [*(replace(simple, operator=simple.operator or "(") for simple in within), *outer]
