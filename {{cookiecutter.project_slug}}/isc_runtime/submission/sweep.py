@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.submission.command.shell import comment_at, joined, split
 from isc_runtime.submission.launch_file import check_launch_file
 from isc_runtime.submission.project import homes
 from isc_runtime.text_files import read_text
@@ -18,6 +19,11 @@ from isc_runtime.toml import load_toml
 
 Point = tuple[tuple[str, str], ...]  # options of train.py, and their values
 MOST = 100  # so many experiments at once are a slip of the keyboard
+_TRAINING = re.compile(r"(?<![^\s/])(?:launch\.sh|train\.py|(?<=-m )train)(?=\s|$)")
+# Words up to an operator, a redirection or a comment.
+_ARGUMENTS = re.compile(
+    r"""(?:\s+(?!\#|\d*[<>])(?:'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$\([^()]*\)|[^\s&|;()<>'"\\])+)*"""
+)
 
 
 def sweep(launch_file: Path, settings: Sequence[str], root: Path) -> int:
@@ -51,7 +57,8 @@ def sweep(launch_file: Path, settings: Sequence[str], root: Path) -> int:
         if file in made:
             hint = "Give them values that differ in a letter or a number."
             raise IscError("Two points would have the same file", file, hint, ExitCode.USAGE)
-        made[file] = _with(_with(text, "experiment_name", called), "command", command + words).encode()
+        with_options = _with_options(command, words, launch_file)
+        made[file] = _with(_with(text, "experiment_name", called), "command", with_options).encode()
     with contextlib.ExitStack() as undone:
         _write(made, undone)
         findings = [finding for file in made for finding in check_launch_file(file, root, homes(root))]
@@ -114,6 +121,30 @@ def _with(text: str, key: str, value: str) -> str:
         hint = "Write its value on that line, in quotes."
         raise IscError(f"The value of {key} is not on one line", "", hint, ExitCode.USAGE)
     return new
+
+
+def _with_options(command: str, options: str, launch_file: Path) -> str:
+    """A command whose training has these options after its own. Raises IscError: it cannot be given any."""
+    starts = list(_TRAINING.finditer(command))
+    if len(starts) == 1:
+        arguments = _ARGUMENTS.match(command, starts[0].end())
+        assert arguments is not None  # it may be empty
+        end = arguments.end()
+    else:
+        end = len(command.rstrip())
+    new, words = command[:end] + options + command[end:], tuple(shlex.split(options))
+    with contextlib.suppress(ValueError):  # a quote is open
+        commands = [simple for simple in split(joined(new)[: comment_at(joined(new))]) if simple.words]
+        has_them = [simple for simple in commands if simple.words[-len(words) :] == words]
+        is_one = len(has_them) == 1 and (len(starts) == 1 or len(commands) == 1)
+        if is_one and has_them[0].shell_text is None:
+            return new
+    raise IscError(
+        "The command has no one place for options of the training",
+        launch_file,
+        "Write it so that launch.sh stands in it once, and not within quotes: bash .../launch.sh --epochs 3",
+        ExitCode.USAGE,
+    )
 
 
 def _safe(text: str) -> str:

@@ -36,6 +36,7 @@ _COMMENT = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|(?P<comment>(?<![^\s;&|(
 _QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\."""
 _SUBSTITUTION = re.compile(rf"{_QUOTED}|(?P<begin>[$<>]\()", re.DOTALL)
 _PARENTHESES = re.compile(rf"{_QUOTED}|[()]", re.DOTALL)
+_DESCRIPTOR = re.compile(rf"{_QUOTED}|(?<![^\s&|;()])(?P<number>\d+)(?=[<>])", re.DOTALL)  # of `2>&1`
 SUBSTITUTED = "$SUBSTITUTED"  # in the place of what a command will say
 
 
@@ -119,6 +120,7 @@ def split(text: str) -> list[SimpleCommand]:
         ValueError: a quote or a parenthesis is open.
     """
     text, inner = _without_substitutions(text)
+    text = _DESCRIPTOR.sub(lambda match: "" if match["number"] else match[0], text)
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     lexer.commenters = ""  # "#" within a word is an ordinary character
@@ -134,8 +136,6 @@ def split(text: str) -> list[SimpleCommand]:
             is_file = True
             if word == "<<" and not is_arithmetic:
                 here[len(commands) - 1] = word
-            if commands[-1][1] and commands[-1][1][-1].isdigit():  # the descriptor: 2>/dev/null
-                commands[-1][1].pop()
         elif is_file:
             is_file = False
             if here.get(len(commands) - 1) == "<<":

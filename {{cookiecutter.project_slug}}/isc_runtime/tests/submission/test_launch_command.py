@@ -202,6 +202,7 @@ ACCEPTED = {
     "another -m": f"git commit -m train --x && python {HOME}/data.py -m train --x && {START}",
     "another module's -m": f"python -m own -m train --x && {START}",
     "a module with a path of its own": f"PYTHONPATH={HOME} python -m train --dataset-id uds-one && {START}",
+    "a number before a redirection": f"{START} --epochs 3 > /tmp/log && {START} --epochs 3 2>/tmp/log",
     "unpacked by env, too": f"env -S 'A=1 B=2' {START}",
     "what is deleted is no checkpoint": f"rm -rf /tmp/cache && {START}",
 }

@@ -56,6 +56,40 @@ def test_a_file_for_each_combination(root: Path, capsys: pytest.CaptureFixture[s
     )
 
 
+@pytest.mark.parametrize(
+    "after",
+    ["", " && echo done", " | tee f", " || sleep 60", "; sleep 3", " 2>&1", " # a note", " > '/tmp/a b'"],
+)
+@pytest.mark.parametrize("before", ["", "cd /root/project && ", "true; "])
+def test_options_are_the_training_s_whatever_comes_after_it(before: str, after: str, tmp_path: Path) -> None:
+    """At the end of the command they would be another program's, and all points the same training."""
+    command = before + "bash /root/project/launch.sh --seed 3 --data-root '/x y'"
+    new = module._with_options(command + after, " --epochs 2", tmp_path)
+    assert new == command + " --epochs 2" + after
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [("(", ")"), ("if true; then ", "; fi"), ('bash "$HOME/other.sh" && ', "")]
+)
+def test_options_stay_within_what_encloses_the_training(begin: str, end: str, tmp_path: Path) -> None:
+    command = f"{begin}bash /root/project/launch.sh --seed 3"
+    assert module._with_options(command + end, " --x 1", tmp_path) == f"{command} --x 1{end}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bash -c 'bash /root/project/launch.sh'",
+        "bash /root/project/launch.sh && bash /root/project/launch.sh",
+        "python /root/project/other.py && ls",
+    ],
+)
+def test_a_command_in_which_nobody_can_tell_the_place_is_refused(command: str, tmp_path: Path) -> None:
+    with pytest.raises(IscError, match="no one place") as raised:
+        module._with_options(command, " --x 1", tmp_path)
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
 @pytest.mark.parametrize("setting", ["learning-rat=1", "epochs=0,1"])
 def test_what_train_py_refuses_is_written_nowhere(
     root: Path, setting: str, capsys: pytest.CaptureFixture[str]
