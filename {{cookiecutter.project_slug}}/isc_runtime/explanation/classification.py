@@ -12,7 +12,7 @@ from isc_runtime.explanation.python import EXCEPTION, PYTHON_CAUSES
 
 Classified = tuple[Cause, dict[str, str]]
 FOREIGN = (*CUDA_CAUSES, *PYTHON_CAUSES)
-CAUSES = (*own.MESSAGES, *own.LOGGED, *own.EXITS, *FOREIGN, EXCEPTION)
+CAUSES = (*own.MESSAGES, *own.LOGGED, *own.LAUNCHED, *own.EXITS, *FOREIGN, EXCEPTION)
 ERROR = re.compile(own.ERROR)
 # A line of interest holds one of these. Most lines of a log do not, and all patterns would take long.
 WORDS = (
@@ -20,14 +20,19 @@ WORDS = (
     *("no such", "no module", "not found", "cannot open", "denied", "refused", "timed out", "not connected"),
     *("reset by", "broken pipe", "in use", "eaddr", "no space", "enospc", "quota", "read-only", "too many"),
     *("stale", "segmentation", "watchdog", "nccl", "cuda", "cudnn", "cublas", "nvidia", "nvrm", "gpu", "ecc"),
-    *("fallen off", "device", "assert", "kernel image", "resol", "not known", "retries"),
+    *("fallen off", "device", "assert", "kernel image", "resol", "not known", "retries", "can't open"),
+    *("aborted", "illegal instruction", "():", "corrupted"),
 )
+WARNING = re.compile(r"\b[A-Za-z]*Warning: ")  # after it a program goes on
 
 
 def classify_line(text: str) -> Classified | None:
     """A line of no special form."""
+    if text.startswith(own.LAUNCHER):
+        return _first(own.LAUNCHED, text)
     lowered = text.lower()
-    return _first(FOREIGN, text) if any(word in lowered for word in WORDS) else None
+    is_of_interest = any(word in lowered for word in WORDS) and not WARNING.search(text)
+    return _first(FOREIGN, text) if is_of_interest else None
 
 
 def classify_error(text: str) -> Classified | None:

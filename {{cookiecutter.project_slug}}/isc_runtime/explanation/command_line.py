@@ -45,7 +45,7 @@ def read(paths: list[Path]) -> Explanation:
     Raises:
         IscError: a log cannot be read, or there is none.
     """
-    files = [file for path in paths for file in _files(path)]
+    files = list({file.absolute(): file for path in paths for file in _files(path)}.values())
     names = _names(files)
     logs: dict[object, list[Reader]] = defaultdict(list)
     for file in files:
@@ -78,6 +78,9 @@ def _files(path: Path) -> list[Path]:
     found = [file for file in path.rglob("*") if _is_log(file) and file.is_file()]
     if len(found) > MOST_LOGS:
         raise IscError(f"There are more than {MOST_LOGS} logs", path, "Name the folder of one experiment.")
+    # Where there are logs of nodes, other texts beside them are somebody's notes.
+    with_nodes = {file.parent for file in found if NODE.search(file.name)}
+    found = [file for file in found if file.parent not in with_nodes or NODE.search(file.name)]
     return sorted(found, key=_natural)
 
 

@@ -15,7 +15,7 @@ from isc_runtime.explanation.own import FRUITLESS_START
 
 # Seconds: a node whose last attempt ended so long before another's began took no part in that one.
 OLDER = 60.0
-OWN_ERROR, HANG, COMPLETED = "own-error", "hang", "completed"
+OWN_ERROR, HANG, COMPLETED, ENDED_WITH_0 = "own-error", "hang", "completed", "ended-with-0"
 AGREED, SAID, EXITED, FOLLOWED, FOLLOWED_EXIT, LOGGED = range(6)  # how much a sign says; the first says most
 
 Last = list[tuple[Node, Attempt]]
@@ -48,9 +48,8 @@ class Sign:
 def explain(nodes: list[Node]) -> Explanation:
     """What happened in the last attempt. Each node has at least one."""
     last = _last_attempts(nodes)
-    signs = sorted(
-        (sign for node, attempt in last for sign in _signs(node, attempt)), key=lambda one: one.order
-    )
+    signs = [sign for node, attempt in last for sign in _signs(node, attempt)]
+    signs = sorted(_without_survived(signs, last), key=lambda one: one.order)
     has_ended = any(attempt.stands(Kind.END) for _, attempt in last)
     if not signs or (signs[0].strength >= FOLLOWED and (has_ended or _is_interrupted(last, signs))):
         found = _end(last)
@@ -65,9 +64,27 @@ def explain(nodes: list[Node]) -> Explanation:
     return found
 
 
+def _without_survived(signs: list[Sign], last: Last) -> list[Sign]:
+    """Signs, without those after which the training came to its end all the same."""
+    ends = [event for _, attempt in last for event in attempt.stands(Kind.END)]
+    completed = [event for event in ends if event.cause.name == COMPLETED]
+    if any(sign.exit for sign in signs) or not completed:
+        return signs
+    if any(event.cause.name == ENDED_WITH_0 for event in ends):
+        return []
+    return [sign for sign in signs if not _is_before(sign.event, completed[-1])]
+
+
+def _is_before(event: Event, end: Event) -> bool:
+    if event.file == end.file:
+        return event.line < end.line
+    return event.time is None or end.time is None or event.time <= end.time
+
+
 def _is_interrupted(last: Last, signs: list[Sign]) -> bool:
     """Whether a node ended without a word, and the others, that missed it, before torchrun could say so."""
-    silent = {id(node) for node, _ in last} - {id(sign.node) for sign in signs}
+    trained = {id(node) for node, one in last if one.marks or one.is_masters or one.is_checked}
+    silent = trained - {id(sign.node) for sign in signs}
     return bool(silent) and not any(sign.exit for sign in signs)
 
 

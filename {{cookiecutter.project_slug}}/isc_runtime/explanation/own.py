@@ -95,6 +95,18 @@ LOGGED = (
     ),
 )
 
+# What launch.sh says when all has ended, on the ISC.
+LAUNCHER = "isc_runtime: "
+LAUNCHED = (
+    Cause(
+        "ended-with-0",
+        r"^isc_runtime: this experiment is complete",
+        "The training is complete.",
+        "Nothing.",
+        Kind.END,
+    ),
+)
+
 # Exit codes of isc_runtime.errors.ExitCode, and 128 + n after signal n.
 EXITS = (
     Cause(

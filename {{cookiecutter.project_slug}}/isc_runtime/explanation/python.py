@@ -11,7 +11,8 @@ SHARED_MEMORY = "https://github.com/pytorch/pytorch/issues/5040"
 PYTHON_CAUSES = (
     Cause(
         "oom-killer",
-        r"[Oo]ut of memory: Kill(?:ed)? process|invoked oom-killer|oom-kill:|oom_reaper: reaped process",
+        r"[Oo]ut of memory: Kill(?:ed)? process|invoked oom-killer|oom-kill:|oom_reaper: reaped process"
+        r"|Detected \d+ oom[_-]kill event",
         "The kernel's OOM killer ended a process: the memory of the node, or of the container, was full.",
         "Use less memory: fewer --workers, a smaller --batch-size, data that are read piece by piece.",
         seen=False,
@@ -118,28 +119,45 @@ PYTHON_CAUSES = (
     ),
     Cause(
         "usage",
-        r"^(?P<program>[\w./-]+\.py|\S+): error: (?P<message>.+)",
+        r"^(?P<program>(?!slurm|srun)[\w./-]+): error: (?P<message>.+)",
         "The arguments of {program} are wrong: {message}.",
         "Correct them in the command of experiment.isc; python train.py --help lists them.",
     ),
     Cause(
         "no-such-command",
-        r"(?P<command>\S+): command not found",
+        r"(?<!\S)(?P<command>\S+): command not found",
         "The shell does not find the command {command}.",
         "Name it with its whole path, or install it in the image.",
     ),
     Cause(
         "no-such-script",
-        r"^(?:/bin/)?(?:ba)?sh: (?:line \d+: )?(?P<path>\S+): No such file or directory",
-        "The command names a file that is not there: {path}.",
+        r"^(?:/bin/)?(?:ba)?sh: (?:line \d+: )?(?P<path>\S+): No such file or directory"
+        r"|^\S*python[\d.]*: can't open file '?(?P<file>[^']+?)'?: ",
+        "The command names a file that is not there: {path}{file}.",
         "The container that was submitted must have it: the project belongs in /root, and the command has "
         "absolute paths.",
     ),
     Cause(
+        "syntax",
+        r"^(?:Syntax|Indentation|Tab)Error: (?P<message>.+)",
+        "Python cannot read the code: {message}.",
+        "Correct the line that is shown above it.",
+    ),
+    Cause(
         "native-crash",
-        r"^Fatal Python error: (?P<what>.+)|^(?P<fault>Segmentation fault)",
-        "Python crashed in native code: {what}{fault}.",
+        r"^Fatal Python error: (?P<what>.+)"
+        r"|(?:^|: +\d+ |: line \d+: +\d+ )(?P<fault>Segmentation fault|Bus error|Illegal instruction|Aborted)"
+        r"(?: \(core dumped\))?(?:$| )"
+        r"|^(?P<heap>(?:free|malloc|munmap_chunk|realloc)\(\): .+|terminate called .+|corrupted .+)",
+        "Python crashed in native code: {what}{fault}{heap}.",
         "The lines below it show where; update or change the library that is named there.",
+    ),
+    Cause(
+        "process-killed",
+        r"^Killed$|: line \d+: +\d+ Killed(?:$| )",
+        "A process was ended with SIGKILL from outside, while the shell that had started it lived on.",
+        "Most often this is the OOM killer: the node's memory was full. Use less of it: fewer --workers, a "
+        "smaller --batch-size, data that are read piece by piece.",
     ),
     Cause(
         "torchrun-stopped",

@@ -6,12 +6,17 @@ import re
 from dataclasses import dataclass
 
 START = "Traceback (most recent call last):"
+GROUP = "Exception Group Traceback (most recent call last):"  # its lines have a margin
+MARGIN = re.compile(r"^  [|+] ")
+IGNORED = "Exception ignored "  # in what a finalizer raised: the program goes on
+CUT = "An exception, whose name is not in the log any more"
 CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
 FRAME = re.compile(r'^ +File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 EXCEPTION = re.compile(
-    r"^(?:\w+\.)*(?:\w*(?:Error|Exception|Exit|Interrupt|Iteration|Warning)|[A-Z]\w*[a-z]\w*(?=: ))"
-    r"(?::(?: .*)?)?$"
+    r"^(?:\w+\.)*(?:\w*(?:Error|Exception|Exit|Group|Interrupt|Iteration|Warning)|[A-Z]\w*[a-z]\w*(?=: )"
+    r"|(?<=\.)[A-Z]\w*)(?::(?: .*)?)?$"
 )
+BARE = re.compile(r"^[A-Z]\w*$")  # one of train.py's own, without a message: right after the frames
 NOT_THE_USERS = re.compile(r"site-packages|dist-packages|/lib/python3|\bisc_runtime/(?!tests/)|^<")
 PATIENCE = 20  # lines of others between two lines of a traceback
 
@@ -40,6 +45,9 @@ class Tracebacks:
         self._foreign = 0  # lines since the last one of the traceback
         self._in_frames = False
         self._is_chained = False
+        self._is_ignored = False
+        self._has_margin = False
+        self._begun = 0  # the line with which the last one begins
         self._code = ""
         self._raised: Raised | None = None
 
@@ -49,18 +57,31 @@ class Tracebacks:
         Returns:
             Whether it is part of a traceback, and an exception that is complete with the line before it.
         """
-        if text == START:
-            done = None if self._is_chained else self.finish()
+        if text == START or text.endswith(GROUP):
+            is_chained = self._is_chained
+            done = None if is_chained else self._take()
+            self._has_margin = text != START
             self._in_frames, self._is_chained, self._foreign, self._code = True, False, 0, ""
+            self._begun = line
             return True, done
         if self._in_frames:
-            return self._in_traceback(text, line), None
+            return self._in_traceback(MARGIN.sub("", text) if self._has_margin else text, line), None
+        if text.startswith(IGNORED):
+            done, self._is_ignored = self._take(), True
+            return True, done
         if self._raised is not None and text.startswith(CHAINS):
             self._is_chained = True
             return True, None
-        return False, self.finish()
+        return False, self._take()
 
     def finish(self) -> Raised | None:
+        """The exception with which the log ends, if there is one, be it cut off."""
+        if self._in_frames and self._foreign == 0 and not self._is_ignored:
+            first = self._raised.first if self._raised is not None else CUT
+            return Raised(CUT, self._begun, self._code, first)
+        return self._take()
+
+    def _take(self) -> Raised | None:
         """The exception that waits for what may follow it, if there is one."""
         done, self._raised, self._is_chained = self._raised, None, False
         return done
@@ -75,10 +96,10 @@ class Tracebacks:
                 )
             self._foreign = 0
             return True
-        if EXCEPTION.match(text):
+        if EXCEPTION.match(text) or (self._foreign == 0 and BARE.match(text)):
             first = self._raised.first if self._raised is not None else text
-            self._raised = Raised(text, line, self._code, first)
-            self._in_frames = False
+            self._raised = None if self._is_ignored else Raised(text, line, self._code, first)
+            self._in_frames = self._is_ignored = False
             return True
         self._foreign += 1
         self._in_frames = self._foreign < PATIENCE

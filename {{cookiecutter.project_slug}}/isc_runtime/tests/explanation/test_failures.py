@@ -124,14 +124,14 @@ FAILURES = {
     "place": Failure(read_what_is_not_there, "exit-unfit", 3, "/no/such/file"),
     "hung": Failure(hang, "hang", 8, "No batch was finished within 2 s", ("--timeout", "2"), False),
 }
-# The causes that the other tests of this module make.
+# The causes that other tests make, of this module and of test_endings.
 ELSEWHERE = {
     *("own-error", "usage", "exit-usage", "exit-data", "exit-checkpoint", "exit-save", "exit-diverged"),
     *("missing-module", "launcher-gone", "lost-contact", "torchrun-summary", "torchrun-waited"),
     *("save-failed", "damaged-checkpoint", "repaired", "not-finite", "stopped", "completed"),
     *("no-such-command", "no-such-script", "permission", "ctrl-c", "gloo", "rendezvous", "torchrun-stopped"),
     *("exit-unforeseen", "exit-other", "exit-peer", "exit-stopped", "exit-taken", "exit-fruitless"),
-    *("fruitless", "fruitless-start"),
+    *("fruitless", "fruitless-start", "syntax", "process-killed", "ended-with-0"),
 }
 
 
