@@ -151,6 +151,8 @@ class Trainer:
             while True:
                 if self.is_evaluation_due(checkpointer):
                     self.evaluate(checkpointer, scalars)
+                elif self.sampler.is_epoch_done:  # a stream's end is known after its last batch was evaluated
+                    self.sampler.next_epoch()
                 if self.is_complete(checkpointer):
                     break
                 self.train(checkpointer, scalars, show)
@@ -193,11 +195,12 @@ class Trainer:
         for part, is_last in parts_of(batch, self.arguments.accumulate):
             with part_of_batch(self.replica, is_last), self.autocast():
                 means = batch_loss(self.replica, part)
-                loss = self.scaler.scale(answers.loss_of(means).total / samples)
+                mean = answers.loss_of(means)
+                loss = self.scaler.scale(mean.total / samples)
             # A loss that is not finite, on whatever rank, makes the gradients NaN on all of them.
             torch.autograd.backward(loss, 1 + (loss - loss).detach())
             totals.add(means)
-            count += means["loss"].count
+            count += mean.count
         self.scaler.unscale_(self.optimizer)
         # The ranks' gradients are averaged; what is wanted is their sum over what all of them count.
         factor = samples * self.group.world_size / self.group.sum(count)

@@ -106,15 +106,16 @@ MISTAKES = {
 }
 
 
-def trained(project: Path, place: Path, ranks: int, **changes: str) -> tuple[list[int], str]:
-    """Trains with these in place of what is right. Returns the exit codes, and what all ranks said."""
+def trained(project: Path, place: Path, ranks: int, *more: str, **changes: str) -> tuple[list[int], str]:
+    """Trains with these in place of what is right, and more options. Returns the exit codes, and what all
+    ranks said."""
     words = {**RIGHT, **changes}
     for name, text in {"data": DATA, "model": MODEL}.items():
         for word, value in words.items():
             text = text.replace(f"{{{word}}}", value)
         (project / f"{name}.py").write_text(text)
     options = ("--batch-size", "8", "--max-steps", "4", "--log-steps", "1", "--eval-batch-size", "512")
-    recipe = Recipe("mistake", 0, "", "", 0, options, ())
+    recipe = Recipe("mistake", 0, "", "", 0, options + more, ())
     ended = train(Place(place, script=project / "train.py"), recipe, ranks)
     return [one.code for one in ended], "\n".join(one.output for one in ended)
 
@@ -161,3 +162,45 @@ def test_no_data(mistaken: Path, tmp_path: Path, pair: str, expected: str) -> No
     assert codes == [4], said
     assert expected in said
     assert "Traceback" not in said
+
+
+STREAM = (
+    "type('Stream', (torch.utils.data.IterableDataset,), "
+    "{'__iter__': lambda _: iter([(torch.ones(1),)] * 32)})(), points"
+)
+
+
+def test_a_stream_goes_on_though_its_last_batch_was_evaluated(mistaken: Path, tmp_path: Path) -> None:
+    """That it has ended is known after that, when no evaluation is due any more."""
+    every = ("--eval-steps", "2", "--max-steps")
+    codes, said = trained(mistaken, tmp_path, 1, *every, "10", pair=STREAM)
+    assert codes == [0], said
+    assert "epoch 3 batch 2 step 10:" in said
+    again = tmp_path / "again"
+    again.mkdir()
+    for steps in ("4", "6"):  # a start from a checkpoint of just there
+        codes, said = trained(mistaken, again, 1, *every, steps, pair=STREAM)
+        assert codes == [0], said
+    assert "epoch 2 batch 2 step 6:" in said
+
+
+def test_weights_of_a_stream_are_said(mistaken: Path, tmp_path: Path) -> None:
+    codes, said = trained(mistaken, tmp_path, 1, pair=f"{STREAM}, None, [0.5] * 5")
+    assert codes == [4], said
+    assert "A stream has no place for weights" in said
+
+
+def test_data_that_are_not_the_same_on_all_ranks_are_said(mistaken: Path, tmp_path: Path) -> None:
+    unlike = "torch.utils.data.TensorDataset(torch.ones(64 + 32 * int(__import__('os').environ['RANK']), 1))"
+    for pair, what in ((f"{unlike}, points", "training"), (f"points, {unlike}", "held-out")):
+        codes, said = trained(mistaken, tmp_path, 2, pair=pair)
+        assert codes == [4, 4], said
+        assert f"There are 96 {what} samples here, and 64 on rank 0" in said
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("count", ["torch.tensor([8])", "8 + 0 * wrong.sum()"])
+def test_counts_of_other_forms_are_counts(mistaken: Path, tmp_path: Path, count: str) -> None:
+    codes, said = trained(mistaken, tmp_path, 2, loss=f'{{"loss": Mean(wrong.sum(), {count})}}')
+    assert codes == [0, 0], said
+    assert "step 4" in said

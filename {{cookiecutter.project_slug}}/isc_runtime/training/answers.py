@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ LOSS = "loss"  # the mean that is minimised
 
 
 def loss_of(means: Means) -> Mean:
-    """The loss among what `batch_loss` has returned.
+    """The loss among what `batch_loss` has returned; its count is a number, or a scalar.
 
     Raises:
         IscError: that is something else, or its loss cannot be minimised.
@@ -32,7 +33,10 @@ def loss_of(means: Means) -> Mean:
             "under no_grad, and of parameters that are trained.",
             ExitCode.USAGE,
         )
-    return loss
+    count = loss.count
+    if isinstance(count, Tensor | np.ndarray):
+        count = torch.as_tensor(count).detach().reshape(())
+    return replace(loss, count=count)
 
 
 def check_scores(means: Means) -> None:

@@ -56,7 +56,8 @@ def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
 
     Args:
         batch: a tree of tensors.
-        parts: how many, if it has as many samples; 1 leaves it as it is, whatever it is.
+        parts: how many, if it has as many samples; 1 leaves it as it is, whatever it is, and so is one
+            without samples.
 
     Yields:
         Each part, and whether it is the last one.
@@ -67,7 +68,9 @@ def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
     if parts == 1:
         yield batch, True
         return
-    size = size_of_batch(batch)
+    if not (size := size_of_batch(batch)):
+        yield batch, True
+        return
     _check_can_be_cut(batch, size)
     each = -(-size // parts)
     for begin in range(0, size, each):

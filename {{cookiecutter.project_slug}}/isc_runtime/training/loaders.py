@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -87,23 +89,48 @@ def make_position(data: Data, batch_size: int, seed: int, group: Group) -> Elast
         group: the ranks.
 
     Raises:
-        RankError: there is nothing to train on, or to evaluate on.
+        RankError: there is nothing to train on, or to evaluate on, or not the same on all ranks.
     """
 
     def begin() -> ElasticSampler | StreamPosition:
         _check_lengths(data)
         place = (batch_size, seed, group.rank, group.world_size)
         if is_stream(data.training):
+            if data.weights is not None:
+                hint = "Let the stream itself draw in proportion to them, or leave them out."
+                raise IscError(
+                    "A stream has no place for weights", "load_data in data.py", hint, ExitCode.DATA
+                )
             return StreamPosition(*place)
         length = len(data.training)  # type: ignore[arg-type]  # torch's Dataset promises no length
         return ElasticSampler(length, *place, data.weights)
 
-    return group.each(begin)
+    position = group.each(begin)
+    lengths = {name: len(getattr(data, name)) for name in _with_length(data)}
+    group.each(partial(_check_alike, lengths, group.gather(lengths)[0]))
+    return position
+
+
+def _with_length(data: Data) -> list[str]:
+    return ["held_out"] if is_stream(data.training) else ["training", "held_out"]
+
+
+def _check_alike(lengths: dict[str, int], first: dict[str, int]) -> None:
+    """All ranks must have the same data: each takes its part of them. Raises IscError."""
+    for name, length in lengths.items():
+        if length != first.get(name, length):  # without one, the first rank has a stream
+            raise IscError(
+                f"There are {length} {name.replace('_', '-')} samples here, and {first[name]} on rank 0",
+                f"load_data in data.py, {name}",
+                "Let it load the same data on all ranks: train.py gives each rank its part. Files that are "
+                "missing on a node look like this, too.",
+                ExitCode.DATA,
+            )
 
 
 def _check_lengths(data: Data) -> None:
     """There must be something to train on, and to evaluate on. Raises IscError."""
-    for name in ["held_out"] if is_stream(data.training) else ["training", "held_out"]:
+    for name in _with_length(data):
         try:
             length = len(getattr(data, name))
         except TypeError:
@@ -162,7 +189,8 @@ def example_batch(data: Data, position: ElasticSampler | StreamPosition) -> Any:
     """
     if isinstance(position, ElasticSampler):
         return ReplayableDataset(data.training, data.collate).__getitems__(next(iter(position)))
-    before = data.training.state_dict() if is_stateful(data.training) else None  # type: ignore[attr-defined]
+    # A copy: it may be what the dataset goes on counting in.
+    before = copy.deepcopy(data.training.state_dict()) if is_stateful(data.training) else None  # type: ignore[attr-defined]
     _, batch = next(iter(Chunks(data.training, data.collate, position)), (0, None))
     if before is not None:
         data.training.load_state_dict(before)  # type: ignore[attr-defined]

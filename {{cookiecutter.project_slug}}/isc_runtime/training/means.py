@@ -105,20 +105,19 @@ class Totals:
 
     def over_ranks(self) -> dict[str, float]:
         """The means over all that was added on all ranks, in order; NaN of nothing. A collective."""
-        known = self._group.gather(tuple(self._sums))
-        names = list(dict.fromkeys(name for own in known for name in own))
+        known = self._group.gather((tuple(self._sums), tuple(self._then)))
+        names = list(dict.fromkeys(name for own, _ in known for name in own))
         if not names:
             return {}
         nothing = self._exact(0.0, "").expand(2)
         sums = torch.stack([self._sums.get(name, nothing) for name in names])
-        means = {
-            name: _told(self._then[name], total, count)
-            for name, (total, count) in zip(names, self._group.sum(sums).tolist(), strict=True)
-            if name in self._then
-        }
-        if any(len(own) < len(names) for own in known):  # these do not know what is made of the mean
+        totals = dict(zip(names, self._group.sum(sums).tolist(), strict=True))
+        means = {name: _told(self._then[name], *totals[name]) for name in names if name in self._then}
+        # Some do not know what is made of a mean that they have not seen since the start; perhaps nobody.
+        if any(len(then) < len(names) for _, then in known):
             said = self._group.gather(means)
-            means = {name: next(own[name] for own in said if name in own) for name in names}
+            known_means = {name: mean for own in reversed(said) for name, mean in own.items()}
+            means = {name: known_means.get(name, _told(float, *totals[name])) for name in names}
         return means
 
     def _exact(self, value: float | Tensor, name: str) -> Tensor:

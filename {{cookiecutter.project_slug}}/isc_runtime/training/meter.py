@@ -61,6 +61,9 @@ class Meter:
                 with self._operations_counted():
                     yield batch
                 self._end_profile_if_due()
+        except GeneratorExit:  # the loop was left after this batch
+            self._end_profile_if_due()
+            raise
         finally:  # an evaluation may follow, which is no training
             self._seconds += time.monotonic() - self._since
             self._since = None
@@ -100,8 +103,15 @@ class Meter:
             yield
             return
         counter = FlopCounterMode(display=False)
-        with counter:
-            yield
+        try:
+            with counter:
+                yield
+        except GeneratorExit:  # the loop was left after this batch
+            self._note(counter)
+            raise
+        self._note(counter)
+
+    def _note(self, counter: FlopCounterMode) -> None:
         self._operations = float(counter.get_total_flops())
         logger.info("[FLOPS] A batch takes %.4g floating point operations on a rank", self._operations)
 

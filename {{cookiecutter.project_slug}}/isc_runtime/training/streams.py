@@ -128,10 +128,15 @@ class Chunks(IterableDataset[Any]):
                 self._dataset.load_state_dict(self._dataset.state_dict())
                 begin = progress.samples
             samples = iter(self._dataset)
+        # What was restored at the end of an epoch ends at once, and begins anew the next time.
+        may_begin_anew = is_stateful(self._dataset) and not progress.samples
         while True:
             wanted = min(size, progress.samples - begin) if begin < progress.samples else size
             with rng.seeded(self._seed(begin)):
                 chunk = list(itertools.islice(samples, wanted))
+            if not chunk and may_begin_anew and not begin:
+                samples, may_begin_anew = iter(self._dataset), False
+                continue
             if not chunk:
                 return
             if begin >= progress.samples:

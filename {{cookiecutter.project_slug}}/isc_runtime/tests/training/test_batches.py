@@ -98,6 +98,11 @@ def test_what_belongs_to_all_samples_goes_with_each_part_of_a_dict() -> None:
     assert all(part["class_weights"] is batch["class_weights"] for part, _ in parts_of(batch, 3))
 
 
+def test_a_batch_without_samples_has_one_part() -> None:
+    empty = torch.zeros(0, 3)
+    assert list(parts_of(empty, 2)) == [(empty, True)]
+
+
 def test_everything_goes_to_the_device() -> None:
     moved = to_device(BATCHES["nested"], torch.device("meta"))
     assert all(leaf.is_meta for _, leaf in leaves(moved) if isinstance(leaf, Tensor))

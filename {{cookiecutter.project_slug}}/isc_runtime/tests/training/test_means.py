@@ -56,6 +56,30 @@ def test_what_some_ranks_have_nothing_of(tmp_path: Path) -> None:
     assert [(end.code, end.output.strip()) for end in ended] == [(0, expected)] * 2
 
 
+def test_what_was_seen_only_before_an_interruption_is_a_mean_all_the_same(
+    group: Group, tmp_path: Path
+) -> None:
+    """An evaluation goes on: what is made of a mean is known again when it is seen again."""
+    before = {"rare": [6.0, 3.0], "common": [4.0, 2.0]}
+    totals = Totals(group)
+    totals.go_on_from(before)
+    totals.add({"common": Mean(torch.tensor(2.0), 1, then=lambda mean: 10 * mean)})
+    assert totals.over_ranks() == {"rare": 2.0, "common": 20.0}
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            totals = Totals(group)
+            if group.is_master:
+                totals.go_on_from(before)
+            else:
+                totals.add({"common": Mean(torch.tensor(2.0), 1, then=lambda mean: 10 * mean)})
+            print(totals.over_ranks())
+
+    ended = run_forked(tmp_path, work)
+    expected = "{'rare': 2.0, 'common': 20.0}"
+    assert [(end.code, end.output.strip()) for end in ended] == [(0, expected)] * 2
+
+
 def test_numbers_are_as_good_as_tensors(group: Group) -> None:
     totals = Totals(group)
     hits = Mean(3, torch.tensor(4))  # type: ignore[arg-type]  # as `.item()` gives them

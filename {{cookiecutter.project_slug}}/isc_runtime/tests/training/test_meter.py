@@ -110,6 +110,20 @@ def test_a_profile_of_some_batches_is_written_once(
     assert "aten::mm" in caplog.text
 
 
+def test_a_loop_that_is_left_has_its_profile_and_its_operations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For an evaluation, or for good: the last batch was trained on."""
+    monkeypatch.chdir(tmp_path)
+    one, layer = make(profile_steps=2, flops=1e4), nn.Linear(16, 8, bias=False)
+    for _ in range(meter.WARM_UP + 2):
+        for _ in one.over(range(9)):
+            torch.autograd.backward(layer(torch.ones(4, 16)).sum())
+            break
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert "mfu" in one.look()
+
+
 def test_a_profile_that_cannot_be_written_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -141,7 +141,7 @@ def test_a_stream_that_begins_anew_unless_it_was_restored_goes_on_after_an_evalu
             super().load_state_dict(state)
             self.is_restored = True
 
-    position, loader, _ = opened(Restartable(), 0, 1)
+    position, loader, data = opened(Restartable(), 0, 1)
     seen = []
     for _ in range(3):
         for batch in loader:
@@ -150,6 +150,36 @@ def test_a_stream_that_begins_anew_unless_it_was_restored_goes_on_after_an_evalu
             if len(seen) % 2 == 0:
                 break
     assert seen == [0, 4, 8, 12, 16, 20]
+
+    # At the end of an epoch too: what was restored there ends at once, and begins anew after that.
+    assert position.progress.samples == 24
+    for _ in loader:
+        position.advance()
+    position.next_epoch()
+    again = Restartable()
+    again.load_state_dict(data.training.state_dict())  # type: ignore[attr-defined]
+    first, _ = read(again, 0, 1, steps=1, state=position.state_dict())
+    assert [value for value, _ in first[0]] == [0, 1, 2, 3]
+
+
+def test_the_example_is_not_consumed_by_what_hands_out_its_own_state() -> None:
+    class Open(Stateful):
+        def __init__(self) -> None:
+            self.state = {"next": 0}
+
+        def __iter__(self) -> Iterator[Tensor]:
+            while self.state["next"] < LENGTH:
+                self.state["next"] += 1
+                yield torch.tensor([float(self.state["next"] - 1), 0.0])
+
+        def state_dict(self) -> dict[str, int]:
+            return self.state
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.state.update(state)
+
+    position, loader, data = opened(Open(), 0, 1)
+    assert example_batch(data, position)[:, 0].tolist() == next(iter(loader))[:, 0].tolist() == [0, 1, 2, 3]
 
 
 class Iterable:
