@@ -25,7 +25,7 @@ from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.tree import mapped
+from isc_runtime.tree import mapped, name_of
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,18 @@ def import_checkpoint(source: Path, target: Path, is_artifact: bool, wishes: Wis
     if has_manifest(file.resolve()):
         hint = "Nothing needs to be imported: a training goes on from it where it lies in its directory."
         raise IscError("This is a checkpoint of this project", file, hint, ExitCode.CHECKPOINT)
+    try:
+        return _import(file, target, is_artifact, wishes)
+    except RecursionError:
+        hint = "Save it anew without that: only its weights, say."
+        raise IscError("It is nested too deep, or holds itself", file, hint, ExitCode.CHECKPOINT) from None
+
+
+def _import(file: Path, target: Path, is_artifact: bool, wishes: Wishes) -> Imported:
     taken = take_parts(read_foreign(file, wishes.trust_pickle), file, wishes.keys, wishes.strip)
     parts = {name: part for name, part in taken.parts.items() if name not in wishes.without}
     numbers = _numbers(taken, wishes, file)
-    state = _plain(parts) | {POSITION: numbers, "rng": [], "saves": 0}
+    state = _plain(parts, file) | {POSITION: numbers, "rng": [], "saves": 0}
     check_state(state)
     entry = _write(state, numbers, _opened(target, is_artifact), file.name)
     return Imported(entry.path, list(_notes(taken, parts, numbers, wishes)))
@@ -130,15 +138,19 @@ def _steps_of(optimizer: Mapping[str, Any]) -> int | None:
     return max((count for step in steps if (count := count_in(step)) is not None), default=None)
 
 
-def _plain(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Without parameters and views, which are saved with all that they are a view of."""
+def _plain(parts: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Without parameters and views, which are saved with all that they are a view of. Raises IscError."""
 
-    def change(_path: tuple[object, ...], node: Any) -> Any:
+    def change(path: tuple[object, ...], node: Any) -> Any:
+        if isinstance(node, Tensor) and node.layout is not torch.strided:
+            hint = "Save it as a dense one (to_dense), and make it sparse again in build_model."
+            what = f"{name_of(path)} is a sparse tensor, which no checkpoint here holds"
+            raise IscError(what, file, hint, ExitCode.CHECKPOINT)
         return (
             node.detach().clone(memory_format=torch.contiguous_format) if isinstance(node, Tensor) else node
         )
 
-    return {name: mapped(dict(part), change) for name, part in parts.items()}
+    return {name: mapped(dict(part), change, (name,)) for name, part in parts.items()}
 
 
 def good_checkpoint(target: Path, is_artifact: bool) -> Entry | None:
@@ -208,7 +220,12 @@ def _notes(
         else:
             origin = "counted by its optimizer" if name == "step" else "it does not say"
         yield f"{name.capitalize()} {numbers[name]}: {origin}."
-    if "epoch" in taken.numbers and "epoch" not in wishes.numbers:
+    if taken.of_epoch and "batch" not in wishes.numbers:
+        yield (
+            f"It was in the middle of an epoch ({taken.of_epoch:.0%} of it done), which begins anew; --batch "
+            "and --samples say where to go on."
+        )
+    elif "epoch" in taken.numbers and "epoch" not in wishes.numbers:
         done = numbers["epoch"]
         yield f"So many epochs count as done; if it names the last one done: --epoch {done + 1}."
     yield (

@@ -22,6 +22,7 @@ from isc_runtime.errors import ExitCode, IscError
 if TYPE_CHECKING:
     from torch import Tensor
 
+WEIGHTS_ALONE = ".safetensors"
 PART = "model"  # of a checkpoint, by default
 INNER, COUNT = "module.", "n_averaged"  # the names in the state of torch.optim.swa_utils.AveragedModel
 
@@ -195,6 +196,9 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         if os.path.realpath(source) == str(file) or _is_kept(file):
             hint = "Nothing was written. Take another name: --force replaces no checkpoint."
             raise IscError("This belongs to a checkpoint", target.absolute(), hint)
+        if file.suffix != WEIGHTS_ALONE and is_foreign(file):  # those may be an earlier export
+            hint = f"Nothing was written. Name a file {WEIGHTS_ALONE}: --force replaces no checkpoint."
+            raise IscError("This is a checkpoint of another program", target.absolute(), hint)
     except OSError as error:
         hint = "Name a file that can be written."
         raise IscError(f"It cannot be written ({error.strerror})", target.absolute(), hint) from None

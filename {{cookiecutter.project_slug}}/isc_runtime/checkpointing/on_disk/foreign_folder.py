@@ -96,14 +96,14 @@ def files_of(index: Path) -> Mapping[str, Path]:
     return {weight: index.with_name(name) for weight, name in names.items()}
 
 
-def numbers_in(file: Path) -> dict[str, int]:
-    """How far the training was: steps, and whole epochs, as far as the file says it."""
+def numbers_in(file: Path) -> dict[str, float]:
+    """How far the training was: steps and epochs, as far as the file says it."""
     try:
         content = parse(read_plain(linked(file), LARGEST))
     except (OSError, ValueError):
         return {}
     found: dict[str, Any] = {name: content.get(name) for name in ("global_step", "epoch")}
-    return {name: int(value) for name, value in found.items() if _is_number(value)}
+    return {name: value for name, value in found.items() if _is_number(value)}
 
 
 def _is_number(value: object) -> bool:

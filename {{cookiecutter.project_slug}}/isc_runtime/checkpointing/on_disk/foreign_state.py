@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isc_runtime.checkpointing.on_disk.foreign_folder import OPTIMIZERS, SCHEDULERS, WEIGHTS
-from isc_runtime.checkpointing.on_disk.untrusted import is_count
+from isc_runtime.checkpointing.on_disk.untrusted import LARGEST, is_count
 from isc_runtime.errors import ExitCode, IscError
 
 # As people and their libraries call them; a number after a dot is a place in a list, as Lightning has them.
@@ -39,12 +39,14 @@ class Taken:
         numbers: "step", "epoch", "batch", as far as they are there.
         keys: where in the file each part and each number was.
         left: the other keys.
+        of_epoch: how much of an epoch was done that it was in the middle of.
     """
 
     parts: dict[str, Any]
     numbers: dict[str, int] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    of_epoch: float = 0.0
 
 
 def take_parts(
@@ -75,6 +77,9 @@ def take_parts(
                     break
             else:
                 _must_be_there(part, keys, state, file)
+    if others := [name for name in parts["model"] if not isinstance(name, str)]:
+        hint = "Say with --model KEY where its weights are, by their names."
+        raise IscError(f"{others[0]!r} is no name of a weight", file, hint, ExitCode.CHECKPOINT)
     raw, parts["model"] = parts["model"], plain_names(parts["model"], strip)
     if strip and parts["model"].keys() == plain_names(raw).keys():
         named = ", ".join(list(raw)[:5])
@@ -90,9 +95,15 @@ def take_parts(
             if (number := count_in(state.get(key))) is not None:
                 numbers[name], where[name] = number, key
                 break
+    of_epoch = 0.0
+    for key in NUMBERS["epoch"] if where["model"] and "epoch" not in numbers else ():
+        value = state.get(key)
+        if isinstance(value, float) and 0 <= value < LARGEST:
+            numbers["epoch"], where["epoch"], of_epoch = int(value), key, value % 1
+            break
     known = {name for key in where.values() for name in (key, key.partition(".")[0])}
     left = [str(key) for key in state if str(key) not in known] if where["model"] else []
-    return Taken(parts, numbers, where, left)
+    return Taken(parts, numbers, where, left, of_epoch)
 
 
 def plain_names(weights: Mapping[str, Any], strip: str = "") -> dict[str, Any]:

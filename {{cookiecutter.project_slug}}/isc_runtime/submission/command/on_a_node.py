@@ -10,6 +10,7 @@ from isc_runtime.submission.command.shell import SHELLS, SimpleCommand
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import VARIABLES
 
+LAUNCH = "launch.sh"
 PYTHON = re.compile(r"python[\d.]*")
 MODULES = {"torch.distributed.launch": "torchrun", "torch.distributed.run": "torchrun"}
 NO_SCRIPT = re.compile(r"-\w*[cm]|--module|--no[-_]python")  # what comes after it is run, and may be anything
@@ -80,6 +81,9 @@ def _check_script(program: str, arguments: tuple[str, ...], where: str) -> Itera
     if (program in SHELLS and script.endswith(".py")) or (is_python and script.endswith(".sh")):
         right = "bash" if script.endswith(".sh") else "python"
         yield Finding(where, f"{program} cannot run {script}", f"Write {right} in its place.")
+    elif program in SHELLS - {"bash"} and PurePosixPath(script).name == LAUNCH:
+        what = f"{program} cannot run {script}: that is written for bash, and on Debian {program} is less"
+        yield Finding(where, what, "Write bash in its place.")
 
 
 def _fetches(program: str, arguments: tuple[str, ...]) -> bool:

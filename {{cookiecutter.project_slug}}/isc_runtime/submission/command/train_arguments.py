@@ -268,5 +268,6 @@ def _depends_on_the_node(refusal: str, words: Sequence[str]) -> bool:
     """Whether a refusal may be about a value that is another one there: `$NNODES`, or a path."""
     words = [word for word in words if not word.startswith(OPTION)]  # that file was found
     unsure = [word for word in words if "$" in word or "`" in word]
-    unsure += [] if refusal.startswith("unrecognized") else [word for word in words if "/" in word]
+    paths = [word for word in words if word.rpartition("=")[2].startswith(("/", "~"))]
+    unsure += [] if refusal.startswith("unrecognized") else paths
     return any(word.rpartition("=")[2] in refusal for word in unsure)

@@ -127,6 +127,16 @@ def test_a_file_that_exists_is_replaced_only_when_asked(store: Store, tmp_path: 
     assert load_file(file).keys() == Network().state_dict().keys()
 
 
+def test_force_replaces_no_checkpoint_of_another_program(store: Store, tmp_path: Path) -> None:
+    payload = save(store, Network())
+    old = tmp_path / "old.pt"
+    torch.save({"weights": torch.ones(3)}, old)
+    before = old.read_bytes()
+    with pytest.raises(IscError, match="a checkpoint of another program"):
+        export(payload, old, force=True)
+    assert old.read_bytes() == before
+
+
 def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

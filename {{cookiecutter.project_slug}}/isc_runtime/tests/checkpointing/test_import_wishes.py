@@ -40,6 +40,40 @@ def test_what_is_no_number_of_steps_counts_as_none(tmp_path: Path, value: object
         import_checkpoint(file, tmp_path / "new", False, Wishes())
 
 
+def test_half_an_epoch_is_said(tmp_path: Path) -> None:
+    """transformers counts 1.4 epochs: the second one begins anew, and is not done."""
+    done = import_checkpoint(saved(tmp_path / "old.pt", step=7, epoch=1.4), tmp_path / "new", False, Wishes())
+    said = "\n".join(done.notes)
+    assert "Epoch 1: as its 'epoch' says." in said
+    assert "in the middle of an epoch (40% of it done), which begins anew; --batch and --samples" in said
+    assert "--epoch 2" not in said
+
+
+def holds_itself() -> dict[str, Any]:
+    state: dict[str, Any] = {"state": {}, "param_groups": []}
+    state["again"] = state
+    return state
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"model": {"sparse": torch.eye(3).to_sparse()}}, "model.sparse is a sparse tensor"),
+        ({"model": {0: torch.eye(3), 1: torch.eye(3)}}, "0 is no name of a weight"),
+        ({"optimizer": holds_itself()}, "nested too deep, or holds itself"),
+    ],
+)
+def test_what_no_checkpoint_can_hold_is_one_sentence(
+    tmp_path: Path, more: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(IscError, match=expected) as raised:
+        import_checkpoint(
+            saved(tmp_path / "old.pt", **{"step": 3, **more}), tmp_path / "new", False, Wishes()
+        )
+    assert raised.value.exit_code is ExitCode.CHECKPOINT
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("prefix", "strip"), [("net.", "net."), ("module.net.", "module.net."), ("module.net.", "net.")]
 )
