@@ -33,8 +33,7 @@ STEP = 0.05  # seconds
 STEPS = 60  # of a block
 EVERY = 20  # steps
 FINDING_STEPS = 400  # in which --save-steps auto finds out how often
-AUTO_INTERVALS = 2  # between two saves: a block is so long, with them and without
-AUTO_ROUNDS = 2
+AUTO_ROUNDS = 2  # of blocks from one save to the next, with it and without
 MEMORY = Path("/dev/shm")
 
 
@@ -93,31 +92,36 @@ def measure_auto(name: str, step: Callable[[], None], directory: Path, megabytes
     checkpointer.restore()
     begun = [0]  # so many saves were, in all
 
-    def train(steps: int, saves: bool) -> None:
+    def bare(steps: int) -> None:
+        for _ in range(steps):
+            step()
+
+    def auto(steps: int) -> None:
+        checkpointer.poll()  # as after an evaluation: what was before is no batch
         for _ in range(steps):
             step()
             training.sampler.advance()
-            if saves:
-                checkpointer.equipment.snapshot.wait_until_copied()  # the optimizer's step calls it
-                if checkpointer.is_due(training.sampler.progress.batch - 1):
-                    begun[0] += 1
-                    checkpointer.save()
-                checkpointer.poll()
+            checkpointer.equipment.snapshot.wait_until_copied()  # the optimizer's step calls it
+            if checkpointer.is_due(training.sampler.progress.batch - 1):
+                begun[0] += 1
+                checkpointer.save()
+            checkpointer.poll()
 
-    def seconds(steps: int, saves: bool) -> float:
+    def seconds(train: Callable[[int], None], steps: int) -> float:
         os.sync()
-        return seconds_of(partial(train, steps, saves))
+        return seconds_of(partial(train, steps))
 
-    train(FINDING_STEPS, saves=True)
-    steps, begun[0] = AUTO_INTERVALS * checkpointer.policy.save_steps, 0
-    # What is trained without saves counts, too: each block with saves begins with one.
+    auto(FINDING_STEPS)
+    steps, begun[0] = checkpointer.policy.save_steps, 0
     found = take_turns(
-        {"bare": partial(seconds, steps, False), "auto": partial(seconds, steps, True)}, AUTO_ROUNDS
+        {"bare": partial(seconds, bare, steps), "auto": partial(seconds, auto, steps)}, AUTO_ROUNDS
     )
     checkpointer.settle()
+    if not begun[0]:
+        raise SystemExit("No save fell into the blocks: nothing was measured.")
     report = Report("throughput")
-    report.figure(f"{name}, --save-steps auto: batches between two saves", steps / AUTO_INTERVALS)
-    report.figure(f"{name}, --save-steps auto: saves in {(AUTO_ROUNDS + 1) * steps} steps", begun[0])
+    report.figure(f"{name}, --save-steps auto: batches between two saves", steps)
+    report.figure(f"{name}, --save-steps auto: saves in {AUTO_ROUNDS + 1} times as many", begun[0])
     report.ratio(f"{name}: throughput with --save-steps auto", found["bare"] / found["auto"], least=0.98)
     shutil.rmtree(directory / "checkpoints")
     return report
