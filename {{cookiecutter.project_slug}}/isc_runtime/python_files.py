@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import sys
-import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ _KNOWN = sys.stdlib_module_names | {RUNTIME}
 # An `if` that asks for one of these: what it imports is needed only somewhere.
 _CONDITIONS = frozenset({"TYPE_CHECKING", "version_info", "platform", "find_spec"})
 _FORGIVEN = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
-_WARNINGS = threading.Lock()  # what is done about them is done for all threads
 _STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
@@ -31,7 +29,7 @@ def parse_python(file: Path) -> ast.Module:
     """
     source = read_bytes(file)
     try:
-        with _WARNINGS, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the file, and are for whoever runs it
             try:
                 return ast.parse(source)

@@ -21,7 +21,7 @@ WORDS = (
     *("reset by", "broken pipe", "in use", "eaddr", "no space", "enospc", "quota", "read-only", "too many"),
     *("stale", "segmentation", "watchdog", "nccl", "cuda", "cudnn", "cublas", "nvidia", "nvrm", "gpu", "ecc"),
     *("fallen off", "device", "assert", "kernel image", "resol", "not known", "retries", "can't open"),
-    *("aborted", "illegal instruction", "():", "corrupted"),
+    *("aborted", "illegal instruction", "():", "corrupt"),
 )
 WARNING = re.compile(r"\b[A-Za-z]*Warning: ")  # after it a program goes on
 

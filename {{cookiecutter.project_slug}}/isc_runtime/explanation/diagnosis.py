@@ -15,7 +15,8 @@ from isc_runtime.explanation.own import FRUITLESS_START
 
 # Seconds: a node whose last attempt ended so long before another's began took no part in that one.
 OLDER = 60.0
-OWN_ERROR, HANG, COMPLETED, ENDED_WITH_0 = "own-error", "hang", "completed", "ended-with-0"
+OWN_ERROR, HANG, ENDED_WITH_0 = "own-error", "hang", "ended-with-0"
+COMPLETED = ("completed", ENDED_WITH_0)
 AGREED, SAID, EXITED, FOLLOWED, FOLLOWED_EXIT, LOGGED = range(6)  # how much a sign says; the first says most
 
 Last = list[tuple[Node, Attempt]]
@@ -67,7 +68,7 @@ def explain(nodes: list[Node]) -> Explanation:
 def _without_survived(signs: list[Sign], last: Last) -> list[Sign]:
     """Signs, without those after which the training came to its end all the same."""
     ends = [event for _, attempt in last for event in attempt.stands(Kind.END)]
-    completed = [event for event in ends if event.cause.name == COMPLETED]
+    completed = [event for event in ends if event.cause.name in COMPLETED]
     if any(sign.exit for sign in signs) or not completed:
         return signs
     if any(event.cause.name == ENDED_WITH_0 for event in ends):
@@ -190,7 +191,7 @@ def _end(last: Last) -> Explanation:
     ends = [(node, event) for node, attempt in last for event in attempt.stands(Kind.END)]
     for node, attempt in last:
         ends += [(node, one.event) for one in attempt.exits if one.event.cause.kind is Kind.END]
-    completed = [pair for pair in ends if pair[1].cause.name == COMPLETED]
+    completed = [pair for pair in ends if pair[1].cause.name in COMPLETED]
     if ends:
         node, event = (completed or ends)[0]
         outcome = "completed" if completed else "stopped"

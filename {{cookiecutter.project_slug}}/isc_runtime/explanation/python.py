@@ -146,15 +146,16 @@ PYTHON_CAUSES = (
     Cause(
         "native-crash",
         r"^Fatal Python error: (?P<what>.+)"
-        r"|(?:^|: +\d+ |: line \d+: +\d+ )(?P<fault>Segmentation fault|Bus error|Illegal instruction|Aborted)"
-        r"(?: \(core dumped\))?(?:$| )"
-        r"|^(?P<heap>(?:free|malloc|munmap_chunk|realloc)\(\): .+|terminate called .+|corrupted .+)",
-        "Python crashed in native code: {what}{fault}{heap}.",
+        r"|^(?P<fault>Segmentation fault|Bus error|Illegal instruction|Aborted)(?: \(core dumped\))?$"
+        r"|: +\d+ (?P<told>Segmentation fault|Bus error|Illegal instruction|Aborted)(?:$| )"
+        r"|^(?P<heap>(?:free|malloc|munmap_chunk|realloc)\(\): .+|terminate called (?:after|without) .+"
+        r"|corrupted (?:size vs|double-linked) .+|double free or corruption.*)",
+        "Python crashed in native code: {what}{fault}{told}{heap}.",
         "The lines below it show where; update or change the library that is named there.",
     ),
     Cause(
         "process-killed",
-        r"^Killed$|: line \d+: +\d+ Killed(?:$| )",
+        r"^Killed$|: +\d+ Killed(?:$| )",
         "A process was ended with SIGKILL from outside, while the shell that had started it lived on.",
         "Most often this is the OOM killer: the node's memory was full. Use less of it: fewer --workers, a "
         "smaller --batch-size, data that are read piece by piece.",

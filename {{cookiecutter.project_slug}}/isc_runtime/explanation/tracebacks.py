@@ -16,7 +16,9 @@ EXCEPTION = re.compile(
     r"^(?:\w+\.)*(?:\w*(?:Error|Exception|Exit|Group|Interrupt|Iteration|Warning)|[A-Z]\w*[a-z]\w*(?=: )"
     r"|(?<=\.)[A-Z]\w*)(?::(?: .*)?)?$"
 )
-BARE = re.compile(r"^[A-Z]\w*$")  # one of train.py's own, without a message: right after the frames
+BARE = re.compile(
+    r"^(?!Aborted$|Killed$|Terminated$)[A-Z]\w*$"
+)  # one of train.py's own, without a message: right after the frames
 NOT_THE_USERS = re.compile(r"site-packages|dist-packages|/lib/python3|\bisc_runtime/(?!tests/)|^<")
 PATIENCE = 20  # lines of others between two lines of a traceback
 
@@ -45,7 +47,8 @@ class Tracebacks:
         self._foreign = 0  # lines since the last one of the traceback
         self._in_frames = False
         self._is_chained = False
-        self._is_ignored = False
+        self._is_ignored = False  # what comes next, or is being read, ends nothing
+        self._was_ignored = False  # the last one, to which another one may be chained
         self._has_margin = False
         self._begun = 0  # the line with which the last one begins
         self._code = ""
@@ -58,17 +61,20 @@ class Tracebacks:
             Whether it is part of a traceback, and an exception that is complete with the line before it.
         """
         if text == START or text.endswith(GROUP):
-            is_chained = self._is_chained
-            done = None if is_chained else self._take()
+            done = None if self._is_chained else self._take()
             self._has_margin = text != START
             self._in_frames, self._is_chained, self._foreign, self._code = True, False, 0, ""
             self._begun = line
             return True, done
         if self._in_frames:
             return self._in_traceback(MARGIN.sub("", text) if self._has_margin else text, line), None
-        if text.startswith(IGNORED):
-            done, self._is_ignored = self._take(), True
+        if text.startswith(IGNORED) or (self._was_ignored and text.startswith(CHAINS)):
+            done, self._is_ignored, self._was_ignored = self._take(), True, False
             return True, done
+        is_part = self._is_ignored and EXCEPTION.match(text) is not None  # without any frames
+        self._is_ignored = self._was_ignored = False
+        if is_part:
+            return True, None
         if self._raised is not None and text.startswith(CHAINS):
             self._is_chained = True
             return True, None
@@ -99,7 +105,7 @@ class Tracebacks:
         if EXCEPTION.match(text) or (self._foreign == 0 and BARE.match(text)):
             first = self._raised.first if self._raised is not None else text
             self._raised = None if self._is_ignored else Raised(text, line, self._code, first)
-            self._in_frames = self._is_ignored = False
+            self._was_ignored, self._in_frames, self._is_ignored = self._is_ignored, False, False
             return True
         self._foreign += 1
         self._in_frames = self._foreign < PATIENCE

@@ -81,13 +81,13 @@ def examine(root: Path) -> Report:
         root: its directory.
     """
     root = root.resolve()
-    with ThreadPoolExecutor(1) as beside:  # it waits for the process that judges the arguments
-        launching = beside.submit(list, _check_launch_files(root))
-        image = image_content(root)
-        leaks = check_leaks(root, image)
-        others = [*_check_files(root), *check_image(root, image)]
+    image = image_content(root)
+    with ThreadPoolExecutor(1) as beside:  # while the process that judges the arguments is waited for
+        looking = beside.submit(check_leaks, root, image)
+        found = [*_check(root), *check_image(root, image)]
+    leaks = looking.result()
     has_secrets = any(leak.severity == "error" for leak in leaks)
-    return Report([*leaks, *_check_presence(root), *launching.result(), *others], image, has_secrets)
+    return Report([*leaks, *found], image, has_secrets)
 
 
 def examine_all(root: Path) -> Report:
@@ -131,21 +131,15 @@ def _verdict(errors: int, warnings: int) -> str:
     return f"No errors, {counts[0]} to settle before you submit." if counts else "Ready to submit."
 
 
-def _check_presence(root: Path) -> Iterator[Finding]:
+def _check(root: Path) -> Iterator[Finding]:
     for name, purpose in EXPECTED.items():
         path = root / name
         if not (path.is_dir() if name.endswith("/") else path.is_file()):
             hint = f"Bring it back, from git or a newly generated project: it is {purpose}."
             yield Finding(name, "It is missing", hint)
-
-
-def _check_launch_files(root: Path) -> Iterator[Finding]:
     for file in sorted(root.glob("*.isc")):
         if file.name != credentials.ISC:
             yield from check_launch_file(file, root, homes(root))
-
-
-def _check_files(root: Path) -> Iterator[Finding]:
     for name in ("train.py", "model.py", "data.py"):
         yield from _check_syntax(root / name)
     yield from _check_launch_script(root / "launch.sh")

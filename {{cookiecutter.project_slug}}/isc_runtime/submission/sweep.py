@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.submission.command.command_form import PREPARATIONS
 from isc_runtime.submission.command.shell import comment_at, joined, split
 from isc_runtime.submission.launch_file import check_launch_file
 from isc_runtime.submission.project import homes
@@ -125,26 +126,31 @@ def _with(text: str, key: str, value: str) -> str:
 
 def _with_options(command: str, options: str, launch_file: Path) -> str:
     """A command whose training has these options after its own. Raises IscError: it cannot be given any."""
-    starts = list(_TRAINING.finditer(command))
-    if len(starts) == 1:
-        arguments = _ARGUMENTS.match(command, starts[0].end())
-        assert arguments is not None  # it may be empty
-        end = arguments.end()
-    else:
-        end = len(command.rstrip())
-    new, words = command[:end] + options + command[end:], tuple(shlex.split(options))
-    with contextlib.suppress(ValueError):  # a quote is open
-        commands = [simple for simple in split(joined(new)[: comment_at(joined(new))]) if simple.words]
-        has_them = [simple for simple in commands if simple.words[-len(words) :] == words]
-        is_one = len(has_them) == 1 and (len(starts) == 1 or len(commands) == 1)
-        if is_one and has_them[0].shell_text is None:
-            return new
+    starts = [match.end() for match in _TRAINING.finditer(command)]
+    # Where none is seen, the command may be the training, and nothing else.
+    ends = [match.end() for start in starts if (match := _ARGUMENTS.match(command, start))]
+    new = [command[:end] + options + command[end:] for end in ends or [len(command.rstrip())]]
+    found = [text for text in new if _trains_with(text, tuple(shlex.split(options)), is_alone=not starts)]
+    if len(found) == 1:
+        return found[0]
     raise IscError(
         "The command has no one place for options of the training",
         launch_file,
         "Write it so that launch.sh stands in it once, and not within quotes: bash .../launch.sh --epochs 3",
         ExitCode.USAGE,
     )
+
+
+def _trains_with(command: str, options: tuple[str, ...], is_alone: bool) -> bool:
+    """Whether one program of a command, which may be a training, ends with these options."""
+    line = joined(command)
+    try:
+        commands = [simple for simple in split(line[: comment_at(line)]) if simple.words]
+    except ValueError:  # a quote is open
+        return False
+    has_them = [simple for simple in commands if simple.words[-len(options) :] == options]
+    is_one = len(has_them) == 1 and (len(commands) == 1 or not is_alone)
+    return is_one and has_them[0].shell_text is None and has_them[0].program not in PREPARATIONS
 
 
 def _safe(text: str) -> str:

@@ -20,7 +20,13 @@ from isc_runtime.submission.command.command_form import (
     as_meant,
     check_form,
 )
-from isc_runtime.submission.command.on_a_node import MODULES, PYTHON, check_quotes, check_simple_command
+from isc_runtime.submission.command.on_a_node import (
+    LAUNCH,
+    MODULES,
+    PYTHON,
+    check_quotes,
+    check_simple_command,
+)
 from isc_runtime.submission.command.shell import SimpleCommand, joined, programs_of, split
 from isc_runtime.submission.command.train_arguments import check_arguments
 from isc_runtime.submission.finding import Finding
@@ -29,7 +35,7 @@ from isc_runtime.submission.launch_keys import TORCHRUN_VARIABLES, VARIABLES
 MOST_CHARACTERS = 131072  # of one argument of a program: MAX_ARG_STRLEN of Linux
 MOST_LINES = 1000
 MOST_FINDINGS = 20
-SCRIPTS = ("launch.sh", "train.py")  # what comes after one of them are arguments of train.py
+SCRIPTS = (LAUNCH, "train.py")  # what comes after one of them are arguments of train.py
 AS_MODULE = re.compile(r"-\w*m|--module")
 MODULE = "train"  # the same, after python -m or torchrun -m
 NO_COMMANDS = {
@@ -227,7 +233,7 @@ def _starts_training(words: Sequence[str], place: int) -> bool:
         return False
     # A program that was named before has the rest for itself.
     named = [after for word, after in pairwise(before) if AS_MODULE.fullmatch(word)]
-    return named in ([], *([name] for name in MODULES)) and not any(word.endswith(".py") for word in before)
+    return MODULES.keys() >= set(named) and not any(word.endswith(".py") for word in before)
 
 
 def _resolved(path: str, directory: str) -> str:

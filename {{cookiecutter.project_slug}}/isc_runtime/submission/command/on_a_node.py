@@ -82,7 +82,7 @@ def _check_script(program: str, arguments: tuple[str, ...], where: str) -> Itera
         right = "bash" if script.endswith(".sh") else "python"
         yield Finding(where, f"{program} cannot run {script}", f"Write {right} in its place.")
     elif program in SHELLS - {"bash"} and PurePosixPath(script).name == LAUNCH:
-        what = f"{program} cannot run {script}: that is written for bash, and on Debian {program} is less"
+        what = f"{program} cannot run all of {script}, which is written for bash"
         yield Finding(where, what, "Write bash in its place.")
 
 

@@ -106,6 +106,37 @@ def test_what_a_finalizer_raises_ends_nothing(tmp_path: Path) -> None:
         assert explained(text, tmp_path).outcome in ("interrupted", "completed")
 
 
+def test_what_is_ignored_hides_no_failure_that_comes_after_it(tmp_path: Path) -> None:
+    pipe = said_by(
+        f"env -u PYTHONUNBUFFERED {sys.executable} -c 'print(1)' 2>&1 >/dev/full", tmp_path
+    )  # without a traceback
+    assert "Exception ignored" in pipe
+    assert "Traceback" not in pipe
+    ignored = python(UNRAISABLE, tmp_path)
+    chain = "\nDuring handling of the above exception, another exception occurred:\n\n"
+    chained = ignored + chain + python("1 / 0", tmp_path)  # some versions of Python show that too
+    for before in (pipe, ignored, chained):
+        assert explained(BEGUN + before + COMPLETE, tmp_path).outcome == "completed"
+        assert explained(BEGUN + before, tmp_path).outcome == "interrupted"
+        found = explained(BEGUN + before + python("{}['missing']", tmp_path), tmp_path)
+        assert (found.outcome, found.cause.name) == ("failed", "exception")
+
+
+def test_words_of_the_user_s_own_are_no_crash(tmp_path: Path) -> None:
+    said = "corrupted image 7 is skipped\nAborted the download of one file\nKilled one idle connection\n"
+    assert explained(BEGUN + said, tmp_path).outcome == "interrupted"
+    cut = python("def load():\n    raise KeyError('missing')\n\nload()\n", tmp_path).splitlines()[:-1]
+    assert explained(BEGUN + "\n".join([*cut, "Killed"]), tmp_path).cause.name == "process-killed"
+    crash = "double free or corruption (!prev)\n"
+    assert explained(BEGUN + crash, tmp_path).cause.name == "native-crash"
+
+
+def test_a_training_of_one_s_own_words_is_complete_when_its_launcher_says_so(tmp_path: Path) -> None:
+    assert explained(f"rm: cannot remove 'x': Permission denied\nall done\n{LAUNCHER}", tmp_path).outcome == (
+        "completed"
+    )
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -109,7 +109,7 @@ ERRORS = {
         "torchrun cannot run",
         "Write bash",
     ),
-    "another shell": (f"sh {HOME}/launch.sh --dataset-id uds-one", "sh cannot run", "Write bash"),
+    "another shell": (f"sh {HOME}/launch.sh --dataset-id uds-one", "sh cannot run all of", "Write bash"),
     "no number with a slash": (f"{START} --seed a/b", "'a/b' is not a whole number", "--help"),
     "a program for a shell": (
         f"bash {HOME}/train.py --dataset-id uds-one",

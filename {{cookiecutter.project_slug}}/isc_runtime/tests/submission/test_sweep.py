@@ -69,7 +69,7 @@ def test_options_are_the_training_s_whatever_comes_after_it(before: str, after: 
 
 
 @pytest.mark.parametrize(
-    ("begin", "end"), [("(", ")"), ("if true; then ", "; fi"), ('bash "$HOME/other.sh" && ', "")]
+    ("begin", "end"), [("(", ")"), ("if true; then ", "; fi"), ("chmod +x /root/project/launch.sh && ", "")]
 )
 def test_options_stay_within_what_encloses_the_training(begin: str, end: str, tmp_path: Path) -> None:
     command = f"{begin}bash /root/project/launch.sh --seed 3"
