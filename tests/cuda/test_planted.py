@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import PROJECT
 from isc_runtime.checkpointing.loading import _put_back
 from isc_runtime.checkpointing.saving import pinned
+from isc_runtime.checkpointing.saving.fingerprint import fingerprint
 from isc_runtime.checkpointing.saving.pinned import ALIGNED, PinnedMemory
 from isc_runtime.checkpointing.saving.save import Equipment
 from isc_runtime.checkpointing.saving.snapshot import Snapshot, deferrable
@@ -90,6 +92,48 @@ def test_a_copy_that_was_torn_is_not_saved() -> None:
         weights.fill_(1.0)
     snapshot_.complete()
     assert snapshot_.is_torn()
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own are not
+    """Counts the bytes that are copied in this block."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.copy_.default:
+            self.bytes += args[0].nbytes
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.anywhere
+def test_frozen_weights_are_copied_until_they_are_known_and_again_when_they_change_all_the_same() -> None:
+    module, snapshot_ = nn.Module(), Snapshot(HERE)
+    weight = nn.Parameter(torch.randn(LARGE, device=HERE), requires_grad=False)
+    module.weight = weight
+    copied, torn = [], []
+    for save in range(8):
+        if save in (4, 6):
+            weight.data[-1].add_(1)  # which torch does not count
+        expected = weight.detach().cpu()
+        with Copies() as copies:
+            taken = snapshot_.take(dict(module.state_dict()), deferrable([], [module]))
+        snapshot_.complete()
+        copied.append(copies.bytes >= weight.nbytes)
+        torn.append(snapshot_.is_torn())
+        assert torn[-1] or torch.equal(taken["weight"], expected)
+    assert copied[0]
+    assert not any(copied[2:5])
+    assert copied[6], "it changes, and cannot be compared any more"
+    assert torn == [False] * 4 + [True] + [False] * 3
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_a_fingerprint_is_the_same_on_all_devices(dtype: torch.dtype) -> None:
+    tensor = (torch.randn(2**22 + 3) * 100).to(dtype)
+    assert torch.equal(fingerprint(tensor), fingerprint(tensor.to(HERE)).cpu())
 
 
 def test_two_ranks_on_one_gpu_are_named(tmp_path: Path) -> None:

@@ -6,4 +6,5 @@ shard_writer  step_hold            the files of all ranks; an optimizer's step w
 snapshot  state_size               copies in reused memory; how large a state is
 loadable  finite  background       what can be loaded again; what is not finite; a thread that writes
 pinned  unchanged                  memory that a GPU copies into; frozen weights, which are copied once
+fingerprint                        tells the bytes of a tensor, where it is
 """

@@ -106,14 +106,11 @@ class Snapshot:
         self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._stream.wait_stream(training)
         with torch.cuda.stream(self._stream):
-            for pairs in (at_once, self._deferred):
-                for buffer, tensor in pairs:
-                    if tensor.is_cuda:
-                        buffer.copy_(tensor, non_blocking=True)
-                        tensor.record_stream(self._stream)
-                self._copied_by_gpu = self._stream.record_event()
-                if pairs is at_once:
-                    self._let_gpu_wait(training, self._copied_by_gpu)
+            _queue_copies(at_once, self._stream)
+            self._unchanged.fingerprint_copied()
+            self._let_gpu_wait(training, self._stream.record_event())
+            _queue_copies(self._deferred, self._stream)
+            self._copied_by_gpu = self._stream.record_event()
 
     def _let_gpu_wait(self, training: torch.cuda.Stream, copied: torch.cuda.Event) -> None:
         """What the GPU computes next waits for a copy; the time is taken there, for the CPU runs on."""
@@ -140,7 +137,8 @@ class Snapshot:
             list(self._copiers.map(_copy, (pairs[:half], pairs[half:])))  # raises what a copy raised
         finally:
             self._copied.set()
-        self._has_changed = not self._unchanged.are_unchanged()  # no step waits for that
+        with torch.cuda.stream(self._stream):  # of None it does nothing
+            self._has_changed = not self._unchanged.are_unchanged()  # no step waits for that
         if self._copied_by_gpu is not None:
             self._copied_by_gpu.synchronize()
 
@@ -234,6 +232,13 @@ def samples_of(tensors: list[Tensor]) -> Pairs:
 def differ(samples: Pairs) -> bool:
     """Whether a value is another one than when the samples were taken."""
     return any(not bool(((now == before) | (now != now)).all()) for now, before in samples)
+
+
+def _queue_copies(pairs: Pairs, stream: torch.cuda.Stream) -> None:
+    for buffer, tensor in pairs:
+        if tensor.is_cuda:
+            buffer.copy_(tensor, non_blocking=True)
+            tensor.record_stream(stream)
 
 
 def _copy(pairs: Pairs) -> None:

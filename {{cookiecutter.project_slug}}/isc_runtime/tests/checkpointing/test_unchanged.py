@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from isc_runtime.checkpointing.saving.snapshot import Snapshot, deferrable
+from isc_runtime.checkpointing.saving.unchanged import Unchanged
 from isc_runtime.errors import IscError
 
 LARGE = 256  # rows and columns: 256 kB
@@ -171,3 +172,63 @@ def test_memory_that_is_new_holds_nothing() -> None:
         training.body.weight = nn.Parameter(torch.randn(rows, LARGE), requires_grad=False)
         for _ in range(3):
             assert training.save()
+
+
+class Far:
+    """A frozen weight that is told by its fingerprint, as if it were on a GPU, and the copy of it."""
+
+    def __init__(self) -> None:
+        self.weight = torch.randn(LARGE, LARGE)
+        self.weight[0, 0] = 0.0
+        self.copy = torch.empty_like(self.weight)
+        self.unchanged = Unchanged(is_far=lambda _: True)
+        self.copied = 0
+
+    def save(self) -> bool:
+        """Copies if it has to, and looks whether the copy is right; False if that is said itself."""
+        pairs = self.unchanged.to_copy([(self.copy, self.weight)])
+        self.copied = len(pairs)
+        for buffer, tensor in pairs:
+            buffer.copy_(tensor)
+        self.unchanged.fingerprint_copied()
+        is_right = self.unchanged.are_unchanged()
+        assert not is_right or bits({"": {"": self.copy}}) == bits({"": {"": self.weight}})
+        return is_right
+
+
+def test_what_is_far_is_copied_until_two_saves_have_found_the_same() -> None:
+    far, copied = Far(), []
+    for _ in range(5):
+        assert far.save()
+        copied.append(far.copied)
+    assert copied == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("quiet", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_far_and_changes_is_copied_or_said_to_be_torn_once(change: str, quiet: int) -> None:
+    far = Far()
+    assert [far.save() for _ in range(quiet)] == [True] * quiet
+    CHANGES[change](far.weight)
+    is_seen_by_torch = change in ("counted", "bound anew")
+    assert far.save() == (is_seen_by_torch or quiet < 2)
+    for _ in range(4):
+        CHANGES[change](far.weight)
+        assert far.save()
+
+
+def test_without_room_for_a_fingerprint_all_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    for room in range(4):
+        far = Far()
+        assert [far.save() for _ in range(room)] == [True] * room
+        with monkeypatch.context() as patch:
+            patch.setattr("isc_runtime.checkpointing.saving.unchanged.fingerprint", fail)
+            assert far.save() == (room < 2), "what was not copied, and cannot be compared, is no copy"
+            far.weight.data.add_(1)
+            assert far.save()
+        for _ in range(3):
+            far.weight.data.add_(1)
+            assert far.save()
