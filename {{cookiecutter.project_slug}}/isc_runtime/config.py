@@ -7,7 +7,6 @@ counts as asked for in a checkpoint.
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 from isc_runtime.answering import answering
 from isc_runtime.errors import IscError
 from isc_runtime.option_values import positive_float
+from isc_runtime.spelling import meant
 from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 
@@ -138,10 +138,8 @@ def _words(option: str, value: Any, actions: Mapping[str, argparse.Action] | Non
     if any("\0" in one for one in values if isinstance(one, str)):
         raise ConfigError(f"{option[2:]} holds a zero byte, which no name of a file may have")
     if actions is not None and (option not in actions or option in NOT_IN_FILES):
-        close = difflib.get_close_matches(option, [*actions], 1, cutoff=0.75)
-        raise ConfigError(
-            f"there is no option {option[2:]}" + (f"; did you mean {close[0][2:]}?" if close else "")
-        )
+        close = meant(option, actions)[2:]
+        raise ConfigError(f"there is no option {option[2:]}" + (f"; did you mean {close}?" if close else ""))
     if isinstance(value, bool):
         if not value and actions is not None and actions[option].nargs != 0:  # it would count for nothing
             raise ConfigError(f"{option[2:]} takes a value, not false; leave it out for its default")

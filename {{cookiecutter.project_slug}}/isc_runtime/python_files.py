@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,19 +19,24 @@ _KNOWN = sys.stdlib_module_names | {RUNTIME}
 _CONDITIONS = frozenset({"TYPE_CHECKING", "version_info", "platform", "find_spec"})
 _FORGIVEN = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
 _STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
+_filtering = threading.Lock()  # the filters of warnings are those of the whole process
 
 
 def parse_python(file: Path) -> ast.Module:
-    """The syntax tree of a file.
+    """The syntax tree of a file; the same one for the same text, so it is only to be read.
 
     Raises:
         OSError: it cannot be read.
         SyntaxError: it is no Python; `lineno` says where.
         ValueError: no parser can read it: NUL bytes, too large, nested too deep.
     """
-    source = read_bytes(file)
+    return _parsed(read_bytes(file))
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(source: bytes) -> ast.Module:
     try:
-        with warnings.catch_warnings():
+        with _filtering, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the file, and are for whoever runs it
             try:
                 return ast.parse(source)

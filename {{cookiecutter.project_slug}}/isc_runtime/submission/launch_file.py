@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isc_runtime.spelling import meant
 from isc_runtime.submission.command.launch_command import LaunchCommand
 from isc_runtime.submission.finding import Finding, Severity
 from isc_runtime.submission.launch_keys import (
@@ -97,8 +97,8 @@ class _Check:
             what = f"The ISC no longer has the key {name}"
             yield self._at(name, what, f"{DEAD_KEYS[name]}.", "warning")  # files with one have been launched
         for name in strange[:MOST_STRANGE_KEYS]:
-            close = difflib.get_close_matches(name[:LONGEST_KEY].lower(), known, 1)
-            hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(known)}."
+            close = meant(name[:LONGEST_KEY].lower(), known, cutoff=0.6)
+            hint = f"Did you mean {close}?" if close else f"It has {', '.join(known)}."
             yield self._at(name, f"The ISC has no key {name!r}", hint)
         if len(strange) > MOST_STRANGE_KEYS:
             what = f"The ISC has none of {len(strange) - MOST_STRANGE_KEYS} other keys"

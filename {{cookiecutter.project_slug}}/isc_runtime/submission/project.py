@@ -82,10 +82,11 @@ def examine(root: Path) -> Report:
     """
     root = root.resolve()
     image = image_content(root)
-    with ThreadPoolExecutor(1) as beside:  # while the process that judges the arguments is waited for
-        looking = beside.submit(check_leaks, root, image)
-        found = [*_check(root), *check_image(root, image)]
-    leaks = looking.result()
+    with ThreadPoolExecutor(1) as beside:  # it waits for the process that judges the arguments
+        launching = beside.submit(_check_launch_files, root)
+        leaks = check_leaks(root, image)
+        rest = [*_check_files(root), *check_image(root, image)]
+    found = [*_check_structure(root), *launching.result(), *rest]
     has_secrets = any(leak.severity == "error" for leak in leaks)
     return Report([*leaks, *found], image, has_secrets)
 
@@ -131,15 +132,20 @@ def _verdict(errors: int, warnings: int) -> str:
     return f"No errors, {counts[0]} to settle before you submit." if counts else "Ready to submit."
 
 
-def _check(root: Path) -> Iterator[Finding]:
+def _check_structure(root: Path) -> Iterator[Finding]:
     for name, purpose in EXPECTED.items():
         path = root / name
         if not (path.is_dir() if name.endswith("/") else path.is_file()):
             hint = f"Bring it back, from git or a newly generated project: it is {purpose}."
             yield Finding(name, "It is missing", hint)
-    for file in sorted(root.glob("*.isc")):
-        if file.name != credentials.ISC:
-            yield from check_launch_file(file, root, homes(root))
+
+
+def _check_launch_files(root: Path) -> list[Finding]:
+    files = [file for file in sorted(root.glob("*.isc")) if file.name != credentials.ISC]
+    return [finding for file in files for finding in check_launch_file(file, root, homes(root))]
+
+
+def _check_files(root: Path) -> Iterator[Finding]:
     for name in ("train.py", "model.py", "data.py"):
         yield from _check_syntax(root / name)
     yield from _check_launch_script(root / "launch.sh")

@@ -6,7 +6,6 @@ paths and what every shell understands; everything that needs more than that is 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 
+from isc_runtime.spelling import meant
 from isc_runtime.submission.command.command_form import (
     PREPARATIONS,
     WITH_ONE_ARGUMENT,
@@ -203,12 +203,12 @@ class LaunchCommand:
     def _check_variables(self, text: str) -> Iterator[Finding]:
         own = {*re.findall(r"\b([A-Za-z_]\w*)=", text), *os.environ}
         for name in dict.fromkeys(re.findall(r"\$\{?([A-Za-z_]\w*)", text)):
-            close = difflib.get_close_matches(name, VARIABLES, 1, cutoff=0.8)
+            close = meant(name, VARIABLES, cutoff=0.8)
             if name in TORCHRUN_VARIABLES:
                 what = f"The ISC does not set {name} for the command"
                 yield self._warning(what, TORCHRUN_VARIABLES[name])
             elif close and name not in VARIABLES and name not in own:
-                yield self._warning(f"The ISC sets no variable {name}", f"Did you mean {close[0]}?")
+                yield self._warning(f"The ISC sets no variable {name}", f"Did you mean {close}?")
 
     def _check_mounts(self, text: str) -> Iterator[Finding]:
         for dataset in dict.fromkeys(re.findall(r"""(?<![\w./-])/data/([^/\s'"$<>&|;*]+)""", text)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any
 
 from isc_runtime.config import OPTION, config_file
 from isc_runtime.python_files import name_of, parse_python
+from isc_runtime.spelling import meant
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.launch_keys import VARIABLES
 from isc_runtime.submission.lock import LOCK, NEEDED, required_names
@@ -91,8 +91,8 @@ def _meant_by(name: str, options: Sequence[str]) -> str:
     """What to do about an option that train.py does not have."""
     if f"--no-{name[2:]}" in options:
         return f"Delete it: it is so by itself, and --no-{name[2:]} says otherwise."
-    close = difflib.get_close_matches(name, options, 1, cutoff=0.75)
-    return f"Did you mean {close[0]}?" if close else "python train.py --help lists them."
+    close = meant(name, options)
+    return f"Did you mean {close}?" if close else "python train.py --help lists them."
 
 
 def _check_values(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import stat
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ NAMES = (
     *(".docker/config.json", ".config/gcloud/*", ".aws/*", ".ssh/*", ".kube/*", ".gnupg/*", ".azure/*"),
     ".huggingface/*",
 )
+_SECRET_NAME = re.compile("|".join(translate(f"*/{name}") for name in NAMES))
 EXAMPLES = (".example", ".sample", ".template", ".pub")
 ALLOWED = b"pragma: allowlist secret"  # in the same line: a person has looked at it (as in detect-secrets)
 
@@ -107,7 +108,7 @@ def has_secret_name(path: str) -> bool:
         path: in the project, with `/` between its parts.
     """
     lower = f"/{path.lower()}"
-    return not lower.endswith(EXAMPLES) and any(fnmatchcase(lower, f"*/{name}") for name in NAMES)
+    return not lower.endswith(EXAMPLES) and _SECRET_NAME.match(lower) is not None
 
 
 def is_public(file: Path) -> bool:

@@ -6,6 +6,7 @@ https://docs.docker.com/build/concepts/context.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -121,6 +122,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
+@functools.cache
 def matcher(pattern: str) -> re.Pattern[str]:
     """What a pattern of a Dockerfile or .dockerignore matches, with all that is below it: for `fullmatch`."""
     pattern = "/".join(part for part in pattern.strip().split("/") if part not in ("", "."))
