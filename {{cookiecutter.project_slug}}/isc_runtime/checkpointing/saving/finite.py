@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.tree import leaves, name_of
 
 WITHOUT = (
@@ -15,7 +16,7 @@ WITHOUT = (
 
 
 def names_of_not_finite(state: Any, name: str = "", trained: frozenset[str] | None = None) -> Iterator[str]:
-    """The names of the tensors in a state that hold a NaN or an infinity.
+    """The names of the tensors in a state that hold a NaN or an infinity, or of which this rank's part does.
 
     Args:
         state: dicts, lists and tuples of tensors.
@@ -23,8 +24,8 @@ def names_of_not_finite(state: Any, name: str = "", trained: frozenset[str] | No
         trained: names of those that may not even hold -inf. Others may: a mask is made of it, and what
             diverges holds a NaN or a +inf as well. None: of all.
     """
-    for path, leaf in leaves(state, (name,) if name else ()):
-        own = name_of(path)
+    for path, node in leaves(state, (name,) if name else ()):
+        own, leaf = name_of(path), node.to_local() if is_sharded(node) else node  # no rank asks another
         if not (_is_finite(leaf) or (trained is not None and own not in trained and _is_mask(leaf))):
             yield own
 

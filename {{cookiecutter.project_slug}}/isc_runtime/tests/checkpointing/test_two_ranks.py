@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor.debug import CommDebugMode
 
 from isc_runtime.ranks.group import current_group
 from isc_runtime.tests.checkpointing.ranks_that_save import WAYS, Training, on_each_rank
@@ -51,6 +52,21 @@ def all_shards_are_named(training: Training) -> None:
         there = {path.name for path in entry.path.iterdir()}
         assert len([name for name in there if name.endswith(".distcp")]) == 2
         assert there == {*entry.read_manifest().files, entry.manifest.name}
+
+
+def a_resume_exchanges_no_tensor(training: Training) -> None:
+    training.step()
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    with CommDebugMode() as exchanged:  # type: ignore[no-untyped-call]  # torch's own are not
+        training.checkpointer.restore()
+    names = [str(name) for name in exchanged.get_comm_counts()]
+    assert not [name for name in names if "functional" in name], "what a sharded tensor does by itself"
+
+
+def test_a_resume_asks_no_rank_for_what_it_holds_of_a_tensor(tmp_path: Path) -> None:
+    ended = on_two_ranks(tmp_path, a_resume_exchanges_no_tensor, "fsdp")
+    assert came_to_their_end(ended), ended
 
 
 def test_the_manifest_names_the_shards_of_all_ranks(tmp_path: Path) -> None:
