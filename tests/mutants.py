@@ -51,7 +51,7 @@ TESTS = {  # for each module the tests that are about it
     "checkpointing.saving.shard_writer": "order_on_disk publishing",
     "checkpointing.saving.snapshot": "snapshot publishing",
     "checkpointing.saving.state_size": "state_size",
-    "checkpointing.saving.background": "publishing",
+    "background": "publishing",
     "checkpointing.saving.step_hold": "step_hold snapshot",
     "checkpointing.saving.finite": "finite",
     "checkpointing.saving.loadable": "loadable",

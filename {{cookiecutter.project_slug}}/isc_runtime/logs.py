@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from isc_runtime.tracking.guarded import Guarded
 from isc_runtime.tracking.tensorboard_events import TensorBoardEvents
-from isc_runtime.tracking.tracker import Guarded, Tracker
+from isc_runtime.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -1,7 +1,7 @@
 """Where the curves of a training go: TensorBoard, or what `--tracker` names.
 
-chosen                                                 from the words of --tracker to trackers
+chosen  guarded                                        from the words of --tracker to trackers; one may fail
 tensorboard_events  weights_and_biases  mlflow_files   each is one, imported only if it is chosen
 run_id  rows                                           what keeps a run one run over all resumes
-tracker                                                what a tracker is, and how a training is guarded
+tracker                                                what a tracker is
 """

@@ -84,7 +84,7 @@ def _make(place: str, directory: Path) -> Tracker:
     module, _, name = place.partition(":")
     try:
         tracker: Tracker = getattr(importlib.import_module(module), name)(directory)
-    except Exception as error:  # whatever a module does when it is imported, and a class when it is made
+    except (Exception, SystemExit) as error:  # whatever a module does when imported, and a class when made
         hint = "It is written module:Class, and gets one argument, the directory for logs."
         what = f"The tracker cannot be made ({type(error).__name__}: {error})"
         raise IscError(what, f"--tracker {place}", hint) from error

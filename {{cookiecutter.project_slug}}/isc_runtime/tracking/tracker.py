@@ -1,14 +1,9 @@
-"""What a tracker is, and how a training is guarded against one that fails."""
+"""What a tracker is, and what those of packages share."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Protocol
-
-logger = logging.getLogger("train")
 
 
 class Tracker(Protocol):
@@ -39,65 +34,6 @@ class Tracker(Protocol):
 
 
 MEMBERS = (*Tracker.__annotations__, *(name for name in vars(Tracker) if not name.startswith("_")))
-
-
-class Guarded:
-    """A tracker that costs a training nothing but its curves, whatever becomes of it.
-
-    One that fails is off until the next save, when it is begun anew.
-
-    Args:
-        tracker: whose calls these are.
-        where: its files, for people.
-    """
-
-    def __init__(self, tracker: Tracker, where: object) -> None:
-        self._tracker, self._where = tracker, where
-        self._is_on = self._has_begun = False
-        self._step = 0  # the last one it was told
-
-    def begin(self, step: int) -> None:
-        """As a tracker's."""
-        self._step = step
-        if self._attempt(partial(self._tracker.begin, step)):
-            self._is_on = self._has_begun = True
-
-    def describe(self, start: Mapping[str, Any], step: int) -> None:
-        """As a tracker's."""
-        if self._is_on:
-            self._attempt(partial(self._tracker.describe, start, step))
-
-    def add(self, values: Mapping[str, float], step: int) -> None:
-        """As a tracker's."""
-        if self._has_begun:  # else it has missed the beginning, and must be told of that one
-            self._step = max(self._step, step)
-        if self._is_on:
-            self._attempt(partial(self._tracker.add, values, step))
-
-    def flush(self) -> None:
-        """As a tracker's."""
-        if self._is_on:
-            self._attempt(self._tracker.flush)
-        else:
-            self.begin(self._step)
-
-    def close(self) -> None:
-        """As a tracker's."""
-        if self._is_on:
-            self._attempt(self._tracker.close)
-
-    def _attempt(self, action: Callable[[], object]) -> bool:
-        """A full disk, a bug in a package, a service that has died: whatever it is, the training goes on."""
-        try:
-            action()
-        except Exception as error:
-            self._is_on = False
-            with contextlib.suppress(Exception):
-                self._tracker.close()  # what threads and files it has
-            what = f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else error
-            logger.warning("%s is off until the next save: %s in %s", self._tracker.name, what, self._where)
-            return False
-        return True
 
 
 class Seen:

@@ -16,19 +16,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import torch
 
+from isc_runtime.background import Background
 from isc_runtime.checkpointing.on_disk.manifest import WHOLE, Manifest
 from isc_runtime.checkpointing.on_disk.payload import path_for_torch
-from isc_runtime.checkpointing.saving.background import Background
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.checkpointing.unsaved import Unsaved
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.device import use_in_this_thread
 from isc_runtime.ranks.group import Group
 
 P = ParamSpec("P")
@@ -69,7 +71,8 @@ class Equipment:
     def __post_init__(self) -> None:
         device = self.group.device
         self.snapshot = Snapshot(device)
-        self.writer, self.copier = Background("checkpoint-writer", device), Background("copier", device)
+        prepare = partial(use_in_this_thread, device)
+        self.writer, self.copier = Background("checkpoint-writer", prepare), Background("copier", prepare)
 
     def close(self, wait: bool) -> None:
         """Ends the threads. `wait` waits until all is written and deleted."""

@@ -15,7 +15,7 @@ from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.record import recorded
 from isc_runtime.tests.processes import PROJECT
-from isc_runtime.tests.tracking.test_tracker import Recorder
+from isc_runtime.tests.tracking.test_guarded import Recorder
 from isc_runtime.tracking.chosen import PACKAGES, check_trackers, make_trackers
 from isc_runtime.tracking.tensorboard_events import TensorBoardEvents
 

@@ -2,96 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import resource
 import signal
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from isc_runtime.logs import Scalars
 from isc_runtime.tracking.mlflow_files import repair_lines
 from isc_runtime.tracking.rows import Rows
 from isc_runtime.tracking.run_id import read_id, write_id
 from isc_runtime.tracking.tracker import Seen
-
-
-class Recorder:
-    """Keeps what it is told, and fails when it is told to."""
-
-    name = "The recorder"
-
-    def __init__(self, directory: Path = Path("logs")) -> None:
-        self.directory = directory
-        self.told: list[tuple[Any, ...]] = []
-        self.failing: set[str] = set()
-
-    def _note(self, *what: Any) -> None:
-        if what[0] in self.failing:
-            raise RuntimeError(f"no {what[0]}")
-        self.told.append(what)
-
-    def begin(self, step: int) -> None:
-        self._note("begin", step)
-
-    def describe(self, start: Mapping[str, Any], step: int) -> None:
-        self._note("describe", start["commit"], step)
-
-    def add(self, values: Mapping[str, float], step: int) -> None:
-        self._note("add", dict(values), step)
-
-    def flush(self) -> None:
-        self._note("flush")
-
-    def close(self) -> None:
-        self._note("close")
-
-
-def test_a_tracker_is_told_all_in_its_order(tmp_path: Path) -> None:
-    recorder = Recorder()
-    with Scalars(tmp_path, lambda step: {"commit": "abc"}, [recorder]) as scalars:
-        scalars.begin(3)
-        scalars.report("training", "step 4:", {"loss": 0.5, "norm": 2.0}, 4)
-        scalars.add("checkpoint/bytes", 7.0, 4)
-        scalars.flush()
-    assert recorder.told == [
-        ("begin", 3),
-        ("describe", "abc", 3),
-        ("add", {"training/loss": 0.5, "training/norm": 2.0}, 4),
-        ("add", {"checkpoint/bytes": 7.0}, 4),
-        ("flush",),
-        ("close",),
-    ]
-
-
-@pytest.mark.parametrize("method", ["begin", "describe", "add", "flush", "close"])
-def test_one_that_fails_is_off_until_the_next_save_and_costs_the_others_nothing(
-    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
-    bad, good = Recorder(), Recorder()
-    bad.failing = {method}
-    scalars = Scalars(tmp_path, lambda step: {"commit": "abc"}, [bad, good])
-    scalars.begin(0)
-    scalars.add("loss", 1.0, 1)
-    scalars.add("loss", 0.9, 2)
-    scalars.flush()
-    if method != "close":
-        said = f"The recorder is off until the next save: RuntimeError: no {method} in {tmp_path}"
-        assert caplog.text.count(said) == 1 + (method == "begin"), "once for each time that it was tried"
-        bad.failing = set()
-        scalars.flush()
-        scalars.add("loss", 0.8, 3)
-        assert bad.told[-1] == ("add", {"loss": 0.8}, 3)
-        assert [told for told in bad.told if told[0] == "begin"][-1] == (
-            "begin",
-            0 if method == "begin" else 2,
-        )
-    scalars.close()
-    assert [told[-1] for told in good.told if told[0] == "add"][:2] == [1, 2]
 
 
 def test_what_comes_again_after_a_resume_is_left_out() -> None:

@@ -8,10 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import torch
-
-from isc_runtime.ranks.device import use_in_this_thread
-
 T = TypeVar("T")
 
 
@@ -20,11 +16,11 @@ class Background:
 
     Args:
         name: of the thread.
-        device: where this rank computes.
+        prepare: called first, in the thread.
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, name: str, prepare: Callable[[], object] = lambda: None) -> None:
+        self._prepare = prepare
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -43,7 +39,7 @@ class Background:
             self._thread.join()
 
     def _run(self) -> None:
-        use_in_this_thread(self._device)
+        self._prepare()
         while (work := self._work.get()) is not None:
             future, function = work
             try:
