@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.machinery
 import importlib.util
@@ -22,8 +23,9 @@ from data import check_data, load_data
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.tests.waits import Waits
+from isc_runtime.tests.waits import HostValues, Waits
 from isc_runtime.training import fusing
+from isc_runtime.training.batches import to_device
 from isc_runtime.training.means import Totals
 from model import ConvNet, Transformer
 
@@ -315,4 +317,31 @@ def test_between_two_log_lines_a_step_waits_for_nothing(monkeypatch: pytest.Monk
             trainer.train_batch(next(batches), totals)
             trainer.sampler.advance()
             trainer.scheduler.step()
+    assert waits.count == 0
+
+
+@pytest.mark.parametrize("model", ["convnet", "transformer"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_moves_no_number_of_the_host_to_the_device(
+    monkeypatch: pytest.MonkeyPatch, model: str, parts: int
+) -> None:
+    """A tensor that is made of one is copied, and that is waited for. The device is one without values."""
+    import train
+
+    monkeypatch.setattr(fusing, "FUSED_ON", {"meta"})  # as if it were a GPU
+    monkeypatch.setattr(train, "take_step", lambda *_: None)  # torch's own, in the test before
+    group = Group(Environment(), torch.device("cpu"))
+    trainer = train.Trainer(train.parse_arguments(["--model", model, "--accumulate", str(parts)]), group)
+    group.device = torch.device("meta")
+    trainer.model = trainer.replica = trainer.model.to("meta")
+    trainer.optimizer = torch.optim.AdamW(trainer.model.parameters())
+    trainer.guard = train.StepGuard(trainer.model, trainer.metrics, 5)
+    monkeypatch.setattr(trainer, "autocast", contextlib.nullcontext)
+    batches, totals = iter(trainer.loader), Totals(group)
+    trainer.train_batch(to_device(next(batches), group.device), totals)  # the first one makes what stays
+    with HostValues("meta") as moved, Waits() as waits:
+        for _ in range(3):
+            trainer.sampler.advance()
+            trainer.train_batch(to_device(next(batches), group.device), totals)
+    assert moved.count == 0
     assert waits.count == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -17,4 +18,22 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+class HostValues(TorchFunctionMode):
+    """Counts the numbers and arrays of the host that become tensors on a device, which are waited for.
+
+    Args:
+        kind: of the device.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.count = kind, 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_of_host = function in (torch.as_tensor, torch.tensor) and not isinstance(args[0], torch.Tensor)
+        device = (kwargs or {}).get("device")
+        self.count += is_of_host and device is not None and torch.device(device).type == self.kind
         return function(*args, **(kwargs or {}))

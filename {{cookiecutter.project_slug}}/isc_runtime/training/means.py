@@ -122,8 +122,12 @@ class Totals:
 
     def _exact(self, value: float | Tensor, name: str) -> Tensor:
         """A number as a scalar on the device of this rank."""
-        dtype = torch.float32 if self._group.device.type == "mps" else torch.float64  # a Mac's has no float64
-        exact = torch.as_tensor(value, dtype=dtype, device=self._group.device).detach()
+        device = self._group.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # a Mac's has no float64
+        if isinstance(value, Tensor):
+            exact = value.detach().to(device, dtype, non_blocking=device.type != "cpu")
+        else:  # filled there: a number that is copied to a GPU is waited for
+            exact = torch.full((), value, dtype=dtype, device=device)
         if exact.numel() != 1:
             raise IscError(
                 f"Total and count of a Mean must be one number each, not of shape {list(exact.shape)}",
