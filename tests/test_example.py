@@ -26,6 +26,7 @@ from isc_runtime.ranks.group import Group
 from isc_runtime.tests.waits import HostValues, Waits
 from isc_runtime.training import fusing
 from isc_runtime.training.batches import to_device
+from isc_runtime.training.guard import StepGuard
 from isc_runtime.training.means import Totals
 from model import ConvNet, Transformer
 
@@ -335,7 +336,7 @@ def test_a_step_moves_no_number_of_the_host_to_the_device(
     group.device = torch.device("meta")
     trainer.model = trainer.replica = trainer.model.to("meta")
     trainer.optimizer = torch.optim.AdamW(trainer.model.parameters())
-    trainer.guard = train.StepGuard(trainer.model, trainer.metrics, 5)
+    trainer.guard = StepGuard(trainer.model, trainer.metrics, 5)
     monkeypatch.setattr(trainer, "autocast", contextlib.nullcontext)
     batches, totals = iter(trainer.loader), Totals(group)
     trainer.train_batch(to_device(next(batches), group.device), totals)  # the first one makes what stays

@@ -36,9 +36,10 @@ def take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group
 
 
 class ReadingOfAllRanks(TorchFunctionMode):
-    """Whoever reads a number from a sharded tensor reads that of all ranks: the norm of a weight, for LAMB.
+    """A norm or a sum of a sharded tensor is that of all ranks, and so is each number that is read: for LAMB.
 
-    What torch itself gives is this rank's share of a norm or of a sum, another one on each rank.
+    What torch itself gives is this rank's share of it, another one on each rank; and it refuses to go on
+    computing with some of these.
     """
 
     def __torch_function__(
@@ -46,7 +47,20 @@ class ReadingOfAllRanks(TorchFunctionMode):
     ) -> Any:
         if func in READING and is_sharded(args[0]):
             args = (args[0].full_tensor(), *args[1:])
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if type(result) in (list, tuple):  # of torch._foreach_norm
+            return type(result)(map(_of_all_ranks, result))
+        return _of_all_ranks(result)
+
+
+def _of_all_ranks(result: Any) -> Any:
+    """What each rank has a share of is added up, or whatever else makes one of it. A collective."""
+    if not (is_sharded(result) and any(placement.is_partial() for placement in result.placements)):
+        return result
+    from torch.distributed.tensor import Replicate  # it was imported by whoever made shards
+
+    whole = [Replicate() if placement.is_partial() else placement for placement in result.placements]
+    return result.redistribute(placements=whole)
 
 
 def _take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group: Group) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,57 @@ def test_a_norm_is_that_of_the_whole_weight(tmp_path: Path, read: Callable[[Tens
             whole, sharded = (stepped(group, way, read) for way in ("ddp", "fsdp"))
             for name, weight in whole.items():
                 torch.testing.assert_close(sharded[name], weight)
+
+    ended = run_forked(tmp_path, work)
+    assert [end.code for end in ended] == [0, 0], ended
+
+
+class NovoGrad(torch.optim.Optimizer):
+    """A norm of each layer is kept: no number is read of it."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            norm = (parameter.grad * parameter.grad).sum()
+            norms = torch._foreach_norm([parameter, parameter.grad])
+            state["norm"] = norm.mul_(0.02).add_(state.get("norm", norm) * 0.98)
+            parameter.sub_(parameter.grad / (state["norm"].sqrt() + norms[0] + norms[1]))
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "Adafactor": partial(torch.optim.Adafactor, lr=0.1),
+    "NovoGrad": NovoGrad,
+    "NAdam": partial(torch.optim.NAdam, lr=0.1),
+}
+
+
+def after_steps(
+    group: Group, parallelism: str, optimizer: Callable[[Any], torch.optim.Optimizer]
+) -> dict[str, Any]:
+    """The weights after three steps of an optimizer, whole, by name."""
+    torch.manual_seed(3)
+    model = build(lambda: Network().eval(), group, ParallelOptions(parallelism))
+    steps = optimizer(model.parameters())
+    for seed in range(3):
+        torch.manual_seed(seed)
+        steps.zero_grad()
+        torch.autograd.backward(model(torch.randn(256, FEATURES)).square().sum())
+        take_step(steps, lambda _: torch.zeros(()), group)
+    weights: dict[str, Any] = dict(model.named_parameters())
+    return {name: getattr(one, "full_tensor", lambda one=one: one)() for name, one in weights.items()}
+
+
+def test_optimizers_with_norms_take_the_same_steps_with_sharded_weights(tmp_path: Path) -> None:
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            for optimizer in OPTIMIZERS.values():
+                whole, sharded = (after_steps(group, way, optimizer) for way in ("ddp", "fsdp"))
+                for name, weight in whole.items():
+                    torch.testing.assert_close(sharded[name], weight)
 
     ended = run_forked(tmp_path, work)
     assert [end.code for end in ended] == [0, 0], ended
