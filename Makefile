@@ -116,8 +116,11 @@ newcomer: venv ## follow both READMEs word for word, in an empty folder
 	$(BIN)/python -m pytest -q -rs tests/newcomer
 
 cuda: ## the runtime and its training on CUDA, with the torch that this Python has: skipped with its reason where there is no GPU
-	$(CUDA_PYTHON) -m pytest -q -rs -p no:cacheprovider --confcutdir=tests/cuda tests/cuda
-	! $(CUDA_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || $(CUDA_PYTHON) benchmarks/cuda.py
+	@$(CUDA_PYTHON) tests/cuda/needed.py
+	@status=0; \
+	$(CUDA_PYTHON) -m pytest -q -rs --durations=10 -p no:cacheprovider --confcutdir=tests/cuda tests/cuda || status=$$?; \
+	$(CUDA_PYTHON) benchmarks/cuda.py --if-there-is-one || status=$$?; \
+	exit $$status
 
 image: venv ## build the generated image, train in it, look for secrets in it
 	.venv/bin/python -m pytest -q -rs tests/image

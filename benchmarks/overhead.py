@@ -1,6 +1,6 @@
 """What isc_runtime adds to a step that saves nothing: agreement, position, logging, scalars. Two ranks.
 
-    python benchmarks/overhead.py [--steps 400] [--step-seconds 0.05] [--json FILE]
+    python benchmarks/overhead.py [--steps 400] [--step-seconds 0.05] [--ranks 2] [--json FILE]
 
 A step sleeps, as a CPU does while its GPU computes, and ends with an all_reduce of a megabyte, as that of the
 gradients. Blocks of steps with and without all the rest of train.py's loop take turns.
@@ -33,7 +33,7 @@ def measure(group: Group, directory: Path, steps: int, step_seconds: float) -> R
     scalars = Scalars(directory / "runs" if group.is_master else None)
     scalars.begin(0)
     logger = logging.getLogger("train")
-    gradients = torch.zeros(2**18)
+    gradients = torch.zeros(2**18, device=group.device)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     pulses: list[float] = []
     for block in range(2 * BLOCKS):
@@ -45,7 +45,7 @@ def measure(group: Group, directory: Path, steps: int, step_seconds: float) -> R
             if is_whole:
                 training.sampler.advance()
                 if (number + 1) % LOG_STEPS == 0:
-                    loss = float(group.sum(torch.ones(())))
+                    loss = float(group.sum(torch.ones((), device=group.device)))
                     logger.info("epoch %d batch %d step %d: loss %.4f", 1, number, number, loss)
                     scalars.add("training/loss", loss, number)
                 training.checkpointer.is_due(number)
@@ -68,9 +68,10 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--steps", type=int, default=400)
     options.add_argument("--step-seconds", type=float, default=0.05)
+    options.add_argument("--ranks", type=int, default=2)
     arguments = options.parse_args()
     if "LOCAL_RANK" not in os.environ:
-        sys.exit(start_on_ranks(2))
+        sys.exit(start_on_ranks(arguments.ranks))
     place = Path(os.environ["BENCHMARK_DIRECTORY"])
     with process_group(Environment.read(), 60, 60) as group, (place / "log").open("a") as log:
         level = logging.INFO if group.is_master else logging.CRITICAL

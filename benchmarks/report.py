@@ -120,8 +120,12 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
+    import torch
+
+    card = {"card": torch.cuda.get_device_name(0)} if torch.cuda.is_available() else {}
     return {
         "date": time.strftime("%Y-%m-%d"),
+        **card,
         "processor": model,
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30),

@@ -39,7 +39,8 @@ def table(result: dict[str, Any]) -> str:
     title = (HERE / f"{name}.py").read_text().partition("\n")[0].strip('"').rstrip(".")
     lines = [f"## `python benchmarks/{name}.py`: {title[0].lower()}{title[1:]}", ""]
     lines += [
-        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{machine['date']}, {', '.join([*filter(None, [machine.get('card')]), machine['processor']])}, "
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"Python {machine['python']}, torch {machine['torch']}.",
         "",
         "| | measured | target | |",
@@ -62,6 +63,11 @@ def main() -> None:
         command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(RESULTS / f"{name}.json")]
         if subprocess.run(command, check=False).returncode:
             sys.exit(f"{name} failed: above is why.")
+    write_tables()
+
+
+def write_tables() -> None:
+    """Writes all that was ever measured into the README."""
     readme = HERE / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     files = [*(RESULTS / f"{name}.json" for name in NAMES), *sorted(RESULTS.glob("cuda-*.json"))]

@@ -120,21 +120,27 @@ def rested(peer: Any) -> Any:
 def measure_memory(training: Training, report: Report) -> None:
     """The most memory that a save takes beside the state: in the first one, and in a later one."""
     size = size_of(training.state_dicts())
-    training.checkpointer.equipment.snapshot.__init__()  # type: ignore[misc]  # as if none had been taken
-    before = memory("RssAnon")
+    snapshot = training.checkpointer.equipment.snapshot
+    snapshot.__init__(training.group.device)  # type: ignore[misc]  # as if none had been taken
+    before = of_no_file()
     peaks = [peak_of(lambda: save(training)) - before for _ in range(3)]
     for number, peak in zip(("first", "second", "third"), peaks, strict=True):
         report.figure(f"extra memory in the {number} save, MB", peak / 1e6)
     report.ratio("extra memory, against the state", max(peaks) / size, most=1.1)
 
 
+def of_no_file() -> int:
+    """Bytes of memory that no file stands behind; what is pinned for a GPU counts as shared."""
+    return memory("RssAnon") + memory("RssShmem")
+
+
 def peak_of(work: Any) -> int:
     """The most memory that no file stands behind, in bytes, while `work` is done."""
-    peaks, ended = [memory("RssAnon")], threading.Event()
+    peaks, ended = [of_no_file()], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.002):
-            peaks.append(memory("RssAnon"))
+            peaks.append(of_no_file())
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -107,6 +107,9 @@ def save(training: Training, until_step: float = BATCH) -> tuple[float, float]:
         polled = seconds_of(checkpointer.poll)
         held_up += polled if not checkpointer.is_saving else 0.0
         until_step = 0.01  # so that what is written is published soon
+    if training.group.device.type == "cuda":
+        torch.cuda.synchronize()
+        held_up += checkpointer.equipment.snapshot.gpu_waited()
     return held_up, time.perf_counter() - begun
 
 

@@ -31,7 +31,7 @@ from isc_runtime.training import fusing
 from isc_runtime.training.fusing import fuse
 
 HERE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-LARGE = 2**26 if HERE.type == "cuda" else 2**20  # values of the tensors that are copied
+LARGE = 2**24 if HERE.type == "cuda" else 2**20  # values of the tensors that are copied
 SAVES = 200 if HERE.type == "cuda" else 20
 BEGIN = """
 import os, sys
