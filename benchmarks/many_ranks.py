@@ -83,16 +83,33 @@ def measure(group: Group, directory: Path) -> dict[str, float]:
     found["seconds of a save"] = (time.monotonic() - begun) / SAVES
     found["seconds held up by a save"] = held_up / SAVES
     counts = {"a batch": (batches, BATCHES), "a save": (saves, SAVES), "preflight": (preflight, 1)}
+    counts["a sharded save"] = (sharded_saves(group, directory.with_name("sharded")), SAVES)
     for name, (counted, times) in counts.items():
         found[f"collectives of {name}"] = counted.calls / times
         found[f"bytes of {name}"] = counted.bytes / times
     return found
 
 
+def sharded_saves(group: Group, directory: Path) -> Collectives:
+    """Saves of a model of which each rank has a part, after the first one, which plans them."""
+    training = Training(directory, 1, group, sharded=True, save_steps=10**9)
+    training.checkpointer.restore()
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    saves = Collectives()
+    with saves:
+        for _ in range(SAVES):
+            training.sampler.advance()
+            training.checkpointer.save()
+            training.checkpointer.finish()
+    return saves
+
+
 def count(ranks: int) -> list[dict[str, float]]:
     """What `measure` found on each of so many ranks."""
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "checkpoints").mkdir()
+        for name in ("checkpoints", "sharded"):
+            (Path(place) / name).mkdir()
 
         def work() -> None:
             os.chdir(place)

@@ -141,4 +141,5 @@ class Publisher:
         save_steps, cost = self._policy.saved(save.write_seconds)
         if save_steps != self._policy.save_steps:
             logger.info("Saving every %d batches: a save costs %.3f s", save_steps, cost)
-        return Ended(manifest, save.held_up + waiting, save.write_seconds, save_steps, cost)
+        size = sum(int(entry["size"]) for entry in manifest.files.values())
+        return Ended(size, save.held_up + waiting, save.write_seconds, save_steps, cost)

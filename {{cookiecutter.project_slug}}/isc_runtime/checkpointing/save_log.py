@@ -7,7 +7,6 @@ import logging
 import shutil
 from dataclasses import dataclass
 
-from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.checkpointing.saving.save import Save
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode
@@ -29,14 +28,14 @@ class Ended:
     """A save that has ended well, as the master tells all ranks.
 
     Attributes:
-        manifest: what was written.
+        size: bytes that were written, by all ranks.
         held_up: seconds for which the training stood still for it.
         write_seconds: seconds from its beginning until it was durable.
         save_steps: batches between two saves from now on.
         cost: seconds by which each save makes the training longer.
     """
 
-    manifest: Manifest
+    size: int
     held_up: float
     write_seconds: float
     save_steps: int
@@ -66,15 +65,14 @@ class SaveLog:
     def succeeded(self, save: Save, ended: Ended) -> None:
         """A checkpoint is published."""
         self.failures = 0
-        size = sum(int(entry["size"]) for entry in ended.manifest.files.values())
         logger.info("[SUCCESS] Written and synced; %s: %s", self._store.compared, save.payload)
         logger.info("[SUCCESS] Resume checkpoint: %s", self._store.directory / self._store.link_name)
         logger.info(
             "[COMPLETE] Checkpoint of step %d: path %s, mode %s, %d bytes in %.3f s, training held up %.3f s",
-            *(save.step, save.payload, self._mode, size, ended.write_seconds, ended.held_up),
+            *(save.step, save.payload, self._mode, ended.size, ended.write_seconds, ended.held_up),
         )
-        costs = {"bytes": size, "write_seconds": ended.write_seconds, "stall_seconds": ended.held_up}
-        for name, value in {**costs, "bytes_per_second": size / ended.write_seconds}.items():
+        costs = {"bytes": ended.size, "write_seconds": ended.write_seconds, "stall_seconds": ended.held_up}
+        for name, value in {**costs, "bytes_per_second": ended.size / ended.write_seconds}.items():
             self._scalars.add(f"checkpoint/{name}", value, save.step)
 
     def failed(self, error: RankError, step: int) -> None:

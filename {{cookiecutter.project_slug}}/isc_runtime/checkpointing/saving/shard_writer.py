@@ -109,7 +109,7 @@ class ShardWriter:
             return FileSystemWriter(directory, sync_files=False, per_thread_copy_ahead=0)
 
         self._writer = group.each(set_up)
-        if any(group.gather(layout is None or layout.looks != looks)):
+        if any(group.largest(layout is None or layout.looks != looks)):
             layout = self._make_layout(looks, group)
         assert layout is not None  # or it would have been made
         self.layout, plan = layout, layout.plan
