@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +34,8 @@ STEP = 0.05  # seconds
 STEPS = 60  # of a block
 EVERY = 20  # steps
 FINDING_STEPS = 400  # in which --save-steps auto finds out how often
-AUTO_ROUNDS = 2  # of blocks from one save to the next, with it and without
+AUTO_ROUNDS = 2  # of blocks from one save to the next, and of as many batches without
+MOST_STEPS = 5000  # of a block
 MEMORY = Path("/dev/shm")
 
 
@@ -90,38 +92,44 @@ def measure_auto(name: str, step: Callable[[], None], directory: Path, megabytes
     training = Training(directory / "checkpoints", megabytes)
     checkpointer = training.checkpointer
     checkpointer.restore()
-    begun = [0]  # so many saves were, in all
+    lengths: list[int] = []  # of the blocks, in batches
 
-    def bare(steps: int) -> None:
-        for _ in range(steps):
-            step()
+    def bare(steps: int) -> float:
+        def work() -> None:
+            for _ in range(steps):
+                step()
 
-    def auto(steps: int) -> None:
+        os.sync()
+        return seconds_of(work) / steps
+
+    def until_due(most: int) -> int:
         checkpointer.poll()  # as after an evaluation: what was before is no batch
-        for _ in range(steps):
+        for number in range(1, most + 1):
             step()
             training.sampler.advance()
             checkpointer.equipment.snapshot.wait_until_copied()  # the optimizer's step calls it
             if checkpointer.is_due(training.sampler.progress.batch - 1):
-                begun[0] += 1
-                checkpointer.save()
+                return number
             checkpointer.poll()
+        raise SystemExit(f"No save was due in {most} batches: nothing was measured.")
 
-    def seconds(train: Callable[[int], None], steps: int) -> float:
+    def auto() -> float:
+        """Seconds of a batch, from the beginning of a save to where the next one is due."""
         os.sync()
-        return seconds_of(partial(train, steps))
+        begun = time.perf_counter()
+        checkpointer.save()
+        lengths.append(until_due(MOST_STEPS))
+        return (time.perf_counter() - begun) / lengths[-1]
 
-    auto(FINDING_STEPS)
-    steps, begun[0] = checkpointer.policy.save_steps, 0
-    found = take_turns(
-        {"bare": partial(seconds, bare, steps), "auto": partial(seconds, auto, steps)}, AUTO_ROUNDS
-    )
+    until_due(FINDING_STEPS)
+    while sum(lengths) < FINDING_STEPS:
+        auto()
+    steps = lengths[-1]
+    found = take_turns({"bare": partial(bare, steps), "auto": auto}, AUTO_ROUNDS)
     checkpointer.settle()
-    if not begun[0]:
-        raise SystemExit("No save fell into the blocks: nothing was measured.")
     report = Report("throughput")
-    report.figure(f"{name}, --save-steps auto: batches between two saves", steps)
-    report.figure(f"{name}, --save-steps auto: saves in {AUTO_ROUNDS + 1} times as many", begun[0])
+    batches = statistics.median(lengths[-AUTO_ROUNDS:])
+    report.figure(f"{name}, --save-steps auto: batches between two saves", batches)
     report.ratio(f"{name}: throughput with --save-steps auto", found["bare"] / found["auto"], least=0.98)
     shutil.rmtree(directory / "checkpoints")
     return report
