@@ -7,12 +7,13 @@ question, `hooks/pre_gen_project.py` once more, because cookiecutter does not as
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 import keyword
 import re
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,29 @@ def leftovers(template: Path) -> list[str]:
         if path.name in LEFTOVERS and path.is_dir()
     )
     return [f"{path}: left by a tool in the template. Remove it there with `make clean`." for path in found]
+
+
+def not_kept(source: Path, project: Path, copied: Sequence[str]) -> list[str]:
+    """What of `project` is lost in spite of cookiecutter's -s, which keeps only what is rendered.
+
+    Args:
+        source: the folder of the template that is baked.
+        project: the folder into which it is.
+        copied: patterns of what is copied and not rendered.
+    """
+
+    def is_lost(name: Path) -> bool:
+        parts = [str(part) for part in (name, *name.parents)]
+        if not any(fnmatch.filter(parts, pattern) for pattern in copied):
+            return False
+        ours, theirs = source / name, project / name
+        return ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes()
+
+    names = (original.relative_to(source) for original in source.rglob("*"))
+    found = sorted(str(name) for name in names if is_lost(name))
+    named = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    cure = "cookiecutter keeps only what it renders. Make the project elsewhere, and take over what you want."
+    return [f"-s would not keep {named}: {cure}"] if found else []
 
 
 FILTERS: dict[str, Callable[[str], str]] = {

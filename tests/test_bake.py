@@ -14,7 +14,7 @@ import pytest
 import tomllib
 
 import isc_template_answers as answers
-from baking import IDENTITY, Bake, files, git, run
+from baking import IDENTITY, Bake, commit, create, files, git, run
 from isc_runtime.rehearsal.run import STAND_IN
 from isc_runtime.submission.contents.image import image_content
 
@@ -166,29 +166,6 @@ def recorded_version(project: Path) -> str:
 def number(template: Path) -> str:
     version: str = json.loads((template / "cookiecutter.json").read_text())["_template_version"]
     return version
-
-
-@pytest.fixture
-def clone(template: Path, tmp_path: Path) -> Path:
-    """A copy of the template's repository, to be changed."""
-    git("clone", "-q", str(template), str(tmp_path / "isc-template"), cwd=tmp_path)
-    git("remote", "remove", "origin", cwd=tmp_path / "isc-template")
-    return tmp_path / "isc-template"
-
-
-def create(template: Path, place: Path, *options: str) -> Path:
-    """What cookiecutter writes in this folder from this template."""
-    result = run(sys.executable, "-m", "cookiecutter", "--no-input", *options, template, cwd=place)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return place / "isc-experiment"
-
-
-def commit(clone: Path, name: str, text: str) -> str:
-    """Commits one more file of the template; returns the seven digits of the commit."""
-    (clone / name).write_text(text)
-    git("add", "--all", cwd=clone)
-    git(*IDENTITY, "commit", "-q", "-m", "More", cwd=clone)
-    return git("rev-parse", "--short=7", "HEAD", cwd=clone).strip()
 
 
 def test_the_recorded_version_is_true(clone: Path, tmp_path: Path) -> None:
@@ -384,14 +361,23 @@ def test_what_tools_left_in_the_template_is_not_copied(template: Path, tmp_path:
     assert not (tmp_path / "isc-experiment").exists()
 
 
-def test_what_came_as_an_archive_is_linked_with_one_command(clone: Path, tmp_path: Path) -> None:
-    """As the README has it; what is typed are the answers, and the commit that the project says."""
+@pytest.mark.parametrize("is_released", [True, False])
+def test_what_came_as_an_archive_is_linked_with_one_command(
+    clone: Path, tmp_path: Path, is_released: bool
+) -> None:
+    """As the README has it; what is typed are the answers, and then the project's commit or tag."""
+    if is_released:
+        git(*IDENTITY, "tag", "--annotate", f"v{number(clone)}", "--message=x", cwd=clone)
     git("archive", "--format=zip", "--prefix=main/", "--output=../main.zip", "HEAD", cwd=clone)
     project = create(tmp_path / "main.zip", tmp_path)
-    recorded = recorded_version(project).partition("+")[2]
+    version, _, recorded = recorded_version(project).partition("+")
     commit(clone, "{{cookiecutter.project_slug}}/NEWS", "later\n")
-    typed = "\n" * len(answers.RULES) + f"{recorded}\n"
+    typed = "\n" * len(answers.RULES) + f"{recorded or f'v{version}^0'}\n"
     command = [sys.executable, "-m", "cruft", "link", str(clone)]
     result = subprocess.run(command, cwd=project, input=typed, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert cruft("diff", "--exit-code", cwd=project) == ""
+    for arguments in (["add", "-A"], [*IDENTITY, "commit", "-q", "-m", "linked"]):
+        git(*arguments, cwd=project)
+    cruft("update", "--skip-apply-ask", cwd=project)
+    assert (project / "NEWS").read_text() == "later\n"
