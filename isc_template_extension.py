@@ -113,7 +113,7 @@ class _Check:
         if question not in answers:
             return "replayed"  # only what the replay lacks is in here, pre_gen checks the rest
         answers[question] = self._understood(question, answers[question])
-        while reason := self._problem(question, answers):
+        while reason := self._problem(question, answers, _is_update()):
             asking = _locals_of("cookiecutter", "prompt_for_config") or {}
             if asking.get("no_input") is not False or not sys.stdin.isatty():
                 raise self._refused(reason)

@@ -23,7 +23,7 @@ sys.dont_write_bytecode = True
 
 from isc_template_answers import RULES, leftovers, not_kept, problem  # noqa: E402
 
-problems = [reason for question in RULES if (reason := problem(question, ANSWERS))]
+problems = [reason for question in RULES if (reason := problem(question, ANSWERS, BAKE["is_update"]))]
 problems = problems or leftovers(Path(TEMPLATE))
 if BAKE["is_kept"]:
     problems = problems or not_kept(Path(BAKE["source"]), Path.cwd(), ANSWERS.get("_copy_without_render", []))
