@@ -262,6 +262,48 @@ def test_within_a_repository_the_project_is_added_to_it(template: Path, tmp_path
         assert_committed(tmp_path / "isc-experiment", result.stdout)
 
 
+def test_git_s_hooks_are_not_installed_for_a_repository_around_the_project(
+    template: Path, tmp_path: Path
+) -> None:
+    """They would refuse each commit there; in a repository of its own nothing is said."""
+    git("init", "-q", cwd=tmp_path)
+    project = create(template, tmp_path)
+    for target in ("hooks", "secrets"):
+        around = run("make", target, "PYTHON=echo", cwd=project)
+        assert around.returncode == 2
+        assert around.stderr.startswith("This project is the folder isc-experiment/ of another repository")
+        assert "pre_commit" not in around.stdout
+    git("init", "-q", cwd=project)
+    for target in ("hooks", "secrets"):
+        own = run("make", target, "PYTHON=echo", cwd=project)
+        assert (own.returncode, own.stderr) == (0, "")
+        assert "-m pre_commit" in own.stdout
+
+
+@pytest.mark.parametrize(
+    ("origin", "source"),
+    [
+        ("git@example.org:x.git", "git@example.org:x.git"),
+        ("ssh://git@example.org/x", "ssh://git@example.org/x"),
+        ("https://ada:secret@example.org:80/x", "https://example.org:80/x"),
+        ("https://oauth2:tok/en@example.org/x", "unknown"),
+    ],
+)
+def test_an_image_is_labelled_with_no_password(bake: Bake, origin: str, source: str) -> None:
+    project = bake()
+    git("config", "remote.origin.url", origin, cwd=project)
+    said = run("make", "--dry-run", "image", cwd=project).stdout
+    assert f'image.source="{source}"' in said
+
+
+def test_train_py_tells_an_older_python_so(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 9, 18, 'final', 0)\n")
+    ended = run(sys.executable, "train.py", cwd=project, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("ERROR: This project needs Python 3.10 or newer, and this is 3.9: ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("program", ["cookiecutter", "cruft"])
 def test_updates_and_diffs_say_nothing_of_temporary_folders(
     clone: Path, tmp_path: Path, program: str
