@@ -30,7 +30,9 @@ LONGEST_AUTHOR = 200
 
 # A folder of that name would shadow the package for whatever runs beside it, and installers refuse a project
 # that depends on itself, or whose tools do. Here are those that are imported or installed by another name.
-PACKAGES = frozenset({"cycling_utils", "importlinter", "pil", "pip", "sklearn", "xdist", "yaml"})
+PACKAGES = frozenset(
+    {"absl", "cycling_utils", "google", "grpc", "importlinter", "pil", "pip", "sklearn", "xdist", "yaml"}
+)
 OWN_MODULES = frozenset({"data", "isc_runtime", "model", "tests", "train"})
 WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
@@ -231,27 +233,39 @@ def leftovers(template: Path) -> list[str]:
     return [f"{path}: left by a tool in the template. Remove it there with `make clean`." for path in found]
 
 
-def not_kept(source: Path, project: Path, copied: Sequence[str]) -> list[str]:
-    """What of `project` is lost in spite of cookiecutter's -s, which keeps only what is rendered.
+def in_the_way(source: Path, project: Path, copied: Sequence[str], is_kept: bool) -> list[str]:
+    """What of a folder that was there before would be lost, and nobody has said that it may be.
 
     Args:
         source: the folder of the template that is baked.
         project: the folder into which it is.
-        copied: patterns of what is copied and not rendered.
+        copied: patterns of what is copied and not rendered: cookiecutter overwrites that in spite of -s.
+        is_kept: whether it was told to keep what is there (-s).
     """
+    names = sorted(original.relative_to(source) for original in source.rglob("*"))
+    if is_kept:
+        names = [name for name in names if _matches(name, copied)]
+    links = [name for name in names if (project / name).is_symlink()]
+    lost = [name for name in names if is_kept and _differ(source / name, project / name)]
+    cure = "Make the project elsewhere, and take over what you want."
+    if links:
+        return [f"{_some(links)}: cookiecutter would write through this link. {cure}"]
+    return (
+        [f"-s would not keep {_some(lost)}: cookiecutter keeps only what it renders. {cure}"] if lost else []
+    )
 
-    def is_lost(name: Path) -> bool:
-        parts = [str(part) for part in (name, *name.parents)]
-        if not any(fnmatch.filter(parts, pattern) for pattern in copied):
-            return False
-        ours, theirs = source / name, project / name
-        return ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes()
 
-    names = (original.relative_to(source) for original in source.rglob("*"))
-    found = sorted(str(name) for name in names if is_lost(name))
-    named = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    cure = "cookiecutter keeps only what it renders. Make the project elsewhere, and take over what you want."
-    return [f"-s would not keep {named}: {cure}"] if found else []
+def _matches(name: Path, patterns: Sequence[str]) -> bool:
+    parts = [str(part) for part in (name, *name.parents)]
+    return any(fnmatch.filter(parts, pattern) for pattern in patterns)
+
+
+def _differ(ours: Path, theirs: Path) -> bool:
+    return ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes()
+
+
+def _some(names: Sequence[Path]) -> str:
+    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 FILTERS: dict[str, Callable[[str], str]] = {

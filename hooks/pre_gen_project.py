@@ -1,8 +1,8 @@
 """Refuses bad answers before anything is written: replayed ones are not checked when they are given.
 
-Also refuses to copy what tools have left in the template's folder, and to overwrite what was to be kept. The
-answers arrive as JSON in a raw string, in which a quote is always escaped, so that no answer can end the
-string and become code.
+Also refuses to copy what tools have left in the template's folder, and to write where nobody has said that
+it may. The answers arrive as JSON in a raw string, in which a quote is always escaped, so that no answer can
+end the string and become code.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ TEMPLATE, BAKE, ANSWERS = json.loads(r"""{{ [template_directory(), bake(), cooki
 sys.path[0] = TEMPLATE
 sys.dont_write_bytecode = True
 
-from isc_template_answers import RULES, leftovers, not_kept, problem  # noqa: E402
+from isc_template_answers import RULES, in_the_way, leftovers, problem  # noqa: E402
 
 problems = [reason for question in RULES if (reason := problem(question, ANSWERS, BAKE["is_update"]))]
 problems = problems or leftovers(Path(TEMPLATE))
-if BAKE["is_kept"]:
-    problems = problems or not_kept(Path(BAKE["source"]), Path.cwd(), ANSWERS.get("_copy_without_render", []))
+if not BAKE["is_new"]:
+    copied = ANSWERS.get("_copy_without_render", [])
+    problems = problems or in_the_way(Path(BAKE["source"]), Path.cwd(), copied, BAKE["is_kept"])
 if problems:
     sys.exit("\n".join(problems))

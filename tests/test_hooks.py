@@ -67,6 +67,22 @@ def test_what_cookiecutter_would_not_keep_is_named_before_anything_is_written(
     assert (project / "model.py").read_text() == "# mine"
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.py", "isc_runtime"])
+def test_nothing_is_written_through_a_link(template: Path, tmp_path: Path, name: str) -> None:
+    project = tmp_path / "isc-experiment"
+    project.mkdir()
+    (tmp_path / "shared").mkdir()
+    target = tmp_path / "shared" if name == "isc_runtime" else tmp_path / "shared" / "mine"
+    (tmp_path / "shared" / "mine").write_text("mine")
+    (project / name).symlink_to(target)
+    result = run(*COOKIECUTTER, "-f", template, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{name}: cookiecutter would write through this link. Make")
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["mine"]
+    assert (tmp_path / "shared" / "mine").read_text() == "mine"
+    assert [path.name for path in project.iterdir()] == [name]
+
+
 def test_git_is_left_alone_in_a_folder_that_was_there_before(template: Path, tmp_path: Path) -> None:
     """What lies there may be large, secret, or staged by somebody."""
     project = tmp_path / "isc-experiment"
