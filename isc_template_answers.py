@@ -7,12 +7,13 @@ question, `hooks/pre_gen_project.py` once more, because cookiecutter does not as
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 import keyword
 import re
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,9 @@ LONGEST_NAME = 100
 LONGEST_AUTHOR = 200
 
 # A folder of that name would shadow the package for whatever runs beside it, and installers refuse a project
-# that depends on itself.
-DEPENDENCIES = frozenset(
-    {
-        *("cycling_utils", "hypothesis", "import_linter", "importlinter", "jsonschema", "matplotlib"),
-        *("mypy", "numpy", "pip"),
-        *(
-            "detect_secrets",
-            "pre_commit",
-            "pytest",
-            "pytest_xdist",
-            "rich",
-            "ruff",
-            "safetensors",
-            "scikit_learn",
-        ),
-        *("sklearn", "tensorboard", "tomli", "torch", "torchvision", "uv", "xdist", "xxhash"),
-    }
+# that depends on itself, or whose tools do. Here are those that are imported or installed by another name.
+PACKAGES = frozenset(
+    {"absl", "cycling_utils", "google", "grpc", "importlinter", "pil", "pip", "sklearn", "xdist", "yaml"}
 )
 OWN_MODULES = frozenset({"data", "isc_runtime", "model", "tests", "train"})
 WINDOWS_DEVICES = frozenset(
@@ -55,6 +42,7 @@ LEFTOVERS = CACHES | {".venv", "build", "checkpoints", "rehearsals", "runs"}
 
 _SLUG = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_JINJA = re.compile("{[{%#]")
 
 
 Rule = Callable[[str, Mapping[str, Any]], str | None]
@@ -66,12 +54,21 @@ def _text(longest: int) -> Rule:
             return "is not valid UTF-8. Type it again, in a terminal set to UTF-8"
         if not any(character.isprintable() and not character.isspace() for character in value):
             return "is blank. Write at least one visible character"
+        if found := _JINJA.search(value):
+            return f"holds {found[0]}, which a later `cruft update` would run as Jinja. Leave it out"
         return f"has {len(value)} characters. Use at most {longest}" if len(value) > longest else None
 
     return rule
 
 
-def _slug(value: str, _answers: Mapping[str, Any]) -> str | None:
+def _slug(value: str, answers: Mapping[str, Any]) -> str | None:
+    if reason := _slug_form(value, answers):
+        return reason
+    owner = _owner(value)
+    return f"is the name of {owner}. Choose another, such as {value}-experiment" if owner else None
+
+
+def _slug_form(value: str, _answers: Mapping[str, Any]) -> str | None:
     if not _SLUG.fullmatch(value):
         return (
             "is not a plain name. Use lower-case letters, digits, - and _, with a letter first"
@@ -79,8 +76,7 @@ def _slug(value: str, _answers: Mapping[str, Any]) -> str | None:
         )
     if len(value) > LONGEST_SLUG:
         return f"has {len(value)} characters. Use at most {LONGEST_SLUG}"
-    owner = _owner(value)
-    return f"is the name of {owner}. Choose another, such as {value}-experiment" if owner else None
+    return None
 
 
 def _owner(slug: str) -> str | None:
@@ -90,11 +86,29 @@ def _owner(slug: str) -> str | None:
         return "a Python keyword"
     if name in sys.stdlib_module_names or name == "test":
         return "a module of Python's standard library"
-    if name in DEPENDENCIES:
+    if name in PACKAGES | _listed(_PROJECT / "requirements.lock") | _asked_for(_PROJECT / "pyproject.toml"):
         return "a package that the project uses"
+    if name in _listed(Path(__file__).parent / "constraints-dev.txt"):
+        return "a package that the project's tools use"
     if name in OWN_MODULES:
         return "a part of the generated project"
     return "a device on Windows" if name in WINDOWS_DEVICES else None
+
+
+def _listed(lock: Path) -> set[str]:
+    """The distributions of which a file has the versions, as they would be imported."""
+    return set(map(_plain, re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8"), re.MULTILINE)))
+
+
+def _asked_for(pyproject: Path) -> set[str]:
+    """The distributions that a project asks for, and its extras; Python 3.10 has no tomllib."""
+    head = pyproject.read_text(encoding="utf-8").partition("\n[tool.")[0]
+    names = re.findall(r'^(?:    |([\w-]+) = \[)"([\w.-]+)', head, re.MULTILINE)
+    return {_plain(name) for pair in names for name in pair if name}
+
+
+def _plain(name: str) -> str:
+    return re.sub("[-.]", "_", name).lower()
 
 
 def _project_id(value: str, _answers: Mapping[str, Any]) -> str | None:
@@ -154,12 +168,19 @@ def no_question(name: str) -> str | None:
     return f"{json.dumps(name)} is no question of this template. {hint}"
 
 
-def problem(question: str, answers: Mapping[str, Any]) -> str | None:
-    """What is wrong with the answer to `question`, in one line with the cure; `None` when it is good."""
+def problem(question: str, answers: Mapping[str, Any], is_update: bool = False) -> str | None:
+    """What is wrong with the answer to `question`, in one line with the cure; `None` when it is good.
+
+    Args:
+        question: one of RULES.
+        answers: to all questions so far.
+        is_update: the project has its name already, whoever has taken that since.
+    """
     value = answers.get(question)
     if not isinstance(value, str):
         return f"{question}: the answer has to be text. Give {question} one value, in quotes."
-    reason = RULES[question](value, answers)
+    rule = _slug_form if is_update and question == "project_slug" else RULES[question]
+    reason = rule(value, answers)
     # ASCII, so that it can be printed on any terminal and no control character of the answer reaches it.
     shown = json.dumps(value if len(value) <= 60 else f"{value[:60]}...")
     return reason and f"{question}: {shown} {reason}."
@@ -210,6 +231,41 @@ def leftovers(template: Path) -> list[str]:
         if path.name in LEFTOVERS and path.is_dir()
     )
     return [f"{path}: left by a tool in the template. Remove it there with `make clean`." for path in found]
+
+
+def in_the_way(source: Path, project: Path, copied: Sequence[str], is_kept: bool) -> list[str]:
+    """What of a folder that was there before would be lost, and nobody has said that it may be.
+
+    Args:
+        source: the folder of the template that is baked.
+        project: the folder into which it is.
+        copied: patterns of what is copied and not rendered: cookiecutter overwrites that in spite of -s.
+        is_kept: whether it was told to keep what is there (-s).
+    """
+    names = sorted(original.relative_to(source) for original in source.rglob("*"))
+    if is_kept:
+        names = [name for name in names if _matches(name, copied)]
+    links = [name for name in names if (project / name).is_symlink()]
+    lost = [name for name in names if is_kept and _differ(source / name, project / name)]
+    cure = "Make the project elsewhere, and take over what you want."
+    if links:
+        return [f"{_some(links)}: cookiecutter would write through this link. {cure}"]
+    return (
+        [f"-s would not keep {_some(lost)}: cookiecutter keeps only what it renders. {cure}"] if lost else []
+    )
+
+
+def _matches(name: Path, patterns: Sequence[str]) -> bool:
+    parts = [str(part) for part in (name, *name.parents)]
+    return any(fnmatch.filter(parts, pattern) for pattern in patterns)
+
+
+def _differ(ours: Path, theirs: Path) -> bool:
+    return ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes()
+
+
+def _some(names: Sequence[Path]) -> str:
+    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 FILTERS: dict[str, Callable[[str], str]] = {

@@ -58,12 +58,25 @@ def _baked_template() -> Path:
 
 
 def _bake() -> dict[str, Any]:
-    """What a hook, a process of its own, cannot find out: the true version, and whether this is an update.
+    """What a hook, a process of its own, cannot find out.
 
-    `cruft update` and `cruft diff` bake in temporary folders, of which nobody needs to hear.
+    Returns:
+        version: the true one. source: what is copied. is_update: `cruft update` and `cruft diff` bake in
+        temporary folders, of which nobody needs to hear. is_new: the bake has made the project's folder; else
+        all in it may be somebody's (-f). is_kept: what was there was not overwritten (-s).
     """
-    is_update = any(_locals_of("cruft", command) is not None for command in ("update", "diff"))
-    return {"version": _version(), "is_update": is_update}
+    baking = _locals_of("cookiecutter", "generate_files") or {}
+    return {
+        "version": _version(),
+        "source": str(_baked_template() / "{{cookiecutter.project_slug}}"),
+        "is_update": _is_update(),
+        "is_new": baking.get("output_directory_created", False),
+        "is_kept": baking.get("skip_if_file_exists", False),
+    }
+
+
+def _is_update() -> bool:
+    return any(_locals_of("cruft", command) is not None for command in ("update", "diff"))
 
 
 def _given() -> dict[str, Any]:
@@ -100,7 +113,7 @@ class _Check:
         if question not in answers:
             return "replayed"  # only what the replay lacks is in here, pre_gen checks the rest
         answers[question] = self._understood(question, answers[question])
-        while reason := self._problem(question, answers):
+        while reason := self._problem(question, answers, _is_update()):
             asking = _locals_of("cookiecutter", "prompt_for_config") or {}
             if asking.get("no_input") is not False or not sys.stdin.isatty():
                 raise self._refused(reason)

@@ -42,6 +42,21 @@ def passes(*command: str | Path, cwd: Path, **environment: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def create(template: Path, place: Path, *options: str) -> Path:
+    """What cookiecutter writes in this folder from this template."""
+    result = run(sys.executable, "-m", "cookiecutter", "--no-input", *options, template, cwd=place)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return place / "isc-experiment"
+
+
+def commit(clone: Path, name: str, text: str) -> str:
+    """Commits one more file of the template; returns the seven digits of the commit."""
+    (clone / name).write_text(text)
+    git("add", "--all", cwd=clone)
+    git(*IDENTITY, "commit", "-q", "-m", "More", cwd=clone)
+    return git("rev-parse", "--short=7", "HEAD", cwd=clone).strip()
+
+
 def files(project: Path) -> dict[str, Path]:
     """The files of a project by their names in it, git's own aside."""
     found = (path for path in project.rglob("*") if path.is_file())

@@ -44,6 +44,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.fixture
+def clone(template: Path, tmp_path: Path) -> Path:
+    """A copy of the template's repository, to be changed."""
+    git("clone", "-q", str(template), str(tmp_path / "isc-template"), cwd=tmp_path)
+    git("remote", "remove", "origin", cwd=tmp_path / "isc-template")
+    return tmp_path / "isc-template"
+
+
 @pytest.fixture(scope="session")
 def bake(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Bake:
     config = tmp_path_factory.mktemp("config")

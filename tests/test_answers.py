@@ -29,7 +29,10 @@ BAD = [
     ("project_name", "\u200b\u2060", "is blank"),
     ("project_name", "x" * 101, "has 101 characters. Use at most 100"),
     ("project_name", "\udcff", "is not valid UTF-8"),
+    ("project_name", "a {{ b }}", "holds {{, which a later `cruft update` would run as Jinja. Leave it out"),
     ("author", "", "is blank"),
+    ("author", "{% raw %}", "holds {%"),
+    ("author", "x {#", "holds {#"),
     ("author", "y" * 201, "has 201 characters. Use at most 200"),
     ("author", "ab\udc80", "is not valid UTF-8"),
     ("project_slug", "", NOT_PLAIN),
@@ -58,6 +61,9 @@ BAD = [
     ("project_slug", "torch", "is the name of a package that the project uses"),
     ("project_slug", "scikit-learn", "is the name of a package that the project uses"),
     ("project_slug", "cycling-utils", "is the name of a package that the project uses"),
+    ("project_slug", "triton", "is the name of a package that the project uses. Choose another"),
+    ("project_slug", "wandb", "is the name of a package that the project uses"),
+    ("project_slug", "pluggy", "is the name of a package that the project's tools use"),
     ("project_slug", "isc-runtime", "is the name of a part of the generated project"),
     ("project_slug", "train", "is the name of a part of the generated project"),
     ("project_slug", "nul", "is the name of a device on Windows"),
@@ -333,24 +339,42 @@ def test_a_good_answer_is_accepted(question: str, answer: str) -> None:
 
 
 def test_no_project_can_have_the_name_of_a_package_that_it_installs(template: Path) -> None:
+    """Nor of an extra. uv refuses it, and so does pip where the project is installed."""
     project = template / "{{cookiecutter.project_slug}}"
     table = tomllib.loads((project / "pyproject.toml").read_text())
+    extras = table["project"]["optional-dependencies"]
     lines = [*table["project"]["dependencies"], *table["dependency-groups"]["dev"]]
-    names = {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line))}
-    assert {"torch", "pytest", "scikit-learn"} <= names
+    lines += [line for extra in extras.values() for line in extra]
+    lines += [line for line in (project / "requirements.lock").read_text().splitlines() if "==" in line]
+    names = {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line))} | {*extras}
+    assert {"torch", "pytest", "scikit-learn", "wandb", "mlflow", "triton", "sympy"} <= names
+    assert len(names) > 60
     for name in names:
         assert "a package that the project uses" in str(
             answers.problem("project_slug", {"project_slug": name})
         ), name
 
 
+def test_a_project_that_has_a_name_already_is_updated_under_it(template: Path, desk: Desk) -> None:
+    """The list grows with each lock."""
+    assert desk.cruft("create", "--no-input", str(template)).returncode == 0
+    project = desk.cwd / "isc-experiment"
+    for file in (project / ".cruft.json", project / "pyproject.toml"):
+        file.write_text(file.read_text().replace("isc-experiment", "triton"))
+    result = desk.cruft("diff", "--project-dir", str(project))
+    assert result.returncode == 0, result.stdout + result.stderr
+    slug = {"project_slug": "../triton"}
+    assert "is not a plain name" in str(answers.problem("project_slug", slug, is_update=True))
+
+
 def test_on_a_terminal_a_bad_answer_is_asked_again_with_the_reason(template: Path, desk: Desk) -> None:
-    typed = ["Otters", "torch", "otters", "Ada {{ 7 * 7 }}", "", "", "5", "3", "99", "72", "mit"]
+    typed = ["Otters", "torch", "otters", "Ada {{ 7 * 7 }}", "Ada {7}", "", "", "5", "3", "99", "72", "mit"]
     screen = on_a_terminal(desk, [str(template)], typed)
     assert '"torch" is the name of a package that the project uses' in screen
     assert '"99" is not a number of GPUs' in screen
     assert "gpus = 72" in (desk.cwd / "otters" / "experiment.isc").read_text()
-    assert "Ada {{ 7 * 7 }}" in (desk.cwd / "otters" / "LICENSE").read_text(), "typed answers are text"
+    assert '"Ada {{ 7 * 7 }}" holds {{, which a later `cruft update` would run as Jinja' in screen
+    assert "Ada {7}" in (desk.cwd / "otters" / "LICENSE").read_text()
 
 
 def test_what_is_asked_again_has_its_label_and_its_default(template: Path, desk: Desk) -> None:

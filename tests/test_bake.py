@@ -14,7 +14,7 @@ import pytest
 import tomllib
 
 import isc_template_answers as answers
-from baking import IDENTITY, Bake, files, git, run
+from baking import IDENTITY, Bake, commit, create, files, git, run
 from isc_runtime.rehearsal.run import STAND_IN
 from isc_runtime.submission.contents.image import image_content
 
@@ -168,29 +168,6 @@ def number(template: Path) -> str:
     return version
 
 
-@pytest.fixture
-def clone(template: Path, tmp_path: Path) -> Path:
-    """A copy of the template's repository, to be changed."""
-    git("clone", "-q", str(template), str(tmp_path / "isc-template"), cwd=tmp_path)
-    git("remote", "remove", "origin", cwd=tmp_path / "isc-template")
-    return tmp_path / "isc-template"
-
-
-def create(template: Path, place: Path, *options: str) -> Path:
-    """What cookiecutter writes in this folder from this template."""
-    result = run(sys.executable, "-m", "cookiecutter", "--no-input", *options, template, cwd=place)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return place / "isc-experiment"
-
-
-def commit(clone: Path, name: str, text: str) -> str:
-    """Commits one more file of the template; returns the seven digits of the commit."""
-    (clone / name).write_text(text)
-    git("add", "--all", cwd=clone)
-    git(*IDENTITY, "commit", "-q", "-m", "More", cwd=clone)
-    return git("rev-parse", "--short=7", "HEAD", cwd=clone).strip()
-
-
 def test_the_recorded_version_is_true(clone: Path, tmp_path: Path) -> None:
     """Of a release its number, between releases the commit, and whether the template was changed besides."""
     release = number(clone)
@@ -283,6 +260,48 @@ def test_within_a_repository_the_project_is_added_to_it(template: Path, tmp_path
     assert not (tmp_path / "isc-experiment" / ".git").exists()
     if program == "cruft":
         assert_committed(tmp_path / "isc-experiment", result.stdout)
+
+
+def test_git_s_hooks_are_not_installed_for_a_repository_around_the_project(
+    template: Path, tmp_path: Path
+) -> None:
+    """They would refuse each commit there; in a repository of its own nothing is said."""
+    git("init", "-q", cwd=tmp_path)
+    project = create(template, tmp_path)
+    for target in ("hooks", "secrets"):
+        around = run("make", target, "PYTHON=echo", cwd=project)
+        assert around.returncode == 2
+        assert around.stderr.startswith("This project is the folder isc-experiment/ of another repository")
+        assert "pre_commit" not in around.stdout
+    git("init", "-q", cwd=project)
+    for target in ("hooks", "secrets"):
+        own = run("make", target, "PYTHON=echo", cwd=project)
+        assert (own.returncode, own.stderr) == (0, "")
+        assert "-m pre_commit" in own.stdout
+
+
+@pytest.mark.parametrize(
+    ("origin", "source"),
+    [
+        ("git@example.org:x.git", "git@example.org:x.git"),
+        ("ssh://git@example.org/x", "ssh://git@example.org/x"),
+        ("https://ada:secret@example.org:80/x", "https://example.org:80/x"),
+        ("https://oauth2:tok/en@example.org/x", "unknown"),
+    ],
+)
+def test_an_image_is_labelled_with_no_password(bake: Bake, origin: str, source: str) -> None:
+    project = bake()
+    git("config", "remote.origin.url", origin, cwd=project)
+    said = run("make", "--dry-run", "image", cwd=project).stdout
+    assert f'image.source="{source}"' in said
+
+
+def test_train_py_tells_an_older_python_so(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 9, 18, 'final', 0)\n")
+    ended = run(sys.executable, "train.py", cwd=project, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("ERROR: This project needs Python 3.10 or newer, and this is 3.9: ")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("program", ["cookiecutter", "cruft"])
@@ -384,14 +403,23 @@ def test_what_tools_left_in_the_template_is_not_copied(template: Path, tmp_path:
     assert not (tmp_path / "isc-experiment").exists()
 
 
-def test_what_came_as_an_archive_is_linked_with_one_command(clone: Path, tmp_path: Path) -> None:
-    """As the README has it; what is typed are the answers, and the commit that the project says."""
+@pytest.mark.parametrize("is_released", [True, False])
+def test_what_came_as_an_archive_is_linked_with_one_command(
+    clone: Path, tmp_path: Path, is_released: bool
+) -> None:
+    """As the README has it; what is typed are the answers, and then the project's commit or tag."""
+    if is_released:
+        git(*IDENTITY, "tag", "--annotate", f"v{number(clone)}", "--message=x", cwd=clone)
     git("archive", "--format=zip", "--prefix=main/", "--output=../main.zip", "HEAD", cwd=clone)
     project = create(tmp_path / "main.zip", tmp_path)
-    recorded = recorded_version(project).partition("+")[2]
+    version, _, recorded = recorded_version(project).partition("+")
     commit(clone, "{{cookiecutter.project_slug}}/NEWS", "later\n")
-    typed = "\n" * len(answers.RULES) + f"{recorded}\n"
+    typed = "\n" * len(answers.RULES) + f"{recorded or f'v{version}^0'}\n"
     command = [sys.executable, "-m", "cruft", "link", str(clone)]
     result = subprocess.run(command, cwd=project, input=typed, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert cruft("diff", "--exit-code", cwd=project) == ""
+    for arguments in (["add", "-A"], [*IDENTITY, "commit", "-q", "-m", "linked"]):
+        git(*arguments, cwd=project)
+    cruft("update", "--skip-apply-ask", cwd=project)
+    assert (project / "NEWS").read_text() == "later\n"

@@ -24,7 +24,7 @@ NASTY = [
     'a "quoted" \'name\' with \\ back\\slashes \\" and """ three',
     "two\nlines\r\nand\ta tab",
     "emoji 🦊 👩‍🔬, accents éß, 漢字, العربية",
-    "{{ 7 * 7 }} {% raw %} {# gone? #} {{ cookiecutter }}",
+    "{ { 7 * 7 }} { % raw %} #} {cookiecutter} ${x} 100%",
     "$(touch pwned) `touch pwned` ; touch pwned && ${HOME} | > /tmp/x",
     '"]\n[tool.evil]\ncommand = "',
     'json.loads("""x""") + __import__("os").system("touch pwned") \\',

@@ -17,4 +17,15 @@ imports nothing. import-linter holds the plan (`make lint`, contracts in pyproje
 `checkpoints`, `preflight` and a refusal answer before torch is imported, which takes seconds.
 """
 
+import sys
+
 __version__ = "0.2.0"
+
+# Here, because this is imported before everything else.
+if sys.version_info < (3, 10):  # noqa: UP036
+    found = f"{sys.version_info[0]}.{sys.version_info[1]}: {sys.executable}"
+    sys.stderr.write(
+        f"ERROR: This project needs Python 3.10 or newer, and this is {found}. Make its environment with a "
+        "newer one: uv venv --seed --python 3.12, or python3.12 -m venv .venv\n"
+    )
+    raise SystemExit(3)  # isc_runtime.errors.ExitCode.UNFIT

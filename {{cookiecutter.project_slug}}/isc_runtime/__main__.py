@@ -13,7 +13,7 @@ from typing import Any
 from isc_runtime.answering import answering
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode
-from isc_runtime.option_values import not_negative, positive_float
+from isc_runtime.option_values import not_negative, path, positive_float
 from isc_runtime.ranks.reporting import reported
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="is this project ready to submit?")
     check.add_argument("--json", action="store_true", help="findings for machines")
     checkpoints = commands.add_parser("checkpoints", help="what is there, and which one would a resume take?")
-    checkpoints.add_argument("directory", nargs="?", type=Path, help="default: where a training here saves")
+    checkpoints.add_argument("directory", nargs="?", type=path, help="default: where a training here saves")
     checkpoints.add_argument("--verify", action="store_true", help="read every byte")
     checkpoints.add_argument("--json", action="store_true", help="the list for machines")
     explain = commands.add_parser(
@@ -86,17 +86,17 @@ def _parser() -> argparse.ArgumentParser:
         "if the last attempt completed, was asked to stop or was interrupted without an error; 1 if it "
         "failed, or nothing in the logs is known; 3 if a log cannot be read.",
     )
-    explain.add_argument("logs", nargs="+", type=Path, metavar="LOG", help="a log, or a folder of logs")
+    explain.add_argument("logs", nargs="+", type=path, metavar="LOG", help="a log, or a folder of logs")
     explain.add_argument("--json", action="store_true", help="the answer for machines")
     export = commands.add_parser("export", help="write the weights of a checkpoint alone, as safetensors")
-    export.add_argument("checkpoint", type=Path, help="one, or a directory: what a resume would take")
-    export.add_argument("file", type=Path, help="what to write: NAME.safetensors")
+    export.add_argument("checkpoint", type=path, help="one, or a directory: what a resume would take")
+    export.add_argument("file", type=path, help="what to write: NAME.safetensors")
     export.add_argument("--part", default="model", help="of Trainer.state(), an average of weights, say")
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
     _add_import(commands)
     preflight = commands.add_parser("preflight", help="is this machine ready to train on? (stage 1)")
     preflight.add_argument("--dataset-id", help="as for train.py, whose other options are accepted too")
-    preflight.add_argument("--data-root", type=Path, default=Path("/data"), help="as for train.py")
+    preflight.add_argument("--data-root", type=path, default=Path("/data"), help="as for train.py")
     preflight.add_argument("--local", action="store_true", help="as for train.py")
     preflight.add_argument("--first-timeout", type=positive_float, help="as for train.py")
     preflight.add_argument("--device", default="auto", help="as for train.py")
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("--extras", default="", help="of [project.optional-dependencies]: wandb,mlflow")
     setup.add_argument("wheels", nargs="*", help="after --: where pip finds the CPU builds of torch")
     swept = commands.add_parser("sweep", help="write a launch file for each point of a sweep")
-    swept.add_argument("launch_file", type=Path, help="what they have in common: experiment.isc")
+    swept.add_argument("launch_file", type=path, help="what they have in common: experiment.isc")
     swept.add_argument(
         "--set",
         dest="settings",
@@ -131,13 +131,13 @@ def _add_import(commands: Any) -> None:
         description="Reads a file of torch.save or safetensors, or a folder with one, and writes one "
         "from which train.py goes on. It says what was taken, and what cannot be restored.",
     )
-    parser.add_argument("source", type=Path, help="a file, or a folder that holds one")
+    parser.add_argument("source", type=path, help="a file, or a folder that holds one")
     parser.add_argument(
         "--if-needed",
         action="store_true",
         help="do nothing where there is a good checkpoint of this project, and on other nodes than node 0",
     )
-    parser.add_argument("--into", type=Path, metavar="DIR", help="default: where a training here saves")
+    parser.add_argument("--into", type=path, metavar="DIR", help="default: where a training here saves")
     parser.add_argument("--layout", choices=("local", "artifact"), help="of --into; default: as here")
     parser.add_argument("--step", type=not_negative, help="optimizer steps that were taken")
     parser.add_argument("--epoch", type=not_negative, help="epochs that are done")

@@ -1,13 +1,21 @@
-"""What options take: numbers, checked, each a `type=` of argparse. And options that belong together."""
+"""What options take, checked: numbers, paths, each a `type=` of argparse; options that belong together."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+def path(text: str) -> Path:
+    """A path that is not empty: else it would be the current folder. Raises ArgumentTypeError."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty (a variable that is not set?)")
+    return Path(text)
 
 
 def positive(text: str) -> int:

@@ -179,7 +179,7 @@ class Report:
 def _validate(environment: Environment, report: Report) -> Path:
     isc_mode = environment.isc_mode
     report(f"   LOSSY_ARTIFACT_PATH: {environment.lossy_artifact_path or 'not set'}")
-    _check_packages((*PACKAGES, "cycling_utils") if isc_mode else PACKAGES)
+    _check_packages(isc_mode)
     if isc_mode:
         report("✅ ISC cluster mode detected")
         name, directory = environment.checkpoint_variable()
@@ -202,15 +202,15 @@ def _validate(environment: Environment, report: Report) -> Path:
     return directory
 
 
-def _check_packages(names: tuple[str, ...]) -> None:
+def _check_packages(isc_mode: bool) -> None:
+    names = (*PACKAGES, "cycling_utils") if isc_mode else PACKAGES
     for name in names:
         if importlib.util.find_spec(name) is None:
-            source = "requirements-cycling-utils.txt" if name == "cycling_utils" else "pyproject.toml"
-            raise IscError(
-                f"The package {name} is not installed",
-                sys.executable,
-                f"Install it: {sys.executable} -m pip install -r {source}",
-            )
+            here = "Activate the environment that has it (. .venv/bin/activate), or fill this one: make setup"
+            locked = f"Install it: {sys.executable} -m pip install --require-hashes -r requirements.lock"
+            own = f"Install it: {sys.executable} -m pip install --no-deps -r requirements-cycling-utils.txt"
+            hint = own if name == "cycling_utils" else locked if isc_mode else here
+            raise IscError(f"The package {name} is not installed", sys.executable, hint)
 
 
 def _import_cycling_utils() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+import stat
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
@@ -16,6 +20,7 @@ from isc_runtime.explanation.report import as_json, as_text
 SUFFIXES = {".txt", ".log", ".out", ".err"}
 PACKED = ".gz"
 MOST_LOGS = 2000
+NO_LOGS = ("stacks_of_rank_", "requirements", "constraints")  # a rehearsal's, and what pip reads
 NODE = re.compile(r"(?:rank|node)[-_ ]?(\d+)", re.IGNORECASE)  # the ISC's rank_N.txt is of node N
 HINT = "Name the logs of an experiment, or the folder that holds them: rank_0.txt, rank_1.txt, ..."
 
@@ -73,9 +78,13 @@ def _read(file: Path, name: str) -> Reader:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    kind = _kind(path)
+    if kind != stat.S_IFDIR:
+        is_open = kind == stat.S_IFIFO and path.parts[1:2] == ("dev",)  # <(...), /dev/stdin: somebody writes
+        if kind not in (0, stat.S_IFREG) and not is_open:
+            raise IscError("This is no plain file: it may have no end", path, HINT)
         return [path]
-    found = [file for file in path.rglob("*") if _is_log(file) and file.is_file()]
+    found = list(itertools.islice(_below(path), MOST_LOGS + 1))
     if len(found) > MOST_LOGS:
         raise IscError(f"There are more than {MOST_LOGS} logs", path, "Name the folder of one experiment.")
     # Where there are logs of nodes, other texts beside them are somebody's notes.
@@ -84,11 +93,30 @@ def _files(path: Path) -> list[Path]:
     return sorted(found, key=_natural)
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """The logs in a folder, however deep; what cannot be listed, as a process that has ended, has none."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_environment(Path(place, name))]
+        yield from (file for file in (Path(place, name) for name in files) if _is_log(file))
+
+
+def _is_environment(folder: Path) -> bool:
+    return folder.name == ".git" or _kind(folder / "pyvenv.cfg") != 0
+
+
 def _is_log(file: Path) -> bool:
     plain = file.with_name(file.name.removesuffix(PACKED))
-    if plain.suffix not in SUFFIXES or file.name.startswith("stacks_of_rank_"):  # a rehearsal's
+    if plain.suffix not in SUFFIXES or file.name.startswith(NO_LOGS) or _kind(file) != stat.S_IFREG:
         return False
-    return file == plain or not plain.is_file()  # and not packed beside itself
+    return file == plain or _kind(plain) != stat.S_IFREG  # and not packed beside itself
+
+
+def _kind(path: Path) -> int:
+    """What is there, as `stat.S_IFMT` has it; 0 if nobody can say."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except OSError:
+        return 0
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

@@ -13,7 +13,7 @@ import pytest
 from isc_runtime import preflight
 from isc_runtime.__main__ import _parser
 from isc_runtime.errors import ExitCode
-from isc_runtime.tests.processes import UNSET, Place, copy_of_the_runtime
+from isc_runtime.tests.processes import PROJECT, UNSET, Place, copy_of_the_runtime
 
 Break = Callable[[Place], None]
 
@@ -48,20 +48,24 @@ def dangling(name: str) -> Break:
     return replace
 
 
-def hide_cycling_utils(place: Place) -> None:
-    """A finder that knows no cycling_utils, wherever the real one is installed."""
-    (place.path / "hidden").mkdir()
-    (place.path / "hidden" / "sitecustomize.py").write_text(
-        "import importlib.machinery, sys\n"
-        "find = importlib.machinery.PathFinder.find_spec\n"
-        "class Hide:\n"
-        "    @staticmethod\n"
-        "    def find_spec(name, path=None, target=None):\n"
-        "        return None if name == 'cycling_utils' else find(name, path, target)\n"
-        "sys.meta_path = [Hide if f is importlib.machinery.PathFinder else f for f in sys.meta_path]\n"
-    )
-    inherited = place.environment()["PYTHONPATH"]
-    place.variables["PYTHONPATH"] = os.pathsep.join([str(place.path / "hidden"), inherited])
+def hide(package: str) -> Break:
+    """A finder that does not know the package, wherever the real one is installed."""
+
+    def replace(place: Place) -> None:
+        (place.path / "hidden").mkdir()
+        (place.path / "hidden" / "sitecustomize.py").write_text(
+            "import importlib.machinery, sys\n"
+            "find = importlib.machinery.PathFinder.find_spec\n"
+            "class Hide:\n"
+            "    @staticmethod\n"
+            "    def find_spec(name, path=None, target=None):\n"
+            f"        return None if name == {package!r} else find(name, path, target)\n"
+            "sys.meta_path = [Hide if f is importlib.machinery.PathFinder else f for f in sys.meta_path]\n"
+        )
+        inherited = place.environment()["PYTHONPATH"]
+        place.variables["PYTHONPATH"] = os.pathsep.join([str(place.path / "hidden"), inherited])
+
+    return replace
 
 
 CASES = {
@@ -89,7 +93,14 @@ CASES = {
         ),
         ["OUTPUT_PATH is set, and LOSSY_ARTIFACT_PATH is not", "say --local"],
     ),
-    "no cycling_utils": (hide_cycling_utils, ["cycling_utils is not installed", "-m pip install -r"]),
+    "no cycling_utils": (
+        hide("cycling_utils"),
+        ["cycling_utils is not installed", "-m pip install --no-deps -r requirements-cycling-utils.txt"],
+    ),
+    "no torch": (
+        hide("torch"),
+        ["torch is not installed", "-m pip install --require-hashes -r requirements.lock"],
+    ),
     "a rank that is no number": (set_to(LOCAL_RANK="x", RANK="0"), ["not a number", "torchrun"]),
 }
 
@@ -108,6 +119,26 @@ def test_an_unfit_place_is_refused(tmp_path: Path, case: str) -> None:
         assert part in errors[0]
     assert "Traceback" not in ended.output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_on_a_laptop_a_package_that_is_missing_comes_with_make_setup(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    hide("torch")(place)
+    ended = place.run()
+    assert ended.code == ExitCode.UNFIT
+    assert "ERROR: The package torch is not installed: " in ended.output
+    assert "or fill this one: make setup" in ended.output
+
+
+@pytest.mark.parametrize("command", ["check", "preflight", "setup", "torchrun"])
+def test_an_older_python_is_told_so_before_anything_else(tmp_path: Path, command: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 9, 18, 'final', 0)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-m", "isc_runtime", command]
+    ended = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == ExitCode.UNFIT
+    assert ended.stderr.startswith("ERROR: This project needs Python 3.10 or newer, and this is 3.9: ")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("call", ["unlink", "symlink", "rename", "fsync", "open", "scandir"])

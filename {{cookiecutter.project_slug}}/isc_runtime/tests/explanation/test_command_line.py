@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -71,6 +72,62 @@ def test_logs_of_one_name_in_several_folders(tmp_path: Path) -> None:
     assert [(node.number, node.starts) for node in found.nodes] == [(0, 3), (1, 3)]
     assert found.first is not None
     assert found.first.file == str(tmp_path / "cycle_10" / "node_0.log")
+
+
+def test_only_what_may_be_a_log_is_read_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project with its environment, with what pip reads, and folders that cannot be listed, as in /proc."""
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "gone").mkdir()
+    for name in (
+        "venv/pyvenv.cfg",
+        "venv/top_level.txt",
+        "requirements-cycling-utils.txt",
+        "constraints.txt",
+    ):
+        (tmp_path / name).write_text("numpy==1\n")
+    (tmp_path / "runs" / "one" / "train.log").write_bytes(refused())
+    os.mkfifo(tmp_path / "runs" / "pipe.log")
+    scandir = os.scandir
+
+    def listed(folder: str) -> object:
+        if Path(folder).name == "gone":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    found = read([tmp_path])
+    assert [node.starts for node in found.nodes] == [1]
+    assert found.first is not None
+    assert found.first.file == "train.log"
+
+
+def test_what_may_have_no_end_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.log")
+    for name in (str(tmp_path / "pipe.log"), "/dev/zero"):
+        with pytest.raises(SystemExit) as stop:
+            main(["explain", name])
+        assert stop.value.code == ExitCode.UNFIT
+        assert f"This is no plain file: it may have no end: {name}. Name the logs" in capsys.readouterr().err
+
+
+def test_what_another_program_writes_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "rank_0.txt"
+    log.write_bytes(refused())
+    told = f"{sys.executable} -S -m isc_runtime explain <(cat {log})"
+    ended = subprocess.run(["bash", "-c", told], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Environment variables are not set" in ended.stdout
+
+
+@pytest.mark.parametrize("words", [["explain", ""], ["checkpoints", ""], ["export", "x", ""], ["import", ""]])
+def test_a_path_that_is_empty_is_not_the_current_folder(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == ExitCode.USAGE
+    assert "it is empty (a variable that is not set?)" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
