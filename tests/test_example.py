@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import struct
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +24,14 @@ from baking import ROOT
 from data import check_data, load_data
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.logs import Scalars
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.waits import HostValues, Waits
 from isc_runtime.training import fusing
 from isc_runtime.training.batches import to_device
 from isc_runtime.training.guard import StepGuard
 from isc_runtime.training.means import Totals
-from model import ConvNet, Transformer
+from model import ConvNet, Transformer, batch_loss
 
 ID = "fashion"
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -346,3 +349,41 @@ def test_a_step_moves_no_number_of_the_host_to_the_device(
             trainer.train_batch(to_device(next(batches), group.device), totals)
     assert moved.count == 0
     assert waits.count == 0
+
+
+def test_the_warm_up_computes_as_the_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that know half precision only would fail in it, and compiled code would be compiled twice."""
+    import train
+
+    trainer = train.Trainer(train.parse_arguments([]), Group(Environment(), torch.device("cpu")))
+    seen: list[bool] = []
+
+    def noted(*given: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return batch_loss(*given)
+
+    monkeypatch.setattr(train, "batch_loss", noted)
+    trainer.first_loss(trainer.model)
+    trainer.use_amp = True
+    trainer.first_loss(trainer.model)
+    assert seen == [False, True]
+
+
+def test_the_speed_is_in_the_log_line_and_in_the_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import train
+
+    caplog.set_level("INFO")
+    trainer = train.Trainer(train.parse_arguments([]), Group(Environment(), torch.device("cpu")))
+    noted: dict[str, float] = {}
+    scalars = Scalars(tmp_path, trackers=[])
+    monkeypatch.setattr(scalars, "_add", lambda values, _: noted.update(values))
+    for batch in itertools.islice(trainer.meter.over(trainer.loader), 3):
+        totals = Totals(trainer.group)
+        norm = trainer.train_batch(batch, totals)
+        trainer.sampler.advance()
+    trainer.log(totals, norm, scalars, lambda *_: None)
+    for name in ("samples_per_second", "data_wait"):
+        assert f" {name} " in caplog.text
+        assert noted[f"training/{name}"] >= 0

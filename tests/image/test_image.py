@@ -197,6 +197,10 @@ def test_it_is_what_the_platform_needs(root: Path, buildah: Buildah) -> None:
         ("org.opencontainers.image.source", SOURCE),
     }
     said = buildah.run("mkdir -p /run/sshd && /usr/sbin/sshd -t && git --version && command -v python pip")
+    # Without them NCCL takes TCP, and with the other a container does not start where the driver is older.
+    assert buildah.run(
+        "ldconfig -p | grep -c libibverbs.so.1 && ls /etc/libibverbs.d && printenv NVIDIA_DISABLE_REQUIRE"
+    )
     assert said.splitlines()[1:] == ["/opt/venv/bin/python", "/opt/venv/bin/pip"]
 
 

@@ -22,7 +22,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
 
 
 class HostValues(TorchFunctionMode):
-    """Counts the numbers and arrays of the host that become tensors on a device, which are waited for.
+    """Counts what of the host becomes a tensor on a device, or is moved there, and is waited for.
 
     Args:
         kind: of the device.
@@ -33,7 +33,10 @@ class HostValues(TorchFunctionMode):
         self.kind, self.count = kind, 0
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        is_of_host = function in (torch.as_tensor, torch.tensor) and not isinstance(args[0], torch.Tensor)
-        device = (kwargs or {}).get("device")
-        self.count += is_of_host and device is not None and torch.device(device).type == self.kind
-        return function(*args, **(kwargs or {}))
+        more = kwargs or {}
+        is_made = function in (torch.as_tensor, torch.tensor) and not isinstance(args[0], torch.Tensor)
+        is_moved = function is torch.Tensor.to and args[0].is_cpu and not more.get("non_blocking")
+        device = more.get("device", args[1] if is_moved and len(args) > 1 else None)
+        if (is_made or is_moved) and isinstance(device, str | torch.device):
+            self.count += torch.device(device).type == self.kind
+        return function(*args, **more)

@@ -52,13 +52,14 @@ def test_the_copy_the_step_that_waited_for_it_and_the_last_wait(
     training.step()
     checkpointer.save()
     monkeypatch.setattr(snapshot, "wait_until_copied", lambda: wait() * 0 + 0.25)
+    monkeypatch.setattr(snapshot, "gpu_waited", lambda: 0.125)
     for _ in range(2):  # whoever's steps they are: each says how long it waited
         training.step()
     seconds.pass_by(100.0)  # of training
     checkpointer.finish()
-    assert "training held up 6.500 s" in caplog.text
-    assert values["checkpoint/stall_seconds"] == pytest.approx(6.5)
-    assert checkpointer.policy.pace.save_seconds == pytest.approx(6.5)
+    assert "training held up 6.625 s" in caplog.text
+    assert values["checkpoint/stall_seconds"] == pytest.approx(6.625)
+    assert checkpointer.policy.pace.save_seconds == pytest.approx(6.625)
     assert values["checkpoint/bytes"] / values["checkpoint/write_seconds"] == pytest.approx(
         values["checkpoint/bytes_per_second"]
     )

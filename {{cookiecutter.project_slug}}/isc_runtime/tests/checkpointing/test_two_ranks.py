@@ -9,11 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.tensor.debug import CommDebugMode
 
+from isc_runtime.checkpointing.saving import shard_writer
 from isc_runtime.ranks.group import current_group
 from isc_runtime.tests.checkpointing.ranks_that_save import WAYS, Training, on_each_rank
 from isc_runtime.tests.processes import Ended, run_forked
@@ -66,6 +69,20 @@ def a_resume_exchanges_no_tensor(training: Training) -> None:
 
 def test_a_resume_asks_no_rank_for_what_it_holds_of_a_tensor(tmp_path: Path) -> None:
     ended = on_two_ranks(tmp_path, a_resume_exchanges_no_tensor, "fsdp")
+    assert came_to_their_end(ended), ended
+
+
+def nothing_is_copied_ahead(training: Training) -> None:
+    """What is written are copies in host memory, for which torch's writer would ask the GPU for a stream."""
+    training.step()
+    with mock.patch.object(shard_writer, "FileSystemWriter", wraps=FileSystemWriter) as made:
+        training.checkpointer.save()
+        training.checkpointer.finish()
+    assert made.call_args.kwargs["per_thread_copy_ahead"] == 0
+
+
+def test_a_sharded_write_asks_the_gpu_for_nothing(tmp_path: Path) -> None:
+    ended = on_two_ranks(tmp_path, nothing_is_copied_ahead, "fsdp")
     assert came_to_their_end(ended), ended
 
 

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.group import Group, process_group
+from isc_runtime.ranks.group import NCCL_LEAVES_THE_END_TO_US, Group, process_group
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.tests.processes import Place, run_forked
 from isc_runtime.tests.ranks import fallible_ranks
 
 SCRIPT = Path(fallible_ranks.__file__)
+
+
+def test_nccl_leaves_the_end_to_us(tmp_path: Path) -> None:
+    """It reads its variables when the group is made."""
+
+    def work() -> None:
+        seen: dict[str, str] = {}
+        make = dist.init_process_group
+
+        def noted(*given: Any, **options: Any) -> None:
+            seen.update(os.environ)
+            make(*given, **options)
+
+        with mock.patch.object(dist, "init_process_group", noted), process_group(Environment.read(), 60, 60):
+            assert [seen.get(name) for name in NCCL_LEAVES_THE_END_TO_US] == ["0"] * 3
+
+    ended = run_forked(tmp_path, work)
+    assert [one.code for one in ended] == [0, 0], ended
 
 
 def test_two_ranks_agree(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from isc_runtime.environment import Environment
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.training.test_streams import Plain, Seeking, Stateful
 from isc_runtime.training import ahead as module
+from isc_runtime.training import loaders
 from isc_runtime.training.ahead import ahead
 from isc_runtime.training.loaders import Data, held_out_batches, make_position, training_loader
 
@@ -116,3 +117,13 @@ def test_an_empty_epoch_gives_nothing_and_an_evaluation_each_sample_once(group: 
 def test_on_a_cpu_nothing_changes() -> None:
     batches = [1, 2]
     assert ahead(batches, CPU) is batches
+
+
+@pytest.mark.parametrize(("kind", "is_pinned"), [("cuda", True), ("cpu", False)])
+def test_batches_for_a_gpu_are_pinned(monkeypatch: pytest.MonkeyPatch, kind: str, is_pinned: bool) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(loaders, "PreparedLoader", lambda *_, **options: asked.update(options) or [])
+    data = Data(Numbers(), Numbers())
+    position = make_position(data, 2, 0, Group(Environment(), CPU))
+    training_loader(data, position, 0, torch.device(kind))
+    assert asked["pin_memory"] is is_pinned
