@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.tensor.debug import CommDebugMode
 
 from isc_runtime.checkpointing.saving import shard_writer
