@@ -130,8 +130,8 @@ class Rehearsal:
         result.cycle_seconds = self.plan.cycle_seconds or (CYCLE_SECONDS if is_cycle else None)
 
     def _perform(self, result: Verdict) -> None:
-        # Not within the folder: sockets are made there, whose paths must not be long.
-        temporary = Path(tempfile.mkdtemp(prefix="rehearsal-")).resolve()
+        # Not within the folder, and a short name: of sockets, which are made there, paths may not be long.
+        temporary = Path(tempfile.mkdtemp(prefix="isc-"))
         try:
             path = [trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])]
             machine = Machine.here(path, temporary)
