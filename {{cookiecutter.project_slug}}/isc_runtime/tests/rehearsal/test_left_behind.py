@@ -91,6 +91,10 @@ def test_what_is_heard(files: tuple[Any, list[tuple[str, str]]], tmp_path: Path)
         one.hear("open", (str(tmp_path / "more"), "a+", os.O_RDWR | os.O_CREAT))
     (tmp_path / "more").touch()
     assert told[1:] == [("read", "new"), ("wrote", "more")], "each once"
+    (tmp_path / "train.py").touch()
+    heard = {"__name__": "isc_runtime.submission.facts", "hear": one.hear, "path": str(tmp_path / "train.py")}
+    exec("hear('open', (path, 'r', 0))", heard)
+    assert len(told) == 3, "a look at all files is none of the training"
     later = type(one)(one._tell, [], time.time() + 60)
     later.hear("open", (str(tmp_path / "more"), "r", os.O_RDONLY))
     assert len(told) == 3, "it was there before the rehearsal"
