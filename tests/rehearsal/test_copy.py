@@ -33,7 +33,7 @@ def test_a_command_that_deletes_deletes_in_the_copy(
     assert list(temporary.iterdir()) == [], "the copy is gone"
     before = ended.said.partition("Trial start")[0]
     assert "it runs in a copy of the project (" in before
-    assert f"/root/isc-experiment is {temporary}/rehearsal-" in before
+    assert f"/root/isc-experiment is {temporary}/isc-" in before
     assert "&& rm data.py && bash launch.sh" in before
     assert ended.verdict["folder"].startswith(f"{project.path}/rehearsals/")
     (line,) = lines_of(project)

@@ -16,11 +16,11 @@ def test_what_is_measured_and_an_artifact_to_start_from(project: Project, tmp_pa
     project.change("train.py", "self.scheduler.step()\n", "self.scheduler.step()\n            self.boom()\n")
     boom = "    def boom(self):\n        if self.sampler.progress.step == 60:\n            raise KeyError\n\n"
     project.change("train.py", "    def train_batch", f"{boom}    def train_batch")
-    failed = project.rehearse(*ONE_RANK, "--cycles", "1", "--", "--save-steps", "20")
+    failed = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--save-steps", "20")
     assert failed.code == 1
     assert "KeyError" in failed.errors[0]
     (folder,) = project.folders
-    log = (folder / "cycle-1" / "node_0.log").read_text()
+    log = (folder / "cycle-2" / "node_0.log").read_text()
     last = [line for line in log.splitlines() if "input_artifact_id_list" in line]
     assert "this experiment has failed (exit code 1), and is not started again" in last[-1]
     earlier = Path(shutil.copytree(folder / "artifacts" / "checkpoints", tmp_path / "earlier", symlinks=True))

@@ -73,7 +73,7 @@ def describe(script: Path, words: Sequence[str]) -> Description:
     settings = config.config_file(words, script.with_suffix(".toml"))
     with contextlib.suppress(config.ConfigError):  # of another form, for a parser of the user's own
         words = [*(config.words_of(settings) if settings else []), *words]
-    return description | _options(words)
+    return description | _options(words, script.parent)
 
 
 def differences(own: Description, masters: Description) -> list[str]:
@@ -109,7 +109,7 @@ def python_files(project: Path) -> Iterator[Path]:
                 yield place / name
 
 
-def _options(words: Sequence[str]) -> Description:
+def _options(words: Sequence[str], project: Path) -> Description:
     """The options of a command line with their values; of a file that one names, its content too."""
     found: Description = {}
     name = "an argument"
@@ -122,11 +122,20 @@ def _options(words: Sequence[str]) -> Description:
                 continue
         if name in HARMLESS:
             continue
+        shown = _from_project(value, project)
         before = found.get(name, "given")
-        found[name] = value if before == "given" else f"{before} {value}"
+        found[name] = shown if before == "given" else f"{before} {shown}"
         if Path(value).is_file():
-            found[f"{FILE}{value}"] = _digest(Path(value))
+            found[f"{FILE}{shown}"] = _digest(Path(value))
     return {key: value for key, value in found.items() if key not in HARMLESS}
+
+
+def _from_project(value: str, project: Path) -> str:
+    """A path in the project as seen from there, which a node may have elsewhere; anything else as it is."""
+    with contextlib.suppress(OSError, ValueError):  # no name of a file
+        if value.startswith("/"):
+            return str(Path(value).resolve().relative_to(project))
+    return value
 
 
 def _digest(file: Path) -> str:

@@ -4,6 +4,7 @@
     run                             all of it: check, trial start, cycles, the uninterrupted run, comparison
     report  plot                    table and JSON; the picture
     verdict                         ready to submit, or not and why
+    left_behind                     files of one cycle, or node, that another one read
     cycle_findings  pace            what a single cycle shows; how soon cycles get somewhere
     cycle  samples  weights         a cycle, run and watched; what it was trained on; what came out
     node  artifact  trace  plan             processes; syncs; what ranks tell; what will happen

@@ -19,6 +19,8 @@ ENVIRONMENT = Path("/opt/venv")  # where its images have the virtual environment
 _SCRIPT = re.compile(r"(?<![\w.-])(launch\.sh|train\.py)(?![\w.-])['\"]?")
 _WORD = r"""(?:'[^']*'|"[^"]*"|[^\s'"&|;])+"""
 _DATASET = re.compile(rf"\s--dataset-id(?:=|\s+)(?P<id>{_WORD})")
+_END = r"(?![\w.*?$-])"  # of a path's last name
+_END_OF_HOME = r"/?(?![\w./*?$-])"  # of the home directory itself, nothing in it
 _TO_THE_NEXT_COMMAND = re.compile(rf"(?:{_WORD}|\s)*")
 
 
@@ -42,6 +44,7 @@ def localize(
     data_root: Path | None = None,
     options: Collection[str] = (),
     extra: Sequence[str] = (),
+    home: Path | None = None,
 ) -> LocalCommand:
     """Maps a command of the ISC to this machine.
 
@@ -53,28 +56,32 @@ def localize(
             out of the arguments, so that train.py takes its default data.
         options: those that train.py has.
         extra: arguments to add for train.py.
+        home: the directory with nothing but the project, under each of its names. None: there is no such.
 
     Raises:
         IscError: there are arguments to add, and nothing to add them to.
     """
     notes = [f"{homes[0]} is {root}"]
     text = joined(command)
-    for home in homes:
-        text = _replace_path(text, home, root)
-        if home.startswith(HOME):  # of root's there; here it is somebody else's
-            text = _replace_home(text, home.removeprefix(HOME), root)
+    for place in homes:
+        text = _replace_path(text, re.escape(place) + _END, root)
+        if place.startswith(HOME):  # of root's there; here it is somebody else's
+            text = _replace_home(text, f"/{re.escape(place.removeprefix(HOME))}{_END}", root)
+    if home is not None:  # `cd /root && bash a-project/launch.sh`
+        text = _replace_path(text, re.escape(HOME.rstrip("/")) + _END_OF_HOME, home)
+        text = _replace_home(text, _END_OF_HOME, home)
     if (
         not ENVIRONMENT.exists()
-        and (mapped := _replace_path(text, str(ENVIRONMENT), Path(sys.prefix))) != text
+        and (mapped := _replace_path(text, f"{ENVIRONMENT}{_END}", Path(sys.prefix))) != text
     ):
         text = mapped
         notes.append(f"{ENVIRONMENT} is {sys.prefix}")
-    if data_root is not None and "--data-root" in options and "--data-root" not in text:
-        text = _replace_path(text, str(DATA), data_root)
-        extra = ["--data-root", str(data_root), *extra] if _DATASET.search(text) else extra
-        notes.append(f"{DATA} is {data_root}")
-    elif data_root is not None:
-        text = _replace_path(text, str(DATA), data_root)
+    if data_root is not None:
+        # Whether it takes a dataset at all may stand in a config file; without one this changes nothing.
+        is_told = _SCRIPT.search(text) or _DATASET.search(text)
+        if is_told and "--data-root" in options and "--data-root" not in f"{text} {shlex.join(extra)}":
+            extra = ["--data-root", str(data_root), *extra]
+        text = _replace_path(text, f"{DATA}{_END}", data_root)
         notes.append(f"{DATA} is {data_root}")
     elif (match := _DATASET.search(text)) and not (DATA / match["id"].strip("'\"")).is_dir():
         text = text[: match.start()] + text[match.end() :]
@@ -89,8 +96,8 @@ def localize(
 
 
 def _replace_path(text: str, path: str, by: Path) -> str:
-    """Replaces a directory by another one, within quotes and outside of them."""
-    pattern = re.compile(rf"""(?<![\w./-]){re.escape(path)}(?=[/\s'"&|;]|$)""")
+    """Replaces a directory (a pattern) by another one, within quotes and outside of them."""
+    pattern = re.compile(rf"(?<![\w./-]){path}")
     parts = re.split(r"""('[^']*'|"[^"]*")""", text)  # the odd ones are quoted
     for number, part in enumerate(parts):
         here = str(by) if number % 2 else shlex.quote(str(by))
@@ -114,9 +121,9 @@ def _add_arguments(text: str, arguments: Sequence[str]) -> str:
     return f"{head.rstrip()} {shlex.join(arguments)}{' ' if head[-1:] == ' ' else ''}{text[end:]}"
 
 
-def _replace_home(text: str, project: str, by: Path) -> str:
-    """Replaces the project in the home directory, where a shell would see that: not in all quotes."""
-    pattern = rf"""(?:\$HOME|\$\{{HOME\}}|~)/{re.escape(project)}(?=[/\s'"&|;]|$)"""
+def _replace_home(text: str, path: str, by: Path) -> str:
+    """Replaces ~ and what follows it (a pattern), where a shell would see that: not in all quotes."""
+    pattern = rf"(?:\$HOME|\$\{{HOME\}}|~){path}"
     parts = re.split(r"""('[^']*'|"[^"]*")""", text)
     for number, part in enumerate(parts):
         if number % 2 == 0:

@@ -59,7 +59,7 @@ def parse_arguments(command_line: list[str]) -> argparse.Namespace:
     )
     place("--stand-in", action="store_true", help="do without cycling_utils: a stand-in takes its place")
     cycles = parser.add_argument_group("cycles").add_argument
-    cycles("--cycles", type=options.positive, default=default.cycles, help="how many (default: %(default)s)")
+    cycles("--cycles", type=_cycles, default=default.cycles, help="how many (default: %(default)s)")
     cycles(
         "--cycle-seconds",
         type=options.positive_float,
@@ -101,6 +101,12 @@ def parse_arguments(command_line: list[str]) -> argparse.Namespace:
     output("--plot", type=Path, metavar="FILE.png", help="draw loss over steps, the interruptions marked")
     parser.add_argument("arguments", nargs="*", help="after --: further arguments for train.py")
     return parser.parse_args(command_line)
+
+
+def _cycles(text: str) -> int:
+    if options.positive(text) == 1:
+        raise argparse.ArgumentTypeError("1 cycle is not interrupted, which proves nothing: 2 or more")
+    return int(text)
 
 
 def main(command_line: list[str], root: Path) -> int:

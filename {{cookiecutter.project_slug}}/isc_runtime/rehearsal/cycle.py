@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from isc_runtime.rehearsal import artifact, trace
 from isc_runtime.rehearsal.artifact import Synced
+from isc_runtime.rehearsal.duplicate import Places
 from isc_runtime.rehearsal.node import Artifacts, Machine, Node, free_port
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.trace import Trace
@@ -23,7 +22,6 @@ ERROR_LINE = re.compile(
 )  # ours, Python's, argparse's
 NO_REASON = "isc_runtime: this experiment "  # what a new one goes on from
 SETTLE = 20.0  # seconds for the other nodes to end after one has ended
-DUMP = 1.0  # seconds for the ranks to write where they stand
 
 # How a cycle can end.
 COMPLETE = "complete"
@@ -119,7 +117,8 @@ class CycleRunner:
 
     Attributes:
         machine: what the nodes run on.
-        command: what they run, for bash.
+        places: where they run.
+        command: what a node runs, for bash, by where the project is on it.
         folder: each cycle gets one of its own in it, for its logs.
         traces: the same, for what the ranks tell.
         plan: the limits.
@@ -127,7 +126,8 @@ class CycleRunner:
     """
 
     machine: Machine
-    command: str
+    places: Places
+    command: Callable[[Path], str]
     folder: Path
     traces: Path
     plan: Plan
@@ -159,14 +159,7 @@ class CycleRunner:
         cycle = Cycle(name, nodes, procs, artifacts.checkpoints, Trace(traces), logs)
         running: list[Node] = []
         try:
-            port = free_port()
-            for number, log in enumerate(logs):
-                environment = {
-                    **self.machine.environment(number, nodes, procs, port, artifacts),
-                    trace.FOLDER_VARIABLE: str(cycle.trace.folder),
-                    **(variables or {}),
-                }
-                running.append(Node(number, self.command, folder, environment, log))
+            self._start(cycle, artifacts, variables or {}, running)
             cycle.end = self._watch(cycle, running, until)
             if cycle.end == TERMINATED:
                 begun = time.monotonic()
@@ -182,6 +175,22 @@ class CycleRunner:
         cycle.checkpoint_bytes = max(map(artifact.size_of, cycle.saved.values()), default=0)
         return cycle
 
+    def _start(
+        self, cycle: Cycle, artifacts: Artifacts, variables: Mapping[str, str], running: list[Node]
+    ) -> None:
+        places = [self.places.renewed(number) for number in range(cycle.nodes)]
+        cycle.started_at, port = time.time(), free_port()  # copying is no part of a cycle
+        for number, (place, log) in enumerate(zip(places, cycle.logs, strict=True)):
+            own = (*place.own, artifacts.checkpoints, artifacts.logs, cycle.trace.folder)
+            environment = {
+                **self.machine.environment(number, cycle.nodes, cycle.procs, port, artifacts),
+                "TMPDIR": str(place.temporary),
+                trace.FOLDER_VARIABLE: str(cycle.trace.folder),
+                trace.FILES_VARIABLE: json.dumps([self.places.since, *map(str, own)]),
+                **variables,
+            }
+            running.append(Node(number, self.command(place.project), place.temporary, environment, log))
+
     def _watch(self, cycle: Cycle, running: list[Node], until: Until) -> str:
         progress_at = time.monotonic()
         while True:
@@ -194,7 +203,7 @@ class CycleRunner:
             has_begun = cycle.trace.begun_at is not None
             limit = self.plan.hang_seconds if has_begun else self.plan.start_seconds
             if time.monotonic() - progress_at > limit:
-                cycle.stacks = _dump_stacks(cycle.trace)
+                cycle.stacks = cycle.trace.dump_stacks()
                 for rank, stack in cycle.stacks.items():
                     (cycle.logs[0].parent / f"stacks_of_rank_{rank}.txt").write_text(stack)
                 return HUNG
@@ -217,15 +226,6 @@ class CycleRunner:
             any(node.code is None for node in running) or self.machine.is_busy()
         ):
             time.sleep(LOOK)
-
-
-def _dump_stacks(told: Trace) -> dict[int, str]:
-    """Where all ranks stand."""
-    for rank in told.ranks.values():
-        with suppress(ProcessLookupError):
-            os.kill(rank.pid, signal.SIGUSR2)
-    time.sleep(DUMP)
-    return told.stacks()
 
 
 class Interruption:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +14,32 @@ from isc_runtime.submission.finding import Finding, Severity
 
 POLL = "Let every rank call checkpointer.poll() after every batch: it saves when a signal asks to stop."
 SAVE_MORE = "Save more often: --save-steps."
+NO_FILE = os.strerror(errno.ENOENT)
+OWN_DISK = (
+    " On the ISC each node has a disk of its own, new in each cycle: "
+    "what another node or cycle wrote is not there."
+)
 EXIT_CODE = (
     "The ISC takes 0 for completed. Let launch.sh end with the code of what it starts: "
     "no '|| true', no other command and no pipe after it."
 )
 
 
-def judge_start(cycle: Cycle, expected_code: int) -> Iterator[Finding]:
-    """Judges the trial start, in which the ranks were made to end with a code at once."""
-    if cycle.end == COMPLETE:
+def judge_start(cycle: Cycle, expected_code: int, project: Path) -> Iterator[Finding]:
+    """Judges the trial start, in which the ranks were made to end with a code at once.
+
+    Args:
+        cycle: the trial start.
+        expected_code: what they were made to end with.
+        project: where the project is that should have been started.
+    """
+    scripts = sorted({rank.script for rank in cycle.trace.ranks.values() if rank.script is not None})
+    others = [script for script in scripts if not script.is_relative_to(project.resolve())]
+    if others and (project / others[0].name).is_file():
+        what = f"The command starts {others[0]}, and not the {others[0].name} of this project, in {project}"
+        hint = "Write the whole path of the project: a rehearsal maps that to where it is here."
+        yield Finding("experiment.isc", what, hint)
+    elif cycle.end == COMPLETE:
         what = f"A failure is hidden: the ranks ended with {expected_code}, and the command with 0"
         yield Finding(
             "launch.sh", what if cycle.trace.ranks else "It ended with 0 and trained nothing", EXIT_CODE
@@ -58,7 +77,7 @@ def judge_end(cycle: Cycle) -> Iterator[Finding]:
         last = cycle.trace.last_step
         when = "before its first step" if last is None else f"after step {last}"
         what = f"It ended by itself with {_codes(cycle)}, {when}: {cycle.reason()}"
-        yield _finding(cycle, what, "Fix what it says.")
+        yield _finding(cycle, what, f"Fix what it says.{OWN_DISK if NO_FILE in what else ''}")
     elif cycle.end == TERMINATED:
         yield from _judge_stop(cycle)
 

@@ -1,10 +1,17 @@
-"""A copy of the project to rehearse in: what the command deletes or changes, it deletes or changes there."""
+"""A copy of the project to rehearse in: what the command deletes or changes, it deletes or changes there.
+
+On the ISC each node of each cycle is a new container. So each node has a copy of its own here, and each cycle
+finds it as the image would be: a copy is renewed before each, which costs what the cycle before has changed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import stat
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +23,9 @@ HINT = (
     "Name data in .dockerignore, which are not copied then. Or let TMPDIR name a folder on a larger disk, or "
     "rehearse in the project itself: --in-place"
 )
+
+
+BYTECODE = "__pycache__"  # stays: it goes by the date of its source, and takes a second to make again
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,129 @@ class Duplicate:
     size: int
 
 
-def duplicate(root: Path, path: Path) -> Duplicate:
+@dataclass(frozen=True)
+class Place:
+    """Where a node runs.
+
+    Attributes:
+        project: the project.
+        temporary: for temporary files; empty when a cycle begins.
+        own: what no other node sees, and no other cycle.
+    """
+
+    project: Path
+    temporary: Path
+    own: tuple[Path, ...]
+
+
+class Places:
+    """Where the nodes run, since now.
+
+    Args:
+        root: the project.
+        folder: for the copies, and what is temporary. Short: sockets are made in it.
+    """
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root = root
+        self.since = time.time()
+        self._folder = folder
+        self._image: Path | None = None  # the copy that the others are made of
+        self._copies: dict[int, Copy] = {}
+
+    def take_image(self, names: Sequence[str], nodes: int) -> Duplicate:
+        """Copies the project, for the nodes to run in copies of that.
+
+        Args:
+            names: what it may be called on the ISC; links beside it make it known by all of them.
+            nodes: for how many there must be room.
+        """
+        self._image = self._folder / "image"
+        self._image.mkdir()
+        image = duplicate(self.root, self._image / self.root.name, 1 + nodes)
+        for name in names:
+            if not (self._image / name).exists():
+                (self._image / name).symlink_to(self.root.name)
+        return image
+
+    def project(self, node: int) -> Path:
+        """The project, as a node sees it: in all cycles the same path."""
+        return self.root if self._image is None else self._folder / str(node) / self.root.name
+
+    def renewed(self, node: int) -> Place:
+        """The place of a node in a new cycle: in its copy nothing is left of the one before."""
+        temporary = self._folder / f"t{node}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        own: tuple[Path, ...] = (temporary,)
+        if self._image is not None:
+            copy = self._copies.setdefault(node, Copy(self._image, self._folder / str(node)))
+            copy.renew()
+            own = (temporary, copy.path)
+        return Place(self.project(node), temporary, own)
+
+
+class Copy:
+    """A copy of a folder, again and again.
+
+    Args:
+        original: the folder. Nothing may change it.
+        path: where the copy goes.
+    """
+
+    def __init__(self, original: Path, path: Path) -> None:
+        self.path = path
+        self._original = original
+        self._folders: set[Path] = set()
+        self._stamps: dict[Path, tuple[int, ...]] = {}  # of what was copied, as it was then
+
+    def renew(self) -> None:
+        """Makes it what the original is.
+
+        Raises:
+            OSError: there is no room, or what is in the way cannot be deleted.
+        """
+        self._clean()
+        for folder, folders, files in os.walk(self._original):
+            here = Path(folder).relative_to(self._original)
+            (self.path / here).mkdir(exist_ok=True)
+            self._folders.add(here)
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for source in (Path(folder, name) for name in (*files, *links)):
+                name = source.relative_to(self._original)
+                target = self.path / name
+                if not os.path.lexists(target):
+                    _copy(source, target, self._original, self.path)
+                    self._stamps[name] = _stamp(target)
+
+    def _clean(self) -> None:
+        """Deletes what is not as it was copied."""
+        for folder, folders, files in os.walk(self.path, topdown=False):
+            for path in (Path(folder, name) for name in (*folders, *files)):
+                name = path.relative_to(self.path)
+                if path.is_dir() and not path.is_symlink():
+                    is_known = path.name == BYTECODE and name.parent in self._folders
+                    if not is_known and name not in self._folders:
+                        shutil.rmtree(path)
+                elif path.parent.name == BYTECODE and path.suffix == ".pyc":
+                    continue
+                elif self._stamps.get(name) != _stamp(path):
+                    path.unlink()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What is another one after each change: nobody can set the last of them."""
+    stat = path.lstat()
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def duplicate(root: Path, path: Path, copies: int = 1) -> Duplicate:
     """Copies what the image would take of a project, and links to the virtual environments in its folder.
 
     Args:
         root: the project.
         path: where the copy goes; it is made.
+        copies: for how many there must be room.
 
     Raises:
         IscError: there is no room for it.
@@ -48,9 +175,10 @@ def duplicate(root: Path, path: Path) -> Duplicate:
     free = shutil.disk_usage(path.parent).free
     if not content.is_complete:
         raise IscError(f"The project has more than {len(content.files)} files to copy", path.parent, HINT)
-    if content.size > free:
+    if content.size * copies > free:
         sizes = f"it has {readable_size(content.size)}, and {readable_size(free)} are free"
-        raise IscError(f"There is no room for a copy of the project: {sizes}", path.parent, HINT)
+        many = "a copy" if copies == 1 else f"{copies} copies (one a node, and one to make them of)"
+        raise IscError(f"There is no room for {many} of the project: {sizes}", path.parent, HINT)
     path.mkdir()
     for name in content.files:
         target = path / name

@@ -22,11 +22,11 @@ from isc_runtime.rehearsal.cycle import (
     Interruption,
     Reached,
 )
-from isc_runtime.rehearsal.duplicate import duplicate
+from isc_runtime.rehearsal.duplicate import Places
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json, conclusion
-from isc_runtime.rehearsal.verdict import Comparison, Verdict
+from isc_runtime.rehearsal.verdict import Comparison, Verdict, last_in_common
 from isc_runtime.rehearsal.weights import differences
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission import journal
@@ -43,6 +43,9 @@ EXACT = {  # by whether the ranks compute on GPUs
     False: "bit for bit is meant on CPUs; on GPUs it takes --deterministic, too, which is the default",
     True: "bit for bit is meant on GPUs of this kind, with --deterministic, the default",
 }
+IN_COPIES = "each node has a copy of its own, and a TMPDIR, new in each cycle; all have your home directory"
+IN_PLACE = "it runs in the project itself: what the command deletes there is deleted"
+SHARED = "all nodes and cycles share it, which on the ISC they do not: one finds what another leaves there"
 TRIAL_CODE = 7  # what the ranks end with in the trial start
 
 
@@ -127,38 +130,50 @@ class Rehearsal:
         result.cycle_seconds = self.plan.cycle_seconds or (CYCLE_SECONDS if is_cycle else None)
 
     def _perform(self, result: Verdict) -> None:
-        # Not within the folder: sockets are made there, whose paths must not be long.
-        temporary = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+        # Not within the folder, and a short name: of sockets, which are made there, paths may not be long.
+        temporary = Path(tempfile.mkdtemp(prefix="isc-"))
         try:
             path = [trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])]
             machine = Machine.here(path, temporary)
             with machine.watched(self.artifacts, temporary):
-                place = self._place(temporary / self.root.name, result)
-                self._cycles(self._runner(machine, result, place), result)
+                places = self._places(temporary, result)
+                self._cycles(self._runner(machine, result, places), result)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _place(self, path: Path, result: Verdict) -> Path:
+    def _places(self, folder: Path, result: Verdict) -> Places:
         """Where the project is while it runs."""
+        places = Places(self.root, folder)
         if self.in_place:
-            result.notes.append("it runs in the project itself: what the command deletes there is deleted")
-            return self.root
+            result.notes += [IN_PLACE, SHARED]
+            return places
+        nodes = max(planned.nodes for planned in self.plan.draw())
         with self.screen.doing("Copying the project"):
-            copy = duplicate(self.root, path)
+            copy = places.take_image([Path(home).name for home in homes(self.root)], nodes)
         what = f"{copy.files} files, {readable_size(copy.size)}, as the image would take them"
         result.notes.append(f"it runs in a copy of the project ({what}), which is deleted in the end")
-        return copy.path
+        result.notes.append(IN_COPIES)
+        return places
 
-    def _runner(self, machine: Machine, result: Verdict, place: Path) -> CycleRunner:
-        command = self._localize(str(self._read_launch_file()["command"]), place)
+    def _runner(self, machine: Machine, result: Verdict, places: Places) -> CycleRunner:
+        text = str(self._read_launch_file()["command"])
+        command = self._localize(text, places.project(0))
         ranks = self.plan.nodes * self.plan.procs
         on_gpus = machine.has_gpus(self.plan.nodes, self.plan.procs)
         where = f"{ranks} ranks on {'GPUs, by NCCL' if on_gpus else 'the CPU, by gloo'}"
-        result.notes += [*command.notes, where, EXACT[on_gpus], f"each node runs: {command.text}"]
+        result.notes += [*command.notes, where, EXACT[on_gpus], f"node 0 runs: {command.text}"]
         for note in result.notes:
             self.screen.say(note)
         traces = self.artifacts / "traces"
-        return CycleRunner(machine, command.text, self.folder, traces, self.plan, self.screen.detail)
+        return CycleRunner(
+            machine,
+            places,
+            lambda project: self._localize(text, project).text,
+            self.folder,
+            traces,
+            self.plan,
+            self.screen.detail,
+        )
 
     def _read_launch_file(self) -> dict[str, object]:
         try:
@@ -170,7 +185,8 @@ class Rehearsal:
 
     def _localize(self, command: str, place: Path) -> LocalCommand:
         options = options_of_train(self.root)
-        return localize(command, homes(self.root), place, self.data_root, options, self.extra)
+        home = None if self.in_place else place.parent
+        return localize(command, homes(self.root), place, self.data_root, options, self.extra, home)
 
     def _cycles(self, runner: CycleRunner, result: Verdict) -> None:
         result.findings += self._trial(runner)
@@ -217,7 +233,7 @@ class Rehearsal:
             fail = {trace.FAIL_VARIABLE: str(TRIAL_CODE)}
             cycle = runner.run(TRIAL, 1, 1, artifacts, Reached(artifacts.checkpoints), fail)
         shutil.rmtree(artifacts.logs, ignore_errors=True)
-        return list(cycle_findings.judge_start(cycle, TRIAL_CODE))
+        return list(cycle_findings.judge_start(cycle, TRIAL_CODE, runner.places.project(0)))
 
     def _moved(self, artifacts: Artifacts, planned: CyclePlan) -> Artifacts:
         if self.plan.move and planned.number > 1:
@@ -252,15 +268,17 @@ class Rehearsal:
         """Runs the same training without an interruption, as far as the other one has come."""
         artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
         self._make(artifacts)
-        is_final = last.end == COMPLETE
-        until = Reached(artifacts.checkpoints, None if is_final else max(last.saved, default=0))
+        is_over = last.end == COMPLETE
+        until = Reached(artifacts.checkpoints, None if is_over else max(last.saved, default=0))
         with self.screen.doing("The same without an interruption"):
             reference = runner.run(REFERENCE, last.nodes, last.procs, artifacts, until)
-        common = sorted(set(last.saved) & set(reference.saved))
-        comparison = Comparison(reference, common[-1] if common else None, is_final)
-        if common:
-            with self.screen.doing(f"Comparing the checkpoints of step {common[-1]}"):
-                comparison.differences = differences(last.saved[common[-1]], reference.saved[common[-1]])
+        step = last_in_common(last, reference)
+        ends = {max(cycle.saved, default=None) for cycle in (last, reference)}
+        is_final = is_over and reference.end == COMPLETE and ends == {step}
+        comparison = Comparison(reference, step, is_final)
+        if step is not None:
+            with self.screen.doing(f"Comparing the checkpoints of step {step}"):
+                comparison.differences = differences(last.saved[step], reference.saved[step])
         reference.synced = artifact.foresee(artifacts.checkpoints)
         return comparison
 

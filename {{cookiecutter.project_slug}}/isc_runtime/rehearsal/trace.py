@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +13,8 @@ from typing import Any
 
 STARTUP = Path(__file__).parent / "startup"
 FOLDER_VARIABLE = "ISC_REHEARSAL_TRACE"
+DUMP = 1.0  # seconds for the ranks to write where they stand
+FILES_VARIABLE = "ISC_REHEARSAL_FILES"
 FAIL_VARIABLE = "ISC_REHEARSAL_FAIL"
 
 
@@ -35,6 +40,7 @@ class RankTrace:
     Attributes:
         file: where it tells it.
         pid: its process; 0 before it has started.
+        script: the Python file that it runs; None if that is not known.
         steps: by number.
         batches: how many batches it was given.
         length: samples in the data it trains on, if the dataset tells.
@@ -44,11 +50,14 @@ class RankTrace:
         first_step_at: when its first step was done, seconds since the epoch.
         first_batch_at: when it was first seen that it got a batch.
         published: when the checkpoint of which step became the newest one, seconds since the epoch.
+        wrote: files that it opened to change them, and when, outside of what is new in each cycle.
+        read_files: the same, of files that it read and that were changed since the rehearsal began.
         restored_seconds: how long it took to go on from a checkpoint.
     """
 
     file: Path
     pid: int = 0
+    script: Path | None = None
     steps: dict[int, Step] = field(default_factory=dict)
     batches: int = 0
     length: int | None = None
@@ -58,6 +67,8 @@ class RankTrace:
     first_step_at: float | None = None
     first_batch_at: float | None = None
     published: dict[int, float] = field(default_factory=dict)
+    wrote: dict[str, float] = field(default_factory=dict)
+    read_files: dict[str, float] = field(default_factory=dict)
     restored_seconds: float = 0.0
     _offset: int = 0
     _loaded: list[list[Any]] = field(default_factory=list)  # batches, and not given to the training
@@ -78,6 +89,7 @@ class RankTrace:
     def _note(self, kind: str, *values: Any) -> None:
         if kind == "start":
             self.pid = values[0]
+            self.script = Path(values[1]) if values[1:] and values[1] else None
         elif kind == "loader":
             self._pending.clear()  # batches without a step were not trained on
             self._loaded.clear()
@@ -97,6 +109,10 @@ class RankTrace:
             self.published.setdefault(*values)
         elif kind == "left out":
             self.left_out = values[0]
+        elif kind == "wrote":
+            self.wrote.setdefault(*values)
+        elif kind == "read":
+            self.read_files.setdefault(*values)
         elif kind == "generators":
             self.generators = values[0]
         elif kind == "step":
@@ -174,6 +190,10 @@ class Trace:
         """What the data draw from besides the generators that are set anew for each batch."""
         return sorted({name for rank in self.ranks.values() for name in rank.generators})
 
-    def stacks(self) -> dict[int, str]:
-        """Where the ranks stand, of those that were asked with SIGUSR2."""
+    def dump_stacks(self) -> dict[int, str]:
+        """Asks all ranks where they stand."""
+        for rank in self.ranks.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank.pid, signal.SIGUSR2)
+        time.sleep(DUMP)
         return {rank: trace.file.with_suffix(".stacks").read_text() for rank, trace in self.ranks.items()}

@@ -11,6 +11,7 @@ from typing import Any
 from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
 from isc_runtime.rehearsal.cycle_findings import judge_end
+from isc_runtime.rehearsal.left_behind import judge_left_behind
 from isc_runtime.rehearsal.pace import Pace, judge_pace
 from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.samples import Taken
@@ -89,6 +90,16 @@ class Verdict:
         return sum(cycle.end in INTERRUPTED for cycle in self.cycles)
 
 
+def last_in_common(last: Cycle, reference: Cycle) -> int | None:
+    """The last step at which both saved after the last interruption; None if there is none.
+
+    What was saved before that says nothing of what the last cycle has made of it.
+    """
+    began = last.trace.started_at_step
+    common = set(last.saved) & set(reference.saved)
+    return max((step for step in common if began is None or step > began), default=None)
+
+
 def judge_gpus(gpus: object, plan: Plan) -> Iterator[Finding]:
     """Does each node get the same number of GPUs?"""
     if isinstance(gpus, int) and gpus > plan.procs and gpus % plan.procs:
@@ -113,8 +124,10 @@ def judge_whole(verdict: Verdict) -> Iterator[Finding]:
         yield from judge_end(comparison.reference)
     yield from _judge_samples(verdict)
     yield from _judge_left_out(verdict.cycles)
+    yield from judge_left_behind([*verdict.cycles, *([comparison.reference] if comparison else [])])
     if comparison is not None and comparison.reference.end not in (HUNG, FAILED):
-        yield from _judge_state(comparison, verdict.cycles)
+        is_one = list(_judge_length(comparison, verdict.cycles[-1]))
+        yield from is_one or _judge_state(comparison, verdict.cycles)
 
 
 def _judge_samples(verdict: Verdict) -> Iterator[Finding]:
@@ -176,11 +189,33 @@ def _judge_left_out(cycles: list[Cycle]) -> Iterator[Finding]:
         yield Finding(TRAINING, what, f"Add {name!r} to what state() returns, or to left_out.")
 
 
+def _judge_length(comparison: Comparison, last: Cycle) -> Iterator[Finding]:
+    """Does it end where it ends without an interruption?"""
+    expected = comparison.reference.trace.last_step
+    if expected is None:  # steps are not known
+        return
+    ended = last.trace.last_step or max(last.saved, default=expected)  # it may have had nothing left to do
+    is_longer = ended > expected and comparison.reference.end == COMPLETE
+    if is_longer or (ended != expected and last.end == COMPLETE):
+        how = "ended" if last.end == COMPLETE else "was still training"
+        yield Finding(
+            TRAINING,
+            f"Interrupted it is another training: it {how} at step {ended}, and without an interruption it "
+            f"ended at step {expected}",
+            "What decides when it ends goes on from something that is not in the checkpoint: put it into "
+            "Trainer.state(). A counter that is a plain attribute is not saved by itself.",
+        )
+
+
 def _judge_state(comparison: Comparison, cycles: list[Cycle]) -> Iterator[Finding]:
     """Did the interruptions leave a trace in what was saved last?"""
     if comparison.step is None:
-        what = "The interrupted and the uninterrupted run saved at no step alike: nothing could be compared"
-        yield Finding(TRAINING, what, "Save at fixed steps here: -- --save-steps N")
+        what = (
+            "After the last interruption the interrupted and the uninterrupted run saved at no step alike: "
+            "nothing could be compared"
+        )
+        hint = "Save at fixed steps here, and keep what was saved: -- --save-steps N --keep-checkpoints 1000"
+        yield Finding(TRAINING, what, hint)
     elif comparison.differences:
         of_parts: dict[str, str] = {}
         for difference in comparison.differences:
@@ -214,7 +249,8 @@ def _causes(differences: list[str], cycles: list[Cycle]) -> Iterator[str]:
         )
     yield (
         "Something that it goes on from is not in the checkpoint: put it into Trainer.state(). "
-        "A counter or a list that is a plain attribute is not saved by itself. Weights that something "
+        "A counter or a list that is a plain attribute is not saved by itself. "
+        "A file that a cycle wrote is gone in the next one. Weights that something "
         "changes between save() and the next step (through .data, say) are not either: do it before save()."
     )
 

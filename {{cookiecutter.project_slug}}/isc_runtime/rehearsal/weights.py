@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 MODEL = "model"
 LAST = ("optimizer", MODEL)  # of the parts; what differs in others explains more
 NOT_COMPARED = {"rng", "saves", "asked"}  # of a checkpoint; after an interruption they may differ
+
+
+class _Missing:
+    """Stands where one of the two has no such key."""
+
+    def __str__(self) -> str:
+        return "nothing"
+
+
+MISSING = _Missing()
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -34,7 +45,7 @@ def differences(one: Path, other: Path) -> list[str]:
     states = [_load(directory) for directory in (one, other)]
     found = []
     for name in [*sorted((states[0].keys() | states[1].keys()) - {*LAST}), *LAST]:
-        found += _differences(states[0].get(name), states[1].get(name), name)
+        found += _differences(states[0].get(name, MISSING), states[1].get(name, MISSING), name)
     return sorted(found, key=lambda text: "=" not in text)  # a number says more than a tensor
 
 
@@ -63,12 +74,25 @@ def _differences(one: Any, other: Any, name: str) -> list[str]:
         return [] if _same_bits(one, other) else [name]
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [*one, *(key for key in other if key not in one)]
-        pairs = [(f"{name}.{key}", one.get(key), other.get(key)) for key in keys]
+        pairs = [(f"{name}.{key}", one.get(key, MISSING), other.get(key, MISSING)) for key in keys]
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = [(f"{name}.{number}", *pair) for number, pair in enumerate(zip(one, other, strict=True))]
     else:
-        return [] if one == other else [f"{name}={one!s:.40} and not {other!s:.40}"]
+        return [] if _same_value(one, other) else [f"{name}={one!s:.40} and not {other!s:.40}"]
     return [difference for part, a, b in pairs for difference in _differences(a, b, part)]
+
+
+def _same_value(one: Any, other: Any) -> bool:
+    """Of floating-point numbers the bits: a NaN equals itself, and 0.0 is not -0.0."""
+    import torch
+
+    if isinstance(one, float) and isinstance(other, float):
+        return struct.pack("d", one) == struct.pack("d", other)
+    if isinstance(one, complex) and isinstance(other, complex):
+        return _same_value(one.real, other.real) and _same_value(one.imag, other.imag)
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return False
+    return bool(one == other)
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

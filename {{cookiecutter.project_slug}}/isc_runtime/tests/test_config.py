@@ -69,6 +69,7 @@ def test_the_file_beside_the_program_is_read_unless_another_one_is_named() -> No
         ("\ufeffepochs = 2", "a.toml cannot be read (it begins with a byte order mark; save it as UTF-8"),
         ("[training]\nepochs = 2", "a.toml: training must be a string, a number, true or false"),
         ("epochs = [", "a.toml cannot be read"),
+        (f"seed = 0x{'f' * 5000}", "a.toml cannot be read (seed is an integer of 20000 bits"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_file(

@@ -24,6 +24,8 @@ def test_whichever_parser_there_is(there: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_is_no_toml() -> None:
     assert load_toml(TEXT) == {"a": 1, "b": {"c": ["x"]}}
+    with pytest.raises(ValueError, match="b is an integer of 20000 bits, too long a one"):
+        load_toml(f"a = [1]\n[c]\nb = [[0x{'f' * 5000}]]")
     for text in ("a = =", "a = " + "[" * 100_000):
         with pytest.raises(ValueError, match=r"line 1|nested too deep"):
             load_toml(text)

@@ -4,7 +4,7 @@ Python imports a module of this name when it starts, if one is found; the rehear
 PYTHONPATH. In a rank (torchrun sets LOCAL_RANK) it writes a line of JSON for each of these, into a file that
 isc_runtime.rehearsal.trace reads:
 
-    ["start", pid]                     once; SIGUSR2 makes this process write where all its threads stand
+    ["start", pid, script]             once; SIGUSR2 makes this process write where all its threads stand
     ["loader", length]                 the next batches come from another iteration of a DataLoader
     ["batch", [indices]]               these samples are loaded for the training
     ["given"]                          where they are loaded ahead (`training.ahead`): it gets the next ones
@@ -14,6 +14,7 @@ isc_runtime.rehearsal.trace reads:
     ["save", path]                     torch.save() was called with a path
     ["left out", [names]]              the training has these attributes, which have a state and are not saved
     ["generators", [names]]            the data hold these generators of their own
+    ["wrote" or "read", path, time]    a file outside of what is new in each cycle: see isc_rehearsal_files.py
 
 Gradients tell a batch to train on from one to evaluate. This must work in whatever process starts with this
 PYTHONPATH, torchrun included: standard library only, and an error here never ends a training.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -38,6 +40,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 FOLDER_VARIABLE = "ISC_REHEARSAL_TRACE"
+FILES_VARIABLE = "ISC_REHEARSAL_FILES"
 FAIL_VARIABLE = (
     "ISC_REHEARSAL_FAIL"  # a rank ends with this exit code at once: what does the command end with?
 )
@@ -60,14 +63,20 @@ class Observer:
         self._pid = os.getpid()
         self._iteration: Any = None
         self._step: int | None = None
+        self.files: Any = None
         faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True)
-        self.write("start", self._pid)
+        self.write("start", self._pid, script_of(sys.orig_argv))
 
     def write(self, *line: Any) -> None:
         """Writes one line, in the rank itself and not in a worker that was forked from it."""
         with contextlib.suppress(OSError, ValueError):  # a full disk must not end the training here
             if os.getpid() == self._pid:
                 self._file.write(json.dumps(line, default=str) + "\n")
+
+    def watch_files(self, since: float, *own: str) -> None:
+        """Hears which files are opened outside of some folders."""
+        self.files = importlib.import_module("isc_rehearsal_files").Files(self.write, own, since)
+        sys.addaudithook(self.files.hear)
 
     def watch_data_loader(self, module: ModuleType) -> None:
         """Wraps the iteration of torch's DataLoader, whatever sampler it has."""
@@ -166,9 +175,17 @@ class Observer:
         def note_save(obj: Any, f: Any, *arguments: Any, **named: Any) -> Any:
             if isinstance(f, str | os.PathLike):
                 self.write("save", os.path.abspath(f))  # noqa: PTH100 - as it was meant when it was called
+                if self.files is not None:
+                    self.files.hear("open", (f, "w", os.O_WRONLY))  # not by Python, which would tell it
             return save(obj, f, *arguments, **named)
 
         module.__dict__["save"] = note_save
+
+
+def script_of(command_line: Sequence[str]) -> str | None:
+    """The Python file that a command line runs; None if it names none."""
+    script = next((word for word in command_line[1:] if word.endswith(".py")), None)
+    return None if script is None else os.path.realpath(script)
 
 
 def generators_in(dataset: Any) -> set[str]:
@@ -262,6 +279,8 @@ def observe() -> None:
         return
     if FAIL_VARIABLE in os.environ:
         os._exit(int(os.environ[FAIL_VARIABLE]))
+    with contextlib.suppress(KeyError):
+        observer.watch_files(*json.loads(os.environ[FILES_VARIABLE]))
     actions: dict[str, Callable[[ModuleType], None]] = {
         "torch.utils.data.dataloader": observer.watch_data_loader,
         "torch": observer.watch_save,

@@ -108,7 +108,19 @@ def test_a_file_that_the_command_names_counts_with_its_content(tmp_path: Path) -
     for number in (1, 2):
         (tmp_path / "settings.yaml").write_text(f"rate: {number}")
         described.append(describe(tmp_path / "train.py", ["--config", str(tmp_path / "settings.yaml")]))
-    assert differences(*described) == [f"the content of {tmp_path / 'settings.yaml'}"]
+    assert differences(*described) == ["the content of settings.yaml"]
+
+
+def test_a_node_may_have_the_project_elsewhere(tmp_path: Path) -> None:
+    described = []
+    for node in ("0", "1"):
+        project = tmp_path / node / "project"
+        project.mkdir(parents=True)
+        (project / "settings.yaml").write_text("rate: 1")
+        described.append(describe(project / "train.py", ["--config", f"{project}/settings.yaml", "--out=/a"]))
+    assert differences(*described) == []
+    other = describe(tmp_path / "train.py", ["--config", f"{tmp_path}/settings.yaml", "--out=/b"])
+    assert any("--out: /b here, /a there" in what for what in differences(other, described[0]))
 
 
 def test_a_virtual_environment_and_checkpoints_are_no_code(tmp_path: Path) -> None:

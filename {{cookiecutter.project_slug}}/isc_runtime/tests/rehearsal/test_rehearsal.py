@@ -13,14 +13,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.rehearsal import artifact, samples
-from isc_runtime.rehearsal.command import localize
 from isc_runtime.rehearsal.command_line import main, parse_arguments
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, KILLED, TERMINATED, Cycle
 from isc_runtime.rehearsal.cycle_findings import judge_cycle, judge_start, place_in
@@ -29,8 +27,7 @@ from isc_runtime.rehearsal.plan import Plan
 from isc_runtime.rehearsal.report import as_json, conclusion, row
 from isc_runtime.rehearsal.samples import Taken
 from isc_runtime.rehearsal.trace import FOLDER_VARIABLE, STARTUP, Trace
-from isc_runtime.rehearsal.verdict import Comparison, Verdict, judge_gpus, judge_whole
-from isc_runtime.rehearsal.weights import differences
+from isc_runtime.rehearsal.verdict import Comparison, Verdict, judge_gpus, judge_whole, last_in_common
 
 PROJECT = Path(__file__).resolve().parents[3]
 HOMES = ["/root/a-project"]
@@ -69,58 +66,6 @@ def test_when_a_cycle_is_interrupted(seed: int) -> None:
     assert 91 <= step <= 136, "after the checkpoint, within as many steps again"
     assert by_step.seconds(first) == 90
     assert by_step.step(last, 45, 90) is None
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ("bash /root/a-project/launch.sh --epochs 3", "bash {root}/launch.sh --epochs 3"),
-        ("cd /root/a-project && bash ./launch.sh", "cd {root} && bash ./launch.sh"),
-        ('bash "/root/a-project/launch.sh"', 'bash "/home/me/it is here/launch.sh"'),
-        ("bash /root/a-project-2/launch.sh", "bash /root/a-project-2/launch.sh"),
-        ("bash /root/a-project/launch.sh\n--epochs 3", "bash {root}/launch.sh --epochs 3"),
-        ("\ncd /root/a-project &&\nbash launch.sh\n", "cd {root} && bash launch.sh"),
-        ("cd ~/a-project && bash launch.sh", "cd {root} && bash launch.sh"),
-        ('bash "${HOME}/a-project/launch.sh"', 'bash "/home/me/it is here/launch.sh"'),
-        ("bash $HOME/a-project/launch.sh ~/a-project-2", "bash {root}/launch.sh ~/a-project-2"),
-    ],
-)
-def test_the_project_is_where_it_is(command: str, expected: str) -> None:
-    here = localize(command, HOMES, Path("/home/me/it is here"))
-    assert here.text == expected.format(root="'/home/me/it is here'")
-    assert here.notes[0] == "/root/a-project is /home/me/it is here"
-
-
-def test_a_shell_reads_the_mapped_command(tmp_path: Path) -> None:
-    folder = tmp_path / 'it\'s a "folder" & more'
-    folder.mkdir()
-    (folder / "launch.sh").write_text('printf "<%s>" "$@"\n')
-    here = localize("true && bash /root/a-project/launch.sh a", HOMES, folder, extra=["--b", "c d"])
-    said = subprocess.run(["bash", "-c", here.text], capture_output=True, text=True, check=True).stdout
-    assert said == "<a><--b><c d>"
-
-
-def test_a_dataset_that_is_not_here_is_left_out() -> None:
-    for given_as in ("--dataset-id uds-none", "--dataset-id=uds-none", "--dataset-id 'uds-none'"):
-        here = localize(f"bash /root/a-project/launch.sh {given_as} --epochs 1", HOMES, Path("/p"))
-        assert here.text == "bash /p/launch.sh --epochs 1"
-        assert "is left out" in here.notes[-1]
-        assert "--data-root DIR" in here.notes[-1]
-
-
-def test_data_from_somewhere_else() -> None:
-    command = "bash /root/a-project/launch.sh --dataset-id uds-one"
-    here = localize(command, HOMES, Path("/p"), Path("/my/data"), {"--data-root", "--dataset-id"})
-    assert here.text == "bash /p/launch.sh --dataset-id uds-one --data-root /my/data"
-    assert "/data is /my/data" in here.notes
-
-
-def test_arguments_go_to_the_training_and_not_to_what_comes_after_it() -> None:
-    command = "bash /root/a-project/launch.sh --epochs 2 && echo done"
-    here = localize(command, HOMES, Path("/p"), extra=["--epochs", "1"])
-    assert here.text == "bash /p/launch.sh --epochs 2 --epochs 1 && echo done"
-    with pytest.raises(IscError, match=r"neither launch\.sh nor train\.py.*: /opt/start\. Rehearse without"):
-        localize("/opt/start", HOMES, Path("/p"), extra=["--epochs", "1"])
 
 
 def test_nothing_of_the_callers_cluster_gets_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +206,7 @@ def test_a_batch_that_was_left_does_not_count_though_the_workers_stay(tmp_path: 
     command = [sys.executable, "-c", LEAVES_A_BATCH]
     subprocess.run(command, env={**environment, "RANK": "0", "LOCAL_RANK": "0"}, check=True)
     lines = [json.loads(line) for line in (tmp_path / "rank_0.jsonl").read_text().splitlines()]
+    assert lines[0][2] is None, "a program, and no file"
     assert lines[1:] == [["loader", 4], ["batch", [0]], ["loader", 4], ["batch", [0]]]
 
 
@@ -272,6 +218,7 @@ def test_a_training_tells_its_steps(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     trace = Trace(tmp_path)
     trace.read()
+    assert trace.ranks[0].script == PROJECT / "train.py"
     assert (trace.started_at_step, trace.steps_are_known) == (0, True)
     assert trace.last_step == trace.batches > 10
 
@@ -389,13 +336,29 @@ def test_a_cycle_too_short_to_save(tmp_path: Path, seconds: float | None, severi
 
 
 def test_a_trial_start_that_hides_a_failure_or_never_starts(tmp_path: Path) -> None:
-    (hidden,) = judge_start(make_cycle(tmp_path, "a", COMPLETE, codes=(0,)), 7)
+    (hidden,) = judge_start(make_cycle(tmp_path, "a", COMPLETE, codes=(0,)), 7, tmp_path)
     assert "the ranks ended with 7, and the command with 0" in hidden.what
-    assert list(judge_start(make_cycle(tmp_path, "b", FAILED, codes=(7,)), 7)) == []
+    assert list(judge_start(make_cycle(tmp_path, "b", FAILED, codes=(7,)), 7, tmp_path)) == []
     cycle = make_cycle(tmp_path, "c", FAILED, codes=(127,), log="bash: line 1: lunch: command not found\n")
     cycle.trace = Trace(tmp_path)
-    (never,) = judge_start(cycle, 7)
+    (never,) = judge_start(cycle, 7, tmp_path)
     assert "ended with exit code 127 before train.py: bash: line 1: lunch: command not found" in never.what
+
+
+def test_a_trial_start_of_another_project(tmp_path: Path) -> None:
+    """The whole path of the project was not in the command, and there is one of its name."""
+    project, other = tmp_path / "copy", tmp_path / "real"
+    for folder in (project, other):
+        folder.mkdir()
+        (folder / "train.py").write_text("")
+    cycle = make_cycle(tmp_path, "a", FAILED, codes=(7,))
+    cycle.trace.ranks[0].script = project / "train.py"
+    assert list(judge_start(cycle, 7, project)) == []
+    cycle.trace.ranks[0].script = Path("/opt/tools/start.py")
+    assert list(judge_start(cycle, 7, project)) == []
+    cycle.trace.ranks[0].script = other / "train.py"
+    (finding,) = judge_start(cycle, 7, project)
+    assert f"The command starts {other}/train.py, and not the train.py of this project" in finding.what
 
 
 def test_where_a_rank_stands() -> None:
@@ -437,6 +400,44 @@ def test_the_whole_verdict(tmp_path: Path) -> None:
     content = json.loads(as_json(verdict))
     assert (content["fit"], content["stand_in"], content["compared"]["identical"]) == (False, True, False)
     assert [cycle["steps_lost"] for cycle in content["cycles"]] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("end", "steps", "until", "what"),
+    [
+        (COMPLETE, range(9, 13), 12, None),
+        (COMPLETE, range(9, 17), 12, "it ended at step 16, and without an interruption it ended at step 12"),
+        (COMPLETE, range(9, 11), 12, "it ended at step 10, and without an interruption it ended at step 12"),
+        (KILLED, range(9, 17), 12, "it was still training at step 16, and without an interruption it ended"),
+        (KILLED, range(9, 11), 12, None),
+        (COMPLETE, range(0), 12, None),  # nothing was left to do
+    ],
+)
+def test_it_ends_where_it_ends_without_an_interruption(
+    tmp_path: Path, end: str, steps: range, until: int, what: str | None
+) -> None:
+    first, last = make_cycle(tmp_path), make_cycle(tmp_path, "cycle 2", end, steps, (0,), 12)
+    reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, until + 1), (0,), 12)
+    cycles = [first, make_cycle(tmp_path, "cycle", KILLED, range(9, 12)), last]
+    verdict = Verdict(Plan(), tmp_path, cycles=cycles, comparison=Comparison(reference, 10, True))
+    findings = [finding for finding in judge_whole(verdict) if finding.severity == "error"]
+    assert len(findings) == (what is not None)
+    if what is not None:
+        assert what in findings[0].what
+        assert "counter" in findings[0].hint
+
+
+def test_only_what_was_saved_after_the_last_interruption_is_compared(tmp_path: Path) -> None:
+    last = make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 13), (0,), 12)
+    reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
+    reference.saved = dict.fromkeys((4, 8, 10, 12), tmp_path)
+    for saved, step in (((8, 11), None), ((8, 10, 11), 10), ((4, 8, 10, 12), 12), ((), None)):
+        last.saved = dict.fromkeys(saved, tmp_path)
+        assert last_in_common(last, reference) == step
+    verdict = Verdict(Plan(), tmp_path, cycles=[make_cycle(tmp_path), last], comparison=Comparison(reference))
+    (finding,) = judge_whole(verdict)
+    assert "After the last interruption" in finding.what
+    assert "--save-steps N --keep-checkpoints" in finding.hint
 
 
 def test_a_training_that_nothing_interrupted_proves_nothing(tmp_path: Path) -> None:
@@ -495,40 +496,9 @@ def test_what_has_a_state_and_is_not_saved_makes_it_unfit(tmp_path: Path) -> Non
     assert "Add 'average' to what state() returns, or to left_out" in finding.hint
 
 
-def save_weights(directory: Path, **state: object) -> Path:
-    directory.mkdir()
-    torch.save(state, directory / "checkpoint.pt")
-    manifest = Manifest.of([directory / "checkpoint.pt"], 1, "2026-11-24T00:00:00+00:00", {})
-    manifest.write(directory / "manifest.json")
-    return directory
-
-
-def test_weights_are_compared_bit_for_bit(tmp_path: Path) -> None:
-    weights, optimizer = {"w": torch.tensor([0.0, float("nan")])}, {"lr": 0.1, "state": [torch.ones(2)]}
-    one = save_weights(tmp_path / "1", model=weights, optimizer=optimizer)
-    same = save_weights(tmp_path / "2", model=weights, optimizer=optimizer)
-    assert differences(one, same) == []
-    other = {"w": torch.tensor([-0.0, float("nan")])}
-    wrong = save_weights(tmp_path / "3", model=other, optimizer={**optimizer, "lr": 0.2})
-    assert differences(one, wrong) == ["optimizer.lr=0.1 and not 0.2", "model.w"]
-
-
-def test_all_parts_are_compared_but_what_an_interruption_may_change(tmp_path: Path) -> None:
-    one = save_weights(tmp_path / "1", model={}, average={"n": torch.tensor(3)}, saves=4, rng=[1])
-    other = save_weights(
-        tmp_path / "2", model={}, average={"n": torch.tensor(9)}, saves=5, rng=[2], ema={"w": 1}
-    )
-    assert differences(one, other) == ["ema=None and not {'w': 1}", "average.n"]
-
-
-def test_a_checkpoint_without_weights_is_no_equal_one(tmp_path: Path) -> None:
-    one, other = (save_weights(tmp_path / name, metrics={}) for name in "ab")
-    with pytest.raises(IscError, match=r"cannot be compared: .*checkpoint\.pt\. It has to"):
-        differences(one, other)
-
-
 @pytest.mark.parametrize(
-    "bad", [["--nodes", "0"], ["--interrupt", "never"], ["--cycle-seconds", "-1"], ["--wrong"]]
+    "bad",
+    [["--nodes", "0"], ["--cycles", "1"], ["--interrupt", "never"], ["--cycle-seconds", "-1"], ["--wrong"]],
 )
 def test_arguments_that_make_no_sense(bad: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
