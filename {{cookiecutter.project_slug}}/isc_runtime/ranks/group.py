@@ -167,9 +167,9 @@ class Group:
         return values
 
     def broadcast(self, values: torch.Tensor) -> torch.Tensor:
-        """The first rank's values on all ranks, in place, of a tensor on this rank's device. A collective."""
+        """The first rank's, on all, in place, of a tensor on this rank's device or the CPU. A collective."""
         if self.world_size > 1:
-            dist.broadcast(values, src=0)
+            dist.broadcast(values, 0, group=None if values.device == self.device else self._control)
         return values
 
     def pulse(self, *words: int) -> list[int]:
