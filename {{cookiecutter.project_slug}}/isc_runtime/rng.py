@@ -22,10 +22,22 @@ def seed_everything(seed: int) -> None:
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draws within the block depend on `seed` alone, and those after it not on the block. CPU generators."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    with kept():
+        seed_cpu(seed)
+        yield
+
+
+def seed_cpu(seed: int) -> None:
+    """Seeds the generators of the CPU; below `2**32`. It takes some microseconds."""
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Draws after the block do not depend on those within it. CPU generators."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
