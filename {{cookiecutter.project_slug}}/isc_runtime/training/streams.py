@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
-from isc_runtime.sampler import as_it_is, carried, collated, seed_of
+from isc_runtime.sampler import as_it_is, carried, collated, no_early_end, seed_of
 from isc_runtime.training.ahead import ahead
 from isc_runtime.training.workers import PreparedLoader
 
@@ -123,7 +123,8 @@ class Chunks(IterableDataset[Any]):
         for number, (begin, chunk) in enumerate(self._chunks()):
             if number % turns == turn:
                 own = [chunk[index % len(chunk)] for index in self._position.share(len(chunk))]
-                with rng.seeded(self._seed(begin + self._position.share(len(chunk)).start)):
+                seed = self._seed(begin + self._position.share(len(chunk)).start)
+                with rng.seeded(seed), no_early_end(self._dataset):
                     batch = self._collate(own)
                 yield len(chunk), batch
 
