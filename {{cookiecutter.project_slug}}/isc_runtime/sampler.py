@@ -26,11 +26,6 @@ BATCHES_AT_ONCE = (
     32  # the permutation is computed for a few batches together, which costs about as much as for one
 )
 
-EARLY_END = (
-    "As a rule a next(...) has found nothing there: there is less to read than was counted (__len__). "
-    "Correct the one or the other."
-)
-
 
 def seed_of(seed: int, epoch: int, position: int) -> int:
     """The seed for what is random in loading the batch that begins at a position of an epoch."""
@@ -116,7 +111,8 @@ def no_early_end(dataset: object) -> Iterator[None]:
         raise IscError(
             f"StopIteration in the loading of a batch of {type(dataset).__name__}",
             f"{place.filename}, line {place.lineno}",
-            EARLY_END,
+            "As a rule a next(...) there has found nothing: there is less to read than __len__ says. "
+            "Correct the one or the other.",
             ExitCode.DATA,
         ) from error
 

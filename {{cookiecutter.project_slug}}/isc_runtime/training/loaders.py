@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
-from isc_runtime.sampler import EARLY_END, ElasticSampler, ReplayableDataset, as_it_is, collated, even_share
+from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, collated, even_share
 from isc_runtime.training.ahead import ahead
 from isc_runtime.training.answers import described
 from isc_runtime.training.meter import Meter as Meter
@@ -245,6 +245,7 @@ def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) 
         raise IscError(
             f"The held-out data ended with a StopIteration after {number + 1} of {len(batches)} batches",
             f"{type(data.held_out).__name__} in data.py: its __getitem__, or collate",
-            EARLY_END,
+            "As a rule a next(...) there has found nothing: there is less to read than __len__ says. "
+            "Correct the one or the other.",
             ExitCode.DATA,
         )
