@@ -125,6 +125,7 @@ def add_start(file: Path, entry: dict[str, Any]) -> None:
         entry: of the start.
     """
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)  # without TensorBoard nobody else makes it
         content: dict[str, Any] = parse(read_plain(file, LARGEST)) if file.exists() else {}
         starts, count = content.get("starts", []), content.get("count", 0)
         if content and not (isinstance(starts, list) and isinstance(count, int) and "count" in content):

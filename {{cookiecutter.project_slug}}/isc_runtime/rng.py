@@ -23,10 +23,15 @@ def seed_everything(seed: int) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Draws within the block depend on `seed` alone, and those after it not on the block. CPU generators."""
     with undisturbed():
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+        seed_cpu(seed)
         yield
+
+
+def seed_cpu(seed: int) -> None:
+    """Seeds the generators of the CPU; below `2**32`. It takes some microseconds."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
 
 
 @contextlib.contextmanager

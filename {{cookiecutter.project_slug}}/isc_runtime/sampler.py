@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -94,6 +95,28 @@ def collated(samples: list[Any]) -> Any:
         ) from error
 
 
+@contextlib.contextmanager
+def no_early_end(dataset: object) -> Iterator[None]:
+    """A batch is loaded in the block, and a StopIteration is an error there.
+
+    Whoever loops over a loader takes it for the end of the data.
+
+    Raises:
+        IscError: in place of a StopIteration.
+    """
+    try:
+        yield
+    except StopIteration as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise IscError(
+            f"StopIteration in the loading of a batch of {type(dataset).__name__}",
+            f"{place.filename}, line {place.lineno}",
+            "As a rule a next(...) there has found nothing: there is less to read than __len__ says. "
+            "Correct the one or the other.",
+            ExitCode.DATA,
+        ) from error
+
+
 class ReplayableDataset(Dataset[Any]):
     """Makes all that is random in loading a batch a function of the position in the training.
 
@@ -116,7 +139,7 @@ class ReplayableDataset(Dataset[Any]):
         """A batch; a DataLoader's loaders call it."""
         several = getattr(self.dataset, "__getitems__", None)
         assert isinstance(batch, Batch)  # and no other sampler's
-        with rng.seeded(batch.seed), carried() as failed:
+        with rng.seeded(batch.seed), carried() as failed, no_early_end(self.dataset):
             return self.collate(several(batch) if several else [self.dataset[index] for index in batch])
         return failed
 
@@ -237,7 +260,8 @@ class ElasticSampler(Position, Sampler[list[int]]):
         return IscError(
             f"The loader has {what}",
             f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}",
-            "Let it take its batches from the ElasticSampler: DataLoader(batch_sampler=...).",
+            "Let it take its batches from the ElasticSampler: DataLoader(batch_sampler=...). A loader of "
+            "your own ends early, too, where a dataset or a collate lets a StopIteration out.",
             ExitCode.DATA,
         )
 

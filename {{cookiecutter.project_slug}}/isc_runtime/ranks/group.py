@@ -169,9 +169,9 @@ class Group:
         return values
 
     def broadcast(self, values: torch.Tensor) -> torch.Tensor:
-        """The first rank's values on all ranks, in place, of a tensor on this rank's device. A collective."""
+        """The first rank's, on all, in place, of a tensor on this rank's device or the CPU. A collective."""
         if self.world_size > 1:
-            dist.broadcast(values, src=0)
+            dist.broadcast(values, 0, group=None if values.device == self.device else self._control)
         return values
 
     def pulse(self, *words: int) -> list[int]:
@@ -193,14 +193,14 @@ class Group:
         last[1].wait()
         return last[0].tolist()
 
-    def leave(self) -> None:
+    def leave(self, is_early: bool = False) -> None:
         """Lets go of the last pulses, on the way out, and of the watch, which looks on until then."""
         with contextlib.suppress(RuntimeError):  # the other ranks have gone already
             for pulse in filter(None, (self._last_pulse, self._pulse)):
                 pulse[1].wait()
         self._last_pulse = self._pulse = None
         if self.watch is not None:
-            self.watch.close()
+            self.watch.close(is_early)
 
 
 _current: Group | None = None
@@ -281,7 +281,7 @@ def process_group(
         end(stop.exit_code if isinstance(stop, Stopped) else 130)
     except BaseException as error:
         if isinstance(error, SystemExit) and error.code in (0, None) and _current is not None:
-            _current.leave()
+            _current.leave(is_early=True)
             time.sleep(SETTLING)
             raise
         watch.fall(said_by_exit(error) if isinstance(error, SystemExit) else explained(error) or error)

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
-from isc_runtime.ranks.buffers import is_plain
+from isc_runtime.ranks.buffers import equalize_before_each_pass, is_plain
 from isc_runtime.ranks.building import build as build
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.sharding import (
@@ -36,6 +36,7 @@ from isc_runtime.ranks.sharding import (
 )
 from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.ranks.untouched import untouched
+from isc_runtime.tree import leaves
 
 # The types of buffers that gloo can exchange; others are constants, as a rule, and are equal from the start.
 EXCHANGED = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bfloat16}
@@ -104,17 +105,55 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if isinstance(replica, DistributedDataParallel) and not is_last:
             stack.enter_context(replica.no_sync())
-        try:
+        with _exchange_explained(replica):
             yield
-        except RuntimeError as error:
-            if "find_unused_parameters" not in str(error):
-                raise
+
+
+def _check_after_backward(replica: nn.Module, _: object, output: Any) -> None:
+    """A forward hook: the backward pass of this output ends with an error if gradients were not exchanged.
+
+    DDP itself would say it in the next batch, when each rank has taken a step of its own. Here no rank has
+    asked for another collective yet, which another rank's gradients would meet.
+    """
+    if not (torch.is_grad_enabled() and replica.require_backward_grad_sync):
+        return
+
+    def check() -> None:
+        with _exchange_explained(replica):
+            replica._check_reducer_finalized()  # type: ignore[operator]  # DistributedDataParallel's
+
+    def begun(_: object) -> None:
+        queue = torch.autograd.Variable._execution_engine.queue_callback
+        queue(lambda: queue(check))  # at the end, after DDP's own, which it has yet to put there
+
+    for _, leaf in leaves(output):
+        if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+            leaf.register_hook(begun)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _exchange_explained(replica: nn.Module) -> Iterator[None]:
+    """Says why gradients were not exchanged where torch would say it in its own words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "find_unused_parameters" not in str(error):
+            raise
+        known = {id(parameter) for parameter in getattr(replica, FROZEN, ())}
+        if any(not one.requires_grad and id(one) not in known for one in replica.parameters()):
             raise IscError(
-                "In the last batch some parameters got no gradient",
-                "the forward pass of the model",
-                "If that may be, start with --find-unused-parameters.",
+                "Parameters were frozen after the ranks began to share the model",
+                "requires_grad_(False)",
+                "Share it anew after that: self.replica = parallelize(self.model, group, self.first_loss, "
+                "how); or start with --find-unused-parameters.",
                 ExitCode.USAGE,
             ) from None
+        raise IscError(
+            "In the last batch some parameters got no gradient",
+            "the forward pass of the model",
+            "If that may be, start with --find-unused-parameters.",
+            ExitCode.USAGE,
+        ) from None
 
 
 def _check_trained(replica: nn.Module) -> None:
@@ -215,12 +254,19 @@ def _replicate(
     replica = DistributedDataParallel(model, find_unused_parameters=find_unused)
     with untouched(model):
         torch.autograd.backward(first_loss(replica))
+        has_buffers = any(True for _ in model.buffers())  # or it makes them in its forward pass
     is_unused = any(one.requires_grad and one.grad is None for one in model.parameters())
     replica.zero_grad()
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    if any(group.gather(is_unused)) and not find_unused:
+    seen = group.gather((is_unused, has_buffers))
+    if any(unused for unused, _ in seen) and not find_unused:
         del replica  # with its hooks
         replica = DistributedDataParallel(model, find_unused_parameters=True)  # these keep their buckets
     setattr(replica, FROZEN, frozen)
+    replica.register_forward_hook(_check_after_backward)
+    replica.broadcast_buffers = False  # torch's way sends those of different sizes into each other
+    if any(has for _, has in seen):
+        # Once a batch, as torch does it.
+        equalize_before_each_pass(replica, group, lambda one: bool(one.require_forward_param_sync), "module")
     rng.restore(generators, group.device)
     return replica

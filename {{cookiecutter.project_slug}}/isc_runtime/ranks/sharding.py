@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
-from isc_runtime.ranks.buffers import equalize_buffers
+from isc_runtime.ranks.buffers import equalize_before_each_pass
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_sharded
 
@@ -125,12 +125,8 @@ def shard(
     ):  # autocast would keep a copy of each weight that it casts, of all of them until the backward pass
         setattr(model, "forward_in_any", model.forward)  # noqa: B010  # mypy knows no other way
         model.forward = MethodType(_without_autocast, model)
-
-    def before(module: nn.Module, _: object) -> None:  # as DistributedDataParallel does, and FSDP2 does not
-        if module.training:
-            equalize_buffers([module], group, is_asked=False)
-
-    model.register_forward_pre_hook(before)
+    # As with replicas; FSDP2 does not do it.
+    equalize_before_each_pass(model, group, lambda module: module.training)
 
 
 def _without_autocast(model: nn.Module, *inputs: Any, **named: Any) -> Any:

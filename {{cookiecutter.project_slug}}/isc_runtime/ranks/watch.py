@@ -40,6 +40,7 @@ PRESENT = "isc_runtime/present/"  # + rank: that rank's answer
 HOST = "isc_runtime/host/"  # + rank
 NEVER = "never came"  # what is said of such a rank
 COLLECTIVES = ("torch.distributed", "torch.autograd")  # a backward pass ends with the gradients' exchange
+LEFT = "isc_runtime/left"  # a rank that has ended itself with exit code 0
 BUSY = "isc_runtime/busy"  # counts what a rank says that lets the others wait
 
 
@@ -127,8 +128,13 @@ class Watch:
         with contextlib.suppress(RuntimeError):  # the thread that looks says so better
             self._announcing.add(BUSY, 1)
 
-    def close(self) -> None:
-        """The training is over: from here on the others may leave."""
+    def close(self, is_early: bool = False) -> None:
+        """The training is over: from here on the others may leave; or it has ended itself, here at least."""
+        if is_early:
+            me = f"rank {self._environment.rank} on {self._environment.hostname}"
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                self._announcing.set(LEFT, me)
+                say(f"{me}: The training ended itself (sys.exit) with exit code 0 before it was complete")
         self._closed.set()
         for thread in self._threads:  # one that is in the store when Python ends would abort the process
             thread.join(GRACE)
@@ -236,8 +242,10 @@ class Watch:
 
     def _who_is_gone(self, error: BaseException) -> RankError:
         """A collective failed: because a rank is gone, or else the collective itself knows why."""
-        absent = self._absent(self._announcing)
-        if absent:
+        if absent := self._absent(self._announcing):
+            if self._announcing.check([LEFT]):
+                who = self._announcing.get(LEFT).decode()
+                return self._failure(f"{who} ended itself with exit code 0", "", "Let all end so, or none.")
             return self._lost_contact(absent, error)
         return RankError.of(true_reason(error), self._environment)
 

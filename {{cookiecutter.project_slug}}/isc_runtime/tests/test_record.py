@@ -85,6 +85,11 @@ def test_each_start_is_added_and_changes_are_seen(
     assert ", with changes; files" in caplog.text
 
 
+def test_without_a_tracker_the_record_has_a_folder_all_the_same(tmp_path: Path) -> None:
+    add_start(tmp_path / "runs" / RECORD, {"step": 1})
+    assert (tmp_path / "runs" / RECORD).exists()
+
+
 def test_a_record_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "MOST", 5)
     for step in range(9):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,9 +13,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
-from isc_runtime.sampler import as_it_is, carried, collated, seed_of
+from isc_runtime.sampler import as_it_is, carried, collated, no_early_end, seed_of
 from isc_runtime.training.ahead import ahead
 from isc_runtime.training.workers import PreparedLoader
+
+OPENING = -1  # takes the place of a sample's position in the seed for what is drawn before the first one
+
+logger = logging.getLogger("train")
 
 
 def is_stateful(dataset: Any) -> bool:
@@ -70,13 +74,20 @@ class StreamPosition(Position):
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps: also whether the stream has ended, for an evaluation that is under way."""
-        return {**super().state_dict(), "is_done": self._is_done}
+        return {**super().state_dict(), "is_done": self._is_done, "is_drawn_by_sample": True}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from there."""
         state = dict(state)
         self._is_done = bool(state.pop("is_done", False))  # before 0.2.0 the loader found it out again
+        is_drawn_by_sample = state.pop("is_drawn_by_sample", False)
         super().load_state_dict(state)
+        if self.progress.samples and not (self._is_done or is_drawn_by_sample):
+            logger.warning(
+                "[DATA] This checkpoint is from the middle of an epoch, and of a version in which a stream "
+                "drew other random numbers. If it draws any (it shuffles, say), the rest of this epoch is "
+                "drawn anew: some of its samples may come twice, and others not at all. Later ones are whole."
+            )
 
 
 class Chunks(IterableDataset[Any]):
@@ -112,30 +123,22 @@ class Chunks(IterableDataset[Any]):
         for number, (begin, chunk) in enumerate(self._chunks()):
             if number % turns == turn:
                 own = [chunk[index % len(chunk)] for index in self._position.share(len(chunk))]
-                with rng.seeded(self._seed(begin)):
+                seed = self._seed(begin + self._position.share(len(chunk)).start)
+                with rng.seeded(seed), no_early_end(self._dataset):
                     batch = self._collate(own)
                 yield len(chunk), batch
 
     def _chunks(self) -> Iterator[tuple[int, list[Any]]]:
         """What all ranks consume together, batch by batch, from the position on."""
-        progress = self._position.progress
-        size, begin = self._position.world_size * self._position.batch_size, 0
-        if hasattr(self._dataset, "samples_from"):
-            samples = iter(self._dataset.samples_from(progress.epoch, progress.samples))
-            begin = progress.samples
-        else:
-            if is_stateful(self._dataset) and progress.samples:  # an evaluation may have interrupted it
-                self._dataset.load_state_dict(self._dataset.state_dict())
-                begin = progress.samples
-            samples = iter(self._dataset)
+        progress, size = self._position.progress, self._position.world_size * self._position.batch_size
+        samples, begin = self._open()
         # What was restored at the end of an epoch ends at once, and begins anew the next time.
         may_begin_anew = is_stateful(self._dataset) and not progress.samples
         while True:
             wanted = min(size, progress.samples - begin) if begin < progress.samples else size
-            with rng.seeded(self._seed(begin)):
-                chunk = list(itertools.islice(samples, wanted))
+            chunk = self._take(samples, begin, wanted)
             if not chunk and may_begin_anew and not begin:
-                samples, may_begin_anew = iter(self._dataset), False
+                (samples, _), may_begin_anew = self._open(), False
                 continue
             if not chunk:
                 return
@@ -143,8 +146,33 @@ class Chunks(IterableDataset[Any]):
                 yield begin, chunk
             begin += len(chunk)
 
-    def _seed(self, begin: int) -> int:
-        return seed_of(self._position.seed, self._position.progress.epoch, begin)
+    def _open(self) -> tuple[Iterator[Any], int]:
+        """The samples, and where in the stream they begin."""
+        progress = self._position.progress
+        with rng.seeded(self._seed(OPENING)):  # on each rank, and each time, the same shuffled files, say
+            if hasattr(self._dataset, "samples_from"):
+                return iter(self._dataset.samples_from(progress.epoch, progress.samples)), progress.samples
+            is_amidst = is_stateful(self._dataset) and progress.samples > 0
+            if is_amidst:  # an evaluation may have interrupted it
+                self._dataset.load_state_dict(self._dataset.state_dict())
+            return iter(self._dataset), progress.samples if is_amidst else 0
+
+    def _take(self, samples: Iterator[Any], begin: int, wanted: int) -> list[Any]:
+        """The next samples, as many as there are. What is drawn for one depends on its place in the stream
+        alone: not on the batches, which are others on another number of ranks.
+        """
+        chunk: list[Any] = []
+        with rng.undisturbed():
+            for place in range(begin, begin + wanted):
+                rng.seed_cpu(self._seed(place))
+                try:
+                    chunk.append(next(samples))
+                except StopIteration:
+                    break
+        return chunk
+
+    def _seed(self, place: int) -> int:
+        return seed_of(self._position.seed, self._position.progress.epoch, place)
 
 
 class StreamLoader:

@@ -51,3 +51,52 @@ def test_buffers_of_all_kinds(tmp_path: Path, parallelism: str) -> None:
 
     for ended in run_forked(tmp_path, work):
         assert ended.code == 0, ended.output
+
+
+class Masked(Varying):
+    """Its mask is as long as the longest text that this rank has seen, and kept for the backward pass."""
+
+    mask: torch.Tensor
+    late: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(1))
+
+    def forward(self, inputs: torch.Tensor, length: int = 1) -> torch.Tensor:
+        if length > len(self.mask):
+            self.register_buffer("mask", torch.arange(1.0, length + 1), persistent=False)
+        if length > 4 and not hasattr(self, "late"):
+            self.register_buffer("late", torch.zeros(()))
+        output: torch.Tensor = super().forward(inputs) * self.mask[:1]
+        return output
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+@pytest.mark.parametrize("longest", [0, 1])
+def test_a_mask_that_has_grown_on_one_rank_is_left_as_it_is(
+    tmp_path: Path, parallelism: str, longest: int
+) -> None:
+    """And the others are the first rank's all the same, in each pass; those that are new everywhere, too."""
+
+    def work() -> None:
+        with process_group(Environment.read(), 60, 60) as group:
+            model = Masked()
+            replica = parallelize(model, group, first_loss, ParallelOptions(parallelism))
+            for length in (1, 3, 2, 4):
+                own = length if group.rank == longest else 1
+                before = len(model.mask)
+                replica(torch.randn(4, FEATURES) + group.rank, own)
+                assert model.mask.tolist() == [*map(float, range(1, max(own, before) + 1))]
+                seen = group.gather(int(model.get_buffer("norm.num_batches_tracked")))
+                assert len(set(seen)) == 1
+            replica(torch.randn(4, FEATURES), 5)  # all of them look alike from here on
+            for name in ("mask", "late", "norm.running_mean"):
+                model.get_buffer(name).fill_(7.0 + group.rank)
+            loss = replica(torch.randn(4, FEATURES), 5) + replica(torch.randn(4, FEATURES), 5)
+            torch.autograd.backward(loss.sum())
+            assert model.mask.tolist() == [7.0] * 5
+            assert model.late == 7
+
+    for ended in run_forked(tmp_path, work):
+        assert ended.code == 0, ended.output

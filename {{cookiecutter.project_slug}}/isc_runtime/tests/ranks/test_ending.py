@@ -109,6 +109,18 @@ def test_what_sys_exit_says_on_one_rank_is_said_and_ends_all(tmp_path: Path, wis
     assert code != 1 or "my reason" in error
 
 
+def test_a_rank_that_ends_itself_with_0_says_so_and_the_others_say_which(tmp_path: Path) -> None:
+    def work() -> None:
+        os.environ["WISH"] = "0"
+        fallible_ranks.main("sys.exit")
+
+    other, leaving = run_forked(tmp_path, work)
+    assert (other.code, leaving.code) == (ExitCode.PEER, 0), (other, leaving)
+    assert re.search(r"rank 1 on .*The training ended itself .* before it was complete", leaving.output)
+    assert re.search(r"ERROR: .*rank 1 on \S+ ended itself with exit code 0", other.output)
+    assert "killed" not in other.output
+
+
 def test_the_end_of_a_fork_is_not_that_of_its_parent(tmp_path: Path) -> None:
     """What the parent does last may wait for a lock that one of its threads had at the time of the fork."""
     told = tmp_path / "told"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -129,6 +130,69 @@ def test_that_the_parameters_without_a_gradient_vary_has_to_be_said(tmp_path: Pa
     assert {end.code for end in ended} == {ExitCode.USAGE}, ended
     assert any("got no gradient" in end.output for end in ended)
     assert any("start with --find-unused-parameters" in end.output for end in ended)
+
+
+LeavesOut = Callable[[Group, Varying], None]
+
+
+def train_without(leaves_out: LeavesOut, find_unused: bool = False, parts: int = 1) -> None:
+    """Two batches; in the second one a layer gets no gradient on some rank. No step is taken with it."""
+    with reported(), process_group(Environment.read(), 60, 60) as group:
+        torch.manual_seed(3)
+        model = Varying()
+        replica = parallelize(model, group, first_loss, ParallelOptions(find_unused_parameters=find_unused))
+        for step in range(2):
+            if step:
+                leaves_out(group, model)
+            for part in range(parts):
+                with part_of_batch(replica, is_last=part == parts - 1):
+                    loss = replica(torch.randn(4, FEATURES) + group.rank).square().mean()
+                torch.autograd.backward(loss)
+            group.sum(torch.ones(()))  # the other rank's gradients must not meet it
+            gradients = group.gather([value.grad for value in model.parameters() if value.grad is not None])
+            assert all(map(torch.equal, *gradients))
+            print(f"step {step}")
+            replica.zero_grad()
+
+
+def leave_out(_: Group, model: Varying) -> None:
+    model.uses_last = False
+
+
+def leave_out_on_one_rank(group: Group, model: Varying) -> None:
+    model.uses_last = group.rank == 0
+
+
+def freeze(_: Group, model: Varying) -> None:
+    model.last.requires_grad_(False)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(
+    ("leaves_out", "said"),
+    [
+        (leave_out, r"some parameters got no gradient.*--find-unused-parameters\."),
+        (leave_out_on_one_rank, r"rank 1 .*some parameters got no gradient"),
+        (
+            freeze,
+            r"were frozen after the ranks began to share.*parallelize\(.*or start with --find",
+        ),
+    ],
+)
+def test_no_step_is_taken_with_gradients_that_were_not_exchanged(
+    tmp_path: Path, leaves_out: LeavesOut, said: str, parts: int
+) -> None:
+    """DDP itself says it in the next forward pass: after the step, and never in the last batch."""
+    ended = run_forked(tmp_path, lambda: train_without(leaves_out, parts=parts))
+    assert {end.code for end in ended} == {ExitCode.USAGE}, ended
+    assert not any("step 1" in end.output for end in ended)
+    assert any(re.search(said, end.output) for end in ended), ended
+
+
+@pytest.mark.parametrize("leaves_out", [leave_out, leave_out_on_one_rank, freeze])
+def test_what_gets_no_gradient_and_was_said_to_is_exchanged(tmp_path: Path, leaves_out: LeavesOut) -> None:
+    for ended in run_forked(tmp_path, lambda: train_without(leaves_out, find_unused=True, parts=2)):
+        assert (ended.code, ended.output.splitlines()[-1]) == (0, "step 1"), ended.output
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])

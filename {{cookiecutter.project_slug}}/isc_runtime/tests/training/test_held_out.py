@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
-from isc_runtime.training.loaders import Data, held_out_batches, make_position
+from isc_runtime.training.loaders import Data, held_out_batches, make_position, training_loader
 
 
 class Images(Dataset[Any]):
@@ -42,6 +42,49 @@ def test_each_sample_counts_once_and_no_batch_is_cut(world_size: int, batch_size
             seen += list(indices) if counts else []
     assert sorted(seen) == list(range(11))
     assert len(lengths) == 1, "all ranks get equally many"
+
+
+class Short(Images):
+    """The file that it reads on in has fewer entries than it says."""
+
+    def __init__(self, entries: int) -> None:
+        self.entries = entries
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.ones(1), next(entry for entry in range(self.entries) if entry == index)
+
+
+@pytest.mark.parametrize("entries", [0, 7])
+def test_data_that_end_early_are_no_shorter_data(entries: int) -> None:
+    group = Group(Environment(), torch.device("cpu"))
+    with pytest.raises(IscError, match=rf"{entries // 2} of 6 batches: Short .*less to read") as raised:
+        list(held_out_batches(Data(Images(), Short(entries)), 2, group))
+    assert raised.value.exit_code is ExitCode.DATA
+
+
+class EndingCollate:
+    def __call__(self, samples: list[Any]) -> Any:
+        return next(iter([]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("data", [Data(Short(7), Images()), Data(Images(), Images(), EndingCollate())])
+def test_training_data_that_end_early_say_where(data: Data, workers: int) -> None:
+    group = Group(Environment(), torch.device("cpu"))
+    position = make_position(data, 2, 0, group)
+    with pytest.raises(IscError, match=r"StopIteration in .*test_held_out\.py, line \d+\..*next") as raised:
+        list(training_loader(data, position, workers, group.device))
+    assert raised.value.exit_code is ExitCode.DATA
+
+
+def test_a_collate_that_ends_a_stream_says_where() -> None:
+    class Three(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter([1, 2, 3])
+
+    data, group = Data(Three(), Images(), EndingCollate()), Group(Environment(), torch.device("cpu"))
+    with pytest.raises(IscError, match=r"StopIteration in .*test_held_out\.py, line \d+\..*next"):
+        list(training_loader(data, make_position(data, 2, 0, group), 0, group.device))
 
 
 class Stream(IterableDataset[Any]):

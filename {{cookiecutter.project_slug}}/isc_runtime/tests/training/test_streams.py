@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +29,27 @@ class Plain(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         for number in range(LENGTH):
             yield torch.tensor([float(number), random.random()])
+
+
+class Shuffled(IterableDataset[Tensor]):
+    """The usual buffer to shuffle in, from files in an order that is drawn before the first sample; and what
+    all three generators draw for a sample."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        files = random.sample([range(0, 20), range(20, 37), range(37, LENGTH)], 3)
+        return self.drawn(itertools.chain(*files))
+
+    def drawn(self, numbers: Iterator[int]) -> Iterator[Tensor]:
+        buffer: list[int] = []
+        for number in numbers:
+            buffer.append(number)
+            if len(buffer) > 12:
+                yield self.sample(buffer.pop(random.randrange(len(buffer))))
+        random.shuffle(buffer)
+        yield from map(self.sample, buffer)
+
+    def sample(self, number: int) -> Tensor:
+        return torch.tensor([float(number), random.random() + np.random.rand() + float(torch.rand(()))])
 
 
 class Seeking(IterableDataset[Tensor]):
@@ -85,7 +108,7 @@ def read(stream: Any, rank: int, ranks: int, workers: int = 0, steps: int = 99, 
     return batches, position
 
 
-@pytest.mark.parametrize("kind", [Plain, Seeking])
+@pytest.mark.parametrize("kind", [Plain, Seeking, Shuffled])
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 3), (4, 1)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resume_goes_on_where_all_ranks_were(kind: Any, before: int, after: int, workers: int) -> None:
@@ -101,6 +124,48 @@ def test_a_resume_goes_on_where_all_ranks_were(kind: Any, before: int, after: in
     if before == after:
         whole = [read(kind(), rank, before, 0)[0] for rank in range(before)]
         assert [one[0] + two[0] for one, two in zip(first, rest, strict=True)] == whole
+
+
+def test_what_a_stream_draws_depends_on_the_position_alone() -> None:
+    """Not on the batch size, on how often an evaluation interrupts it, on what the training has drawn."""
+    whole = [sample for batch in read(Shuffled(), 0, 1)[0] for sample in batch]
+    position, _, data = opened(Shuffled(), 0, 1)
+    seen: list[list[float]] = []
+    for position.batch_size in (5, 4, 7, 99):
+        random.seed(len(seen))  # as a rank of its own does
+        for batch in training_loader(data, position, 0, CPU):
+            seen += batch.tolist()
+            position.advance()
+            break
+    assert seen == whole
+    position.next_epoch()
+    another = [value for batch in training_loader(data, position, 0, CPU) for value, _ in batch.tolist()]
+    assert set(another) == {value for value, _ in seen}
+    assert another != [value for value, _ in seen]
+
+
+def test_what_is_random_in_a_batch_differs_by_rank() -> None:
+    def noise(rank: int) -> float:
+        data = Data(Plain(), TensorDataset(torch.ones(2, 1)), lambda _: torch.rand(()))
+        position = make_position(data, 4, 0, Group(Environment(rank=rank, world_size=2), CPU))
+        return float(next(iter(training_loader(data, position, 0, CPU))))
+
+    assert noise(0) == noise(0) != noise(1)
+
+
+def test_an_older_checkpoint_within_an_epoch_says_what_may_be_missed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("WARNING", "train")
+    _, position = read(Plain(), 0, 1, steps=3)
+    new = position.state_dict()
+    old = {name: value for name, value in new.items() if name != "is_drawn_by_sample"}
+    for state in (new, {**old, "samples": 0}, {**old, "is_done": True}):
+        position.load_state_dict(state)
+    assert not caplog.messages
+    position.load_state_dict(old)
+    assert "some of its samples may come twice, and others not at all" in caplog.text
+    assert position.state_dict() == new
 
 
 def test_a_stream_that_can_seek_is_asked_to() -> None:
