@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime.submission.contents.version_control import files_of_git
 from isc_runtime.submission.project import check
-from isc_runtime.submission.update import MOVED, check_update
+from isc_runtime.submission.update import LARGE, MOVED, check_update
+from isc_runtime.tests.submission.test_version_control import git
 from isc_runtime.text_files import MOST_BYTES
 
 RUNTIME = Path(__file__).resolve().parents[2]
@@ -30,7 +32,7 @@ def write(project: Path, name: str, text: str) -> None:
 
 
 def found(project: Path) -> list[str]:
-    findings = list(check_update(project))
+    findings = list(check_update(project, files_of_git(project)))
     assert {finding.severity for finding in findings} <= {"error"}
     return [str(finding) for finding in findings]
 
@@ -192,13 +194,72 @@ def test_what_is_not_the_projects_own_is_not_read(project: Path) -> None:
     assert found(project) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["train.py", "tests/test_train.py", "isc_runtime/rng.py", "launch.sh", "Makefile"]
-)
-def test_a_conflict(project: Path, name: str) -> None:
+ANYWHERE = [
+    *("train.py", "tests/test_train.py", "isc_runtime/rng.py", "launch.sh", "Makefile", "README.md"),
+    *(".github/workflows/ci.yml", ".devcontainer/devcontainer.json", "isc_runtime/tests/x.toml", "docs/a.md"),
+]
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+@pytest.mark.parametrize("has_git", [False, True], ids=["", "git"])
+def test_a_conflict(project: Path, name: str, has_git: bool) -> None:
     write(project, name, CONFLICT)
+    if has_git:
+        git(project, "init", "-q")
     (said,) = found(project)
     assert said.startswith(f"{name}:2: Two changes of the same lines met here, and git left both. Keep what")
+
+
+@pytest.mark.parametrize("name", ["tests/test_train.py", "tests/data/x.toml"])
+def test_what_the_image_leaves_out_is_the_projects_all_the_same(project: Path, name: str) -> None:
+    write(project, ".dockerignore", "tests\n")
+    write(project, name, CONFLICT)
+    git(project, "init", "-q")
+    assert len(found(project)) == 1
+    git(project, "add", "--all")
+    (project / ".gitignore").write_text("tests\n")
+    assert len(found(project)) == 1
+
+
+def test_a_conflict_in_what_git_ignores_is_none_of_an_update(project: Path) -> None:
+    write(project, "logs/a.txt", CONFLICT)
+    write(project, ".gitignore", "logs/\n")
+    git(project, "init", "-q")
+    assert found(project) == []
+
+
+NO_CONFLICTS = {
+    "a document that shows one": ("docs/git.md", CONFLICT.replace("ours", "HEAD")),
+    "two of the three lines": ("notes/a.txt", CONFLICT.replace(">" * 7, ">" * 8)),
+    "in another order": ("notes/a.txt", "\n".join(reversed(CONFLICT.splitlines()))),
+    "no text": ("notes/a.bin", "\0" + CONFLICT),
+    "large": ("notes/a.txt", CONFLICT + "x" * LARGE),
+    "lines without end": ("notes/a.txt", ("<" * 7 + " x\n") * 50_000),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), NO_CONFLICTS.values(), ids=NO_CONFLICTS)
+def test_what_is_no_conflict(project: Path, name: str, text: str) -> None:
+    write(project, name, text)
+    git(project, "init", "-q")
+    assert found(project) == []
+
+
+def test_there_is_a_limit_to_reading(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isc_runtime.submission.update.MOST_READ", 200_000)
+    write(project, "notes/large.txt", CONFLICT + "x" * 200_000)
+    write(project, "notes/small.txt", CONFLICT)
+    assert [said.partition(":")[0] for said in found(project)] == ["notes/small.txt"]
+
+
+def test_files_that_somebody_has_deleted_are_no_obstacle(project: Path) -> None:
+    for name in ("a.txt", "b.py", "c.rej"):
+        write(project, name, CONFLICT)
+    git(project, "init", "-q")
+    git(project, "add", "--all")
+    for name in ("a.txt", "b.py", "c.rej"):
+        (project / name).unlink()
+    assert found(project) == []
 
 
 def test_a_conflict_is_said_once(project: Path) -> None:
