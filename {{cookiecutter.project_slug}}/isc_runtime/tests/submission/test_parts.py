@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in OTHERS.items():
         write(name, text)(root)
     text = (root / "pyproject.toml").read_text()
-    write("pyproject.toml", text.replace('name = "{{ cookiecutter.project_slug }}"', 'name = "copied"'))(root)
+    write("pyproject.toml", re.sub("^name = .*", 'name = "copied"', text, count=1, flags=re.MULTILINE))(root)
     git(root, "init", "-q")
     return root
 
