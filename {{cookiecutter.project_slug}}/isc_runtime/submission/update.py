@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import os
 import re
+import stat
 import symtable
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +69,8 @@ _OLD_HOMES = re.compile(rb"isc_runtime|tests")  # to parse what names none of th
 # The three lines that git writes around what met, in their order.
 _CONFLICT = [re.compile(line, re.MULTILINE) for line in (rb"^<{7} ", rb"^={7}\r?$", rb"^>{7} ")]
 LARGE = 2**20  # bytes: an update leaves its conflicts in text that a person has written
-MOST_READ = 2**26  # bytes of all files but Python's, the smallest first
+MOST_READ = 2**26  # bytes of all files but Python's
+BLOCK = 2**12  # bytes that a small file counts as: it has to be opened
 _BEGINNING = 1024  # bytes, in which what is no text has a NUL, as git looks for it
 _DOCUMENTS = (".md", ".rst")  # may show a conflict as an example
 _OURS = b"<<<<<<< ours"  # how `git apply --3way` marks one, and so `cruft update`
@@ -84,7 +87,7 @@ def check_update(root: Path, git: GitFiles) -> Iterator[Finding]:
         if old.startswith("isc_runtime.") and (root / _file(old)).is_file():
             hint = f"If it holds a change of yours, make that in {_file(new)}; then: git rm -f {_file(old)}"
             yield Finding(_file(old), f"It is {_file(new)} now, and an update left the old file", hint)
-    here, texts = set(_files(root)), []
+    here, texts = set(_files(root)), list[str]()
     for path in sorted(here | git.all):
         if path.endswith(".rej") and (root / path).is_file():
             hint = f"Change {path.removesuffix('.rej')} by hand as it says, then delete it."
@@ -92,11 +95,20 @@ def check_update(root: Path, git: GitFiles) -> Iterator[Finding]:
         elif path.endswith(".py"):
             yield from _check_python(root, path)
         elif "/" not in path or path in (git.all or here):
-            texts.append((_size(root / path), path))
+            texts.append(path)
+    yield from _check_texts(root, texts)
+
+
+def _check_texts(root: Path, paths: list[str]) -> Iterator[Finding]:
+    """Folders of many files are data, and come last, in case that there is too much to read."""
+    many = Counter(path.rpartition("/")[0] for path in paths)
     unread = MOST_READ
-    for size, path in sorted(texts):
-        unread -= size
-        if size <= LARGE and unread >= 0:
+    for path in sorted(paths, key=lambda path: (many[path.rpartition("/")[0]], path)):
+        size = _size(root / path)
+        unread -= max(size, BLOCK) if size <= LARGE else 0
+        if unread < 0:
+            break
+        if size <= LARGE:
             yield from _check_text(root, path)
 
 
@@ -136,8 +148,8 @@ def _files(root: Path) -> Iterator[str]:
 def _check_text(root: Path, path: str) -> Iterator[Finding]:
     """A file that is no Python: a conflict in it is all that an update can have left."""
     try:
-        text = read_bytes(root / path)
-    except (OSError, ValueError):
+        text = (root / path).read_bytes()
+    except OSError:
         return  # what cannot be read was not written by an update
     is_example = path.endswith(_DOCUMENTS) and "/" in path and _OURS not in text
     if b"\0" not in text[:_BEGINNING] and not is_example and (line := conflict(text)) is not None:
@@ -161,11 +173,12 @@ def _conflict_at(path: str, line: int) -> Finding:
 
 
 def _size(file: Path) -> int:
-    """In bytes; too large for a text of a person's if there is no such file."""
+    """In bytes; too large for a text of a person's if it is no file, but a link or a pipe."""
     try:
-        return file.lstat().st_size
-    except OSError:
+        known = file.lstat()
+    except OSError:  # git has it, and somebody has deleted it
         return LARGE + 1
+    return known.st_size if stat.S_ISREG(known.st_mode) else LARGE + 1
 
 
 def _check_imports(root: Path, path: str) -> Iterator[Finding]:

@@ -202,30 +202,30 @@ ANYWHERE = [
 
 @pytest.mark.parametrize("name", ANYWHERE)
 @pytest.mark.parametrize("has_git", [False, True], ids=["", "git"])
-def test_a_conflict(project: Path, name: str, has_git: bool) -> None:
-    write(project, name, CONFLICT)
+def test_a_conflict(tmp_path: Path, name: str, has_git: bool) -> None:
+    write(tmp_path, name, CONFLICT)
     if has_git:
-        git(project, "init", "-q")
-    (said,) = found(project)
+        git(tmp_path, "init", "-q")
+    (said,) = found(tmp_path)
     assert said.startswith(f"{name}:2: Two changes of the same lines met here, and git left both. Keep what")
 
 
 @pytest.mark.parametrize("name", ["tests/test_train.py", "tests/data/x.toml"])
-def test_what_the_image_leaves_out_is_the_projects_all_the_same(project: Path, name: str) -> None:
-    write(project, ".dockerignore", "tests\n")
-    write(project, name, CONFLICT)
-    git(project, "init", "-q")
-    assert len(found(project)) == 1
-    git(project, "add", "--all")
-    (project / ".gitignore").write_text("tests\n")
-    assert len(found(project)) == 1
+def test_what_the_image_leaves_out_is_the_projects_all_the_same(tmp_path: Path, name: str) -> None:
+    write(tmp_path, ".dockerignore", "tests\n")
+    write(tmp_path, name, CONFLICT)
+    git(tmp_path, "init", "-q")
+    assert len(found(tmp_path)) == 1
+    git(tmp_path, "add", "--all")
+    (tmp_path / ".gitignore").write_text("tests\n")
+    assert len(found(tmp_path)) == 1
 
 
-def test_a_conflict_in_what_git_ignores_is_none_of_an_update(project: Path) -> None:
-    write(project, "logs/a.txt", CONFLICT)
-    write(project, ".gitignore", "logs/\n")
-    git(project, "init", "-q")
-    assert found(project) == []
+def test_a_conflict_in_what_git_ignores_is_none_of_an_update(tmp_path: Path) -> None:
+    write(tmp_path, "logs/a.txt", CONFLICT)
+    write(tmp_path, ".gitignore", "logs/\n")
+    git(tmp_path, "init", "-q")
+    assert found(tmp_path) == []
 
 
 NO_CONFLICTS = {
@@ -239,27 +239,29 @@ NO_CONFLICTS = {
 
 
 @pytest.mark.parametrize(("name", "text"), NO_CONFLICTS.values(), ids=NO_CONFLICTS)
-def test_what_is_no_conflict(project: Path, name: str, text: str) -> None:
-    write(project, name, text)
-    git(project, "init", "-q")
-    assert found(project) == []
+def test_what_is_no_conflict(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path, name, text)
+    git(tmp_path, "init", "-q")
+    assert found(tmp_path) == []
 
 
-def test_there_is_a_limit_to_reading(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_a_limit_to_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isc_runtime.submission.update.MOST_READ", 200_000)
-    write(project, "notes/large.txt", CONFLICT + "x" * 200_000)
-    write(project, "notes/small.txt", CONFLICT)
-    assert [said.partition(":")[0] for said in found(project)] == ["notes/small.txt"]
+    for number in range(60):
+        write(tmp_path, f"labels/{number}.txt", "1\n")
+    write(tmp_path, "labels/61.txt", CONFLICT)
+    write(tmp_path, "notes/small.txt", CONFLICT)
+    assert [said.partition(":")[0] for said in found(tmp_path)] == ["notes/small.txt"], "data come last"
 
 
-def test_files_that_somebody_has_deleted_are_no_obstacle(project: Path) -> None:
+def test_files_that_somebody_has_deleted_are_no_obstacle(tmp_path: Path) -> None:
     for name in ("a.txt", "b.py", "c.rej"):
-        write(project, name, CONFLICT)
-    git(project, "init", "-q")
-    git(project, "add", "--all")
+        write(tmp_path, name, CONFLICT)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "--all")
     for name in ("a.txt", "b.py", "c.rej"):
-        (project / name).unlink()
-    assert found(project) == []
+        (tmp_path / name).unlink()
+    assert found(tmp_path) == []
 
 
 def test_a_conflict_is_said_once(project: Path) -> None:
