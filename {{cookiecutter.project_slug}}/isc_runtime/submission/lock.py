@@ -58,7 +58,10 @@ def _check_table(root: Path) -> Iterator[Finding]:
         yield Finding(NEEDED, what, "Fix it: it must be TOML, in UTF-8.")
         return
     except LookupError:
-        table = {}
+        if any(logical_lines(root / NEEDED)):  # otherwise that is said
+            hint = "Bring it back from git, or write a [project] with name and dependencies."
+            yield Finding(NEEDED, "It has no [project]: nobody knows what the image has to install", hint)
+        return
     if not isinstance(table.get("name"), str):
         yield Finding(NEEDED, "It does not name the project", 'Write in [project]: name = "..."')
     is_told = isinstance(table.get("dependencies"), list) or "dependencies" in table.get("dynamic", ())

@@ -44,6 +44,7 @@ NOTHING = {
     "requirements.lock": "the image would have no torch",
     "requirements-cycling-utils.txt": "the image would have no cycling_utils",
     "README.md": "nobody knows what it is",
+    "pyproject.toml": "nobody knows what the image has to install",
 }
 OTHERWISE = "the training would fail"
 # What `submit` looks for in a container, and the training does not.
@@ -164,7 +165,8 @@ class _Takers:
     def _not_in_image(self, path: str, more: str, purpose: str) -> Finding:
         what = f"The image does not take it{more}, and in a container {self._effect(path)}: it is {purpose}"
         if DockerIgnore(self.root).ignores(path) or (self.root / path).is_dir():
-            hint = "change the rule in .dockerignore that keeps it out, or move it."
+            hint = "change the rule in .dockerignore that keeps it out"
+            hint += ", or move it to another folder." if purpose == CODE else "."
         else:
             hint = "copy it in the Dockerfile: COPY . . takes all that .dockerignore does not keep out."
         return Finding(path, what, self._hint(path, hint))

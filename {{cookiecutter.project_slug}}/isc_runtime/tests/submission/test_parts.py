@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -412,3 +414,13 @@ def test_where_it_will_be(tmp_path: Path, text: str, expected: str) -> None:
     write("pyproject.toml", text)(tmp_path)
     write("Dockerfile", "FROM x\nWORKDIR /root/in-the-image\nWORKDIR /tmp\n")(tmp_path)
     assert homes(tmp_path) == [expected, f"/root/{tmp_path.name}"]
+
+
+def test_a_linked_runtime_looks_at_the_project_that_it_is_linked_into(root: Path) -> None:
+    shutil.rmtree(root / "isc_runtime")
+    shutil.copytree(PROJECT / "isc_runtime", root.parent / "shared" / "isc_runtime")
+    link("isc_runtime", "../shared/isc_runtime")(root)
+    command = [sys.executable, "-m", "isc_runtime", "check"]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
+    assert "ERROR: isc_runtime: It is a link to ../shared/isc_runtime, and the image" in said
+    assert "missing" not in said

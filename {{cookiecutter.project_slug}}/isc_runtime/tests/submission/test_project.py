@@ -232,7 +232,7 @@ FILES = {
     "lock, garbage": (write(LOCK, "%%\n--no-index\n"), LOCK, "names no requirement", "make lock"),
     "no TOML": (write(NEEDED, "<<<<\n"), NEEDED, "cannot be read", "it must be TOML"),
     "another encoding": (lambda p: (p / NEEDED).write_bytes(b"\xff"), NEEDED, "cannot be read", "UTF-8"),
-    "no table": (write(NEEDED, "project = 1\n"), NEEDED, "does not name the project", "[project]"),
+    "no table": (write(NEEDED, "project = 1\n"), NEEDED, "has no [project]", "with name and"),
     "no name": (replace(NEEDED, "^name = .*", ""), NEEDED, "does not name the project", "name ="),
     "no needs": (
         replace(NEEDED, "^dependencies = ", "needs = "),
