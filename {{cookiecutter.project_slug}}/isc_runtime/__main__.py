@@ -16,7 +16,7 @@ from isc_runtime.errors import ExitCode
 from isc_runtime.option_values import not_negative, path, positive_float
 from isc_runtime.ranks.reporting import reported
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).absolute().parents[1].resolve()  # isc_runtime may be a link, and check says so
 MEET = "ISC_RUNTIME_MEET"  # launch.sh sets it: this is one of the nodes that are about to train
 
 

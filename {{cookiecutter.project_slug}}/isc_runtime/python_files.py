@@ -76,7 +76,7 @@ def files_of(root: Path, first: Iterable[str], *, forgiven: bool = False) -> dic
 
     Args:
         root: the project.
-        first: names of files in it. What cannot be read, or is no Python, is left out.
+        first: names of files in it. What cannot be read, or is no Python, imports nothing.
         forgiven: whether imports count, too, that are allowed to fail.
     """
     waiting = [Path(name) for name in first]
@@ -88,7 +88,7 @@ def files_of(root: Path, first: Iterable[str], *, forgiven: bool = False) -> dic
         try:
             found[file] = parse_python(root / file)
         except (OSError, SyntaxError, ValueError):
-            continue
+            found[file] = ast.Module([], [])
         for module, _ in _imported(file, found[file], forgiven):
             if _is_local(root, module):
                 waiting += _files(module)
@@ -111,8 +111,12 @@ def _imported(file: Path, tree: ast.Module, forgiven: bool) -> Iterator[tuple[st
 
 
 def _is_local(root: Path, module: str) -> bool:
+    """Whether it lies on this disk, which does not say that the image and git have it, too."""
     top = module.partition(".")[0]
-    return top != RUNTIME and ((root / f"{top}.py").is_file() or any((root / top).glob("*.py")))
+    if top == RUNTIME:
+        return False
+    is_top = (root / f"{top}.py").is_file() or any((root / top).glob("*.py"))
+    return is_top or any((root / file).is_file() for file in _files(module))
 
 
 def _modules(node: ast.Import | ast.ImportFrom, file: Path) -> list[str]:

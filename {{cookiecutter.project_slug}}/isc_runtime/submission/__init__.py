@@ -2,7 +2,7 @@
 
 submit  sweep                           hands it over and notes what it is; a file for each point
 project  launch_schema                  all parts; what editors are told of launch files
-facts                                   what is submitted
+facts  parts                            what is submitted; what must be here, in the image and in git
 launch_file  imports  update            its parts; what an update left for a person
 installation                            installs what pyproject.toml names: make setup
 contents  command                       what gets into git and the image; what the launch file runs

@@ -8,12 +8,13 @@ requirements are not installed, names alone are compared, and what that cannot t
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from isc_runtime.python_files import Import, files_of, imports_of_others
+from isc_runtime.python_files import Import, imports_of_others
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.lock import (
     LOCK,
@@ -27,17 +28,18 @@ from isc_runtime.submission.lock import (
 ROOTS = ("train.py", "model.py", "data.py")
 
 
-def check_imports(root: Path) -> Iterator[Finding]:
+def check_imports(root: Path, code: dict[Path, ast.Module]) -> Iterator[Finding]:
     """Each import of the training that nothing in the image brings, once.
 
     Args:
         root: the project.
+        code: the files of the training, as `files_of` finds them from ROOTS.
     """
     if not locked_names(root, LOCK):
-        return  # it is missing, and that is said already
+        return  # it is missing, or names nothing, and that is said already
     brought = required_names(root)
     missing: dict[str, Import] = {}
-    for imported in imports_of_others(root, files_of(root, ROOTS)):
+    for imported in imports_of_others(root, code):
         if imported.top not in missing and not _is_brought(imported, brought):
             missing[imported.top] = imported
     if not missing:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.logical_lines import logical_lines
@@ -32,12 +34,40 @@ def check_lock(root: Path) -> Iterator[Finding]:
         if not match[2] or "--hash=sha256:" not in line:
             where, what = f"{LOCK}:{number}", f"{match[1]} has no exact version or no hash"
             yield Finding(where, what, "Run: make lock")
+    if not locked and any(logical_lines(root / LOCK)):
+        yield Finding(LOCK, "It names no requirement: the image would have no torch", "Run: make lock")
+    yield from _check_table(root)
     for number, line in needed(root) if locked else []:
         yield from _check_needed(f"{NEEDED}:{number}", line, locked)
     if (root / FORMER).is_file():
         hint = f"Move what you have added to it into dependencies in {NEEDED}, delete it, and run: make lock"
         yield Finding(FORMER, f"It is no longer read: {NEEDED} says what the project needs", hint)
     yield from _check_uv_lock(root, locked)
+
+
+def _check_table(root: Path) -> Iterator[Finding]:
+    """Whether pyproject.toml says what the project is called, and what it needs."""
+    try:
+        table = project_table(root)
+    except (OSError, ImportError):
+        return  # missing, or empty, and that is said already; or there is nothing to read TOML with
+    except ValueError as error:
+        what = (
+            f"It cannot be read ({' '.join(str(error).split())}): nobody knows what the image has to install"
+        )
+        yield Finding(NEEDED, what, "Fix it: it must be TOML, in UTF-8.")
+        return
+    except LookupError:
+        if any(logical_lines(root / NEEDED)):  # otherwise that is said
+            hint = "Bring it back from git, or write a [project] with name and dependencies."
+            yield Finding(NEEDED, "It has no [project]: nobody knows what the image has to install", hint)
+        return
+    if not isinstance(table.get("name"), str):
+        yield Finding(NEEDED, "It does not name the project", 'Write in [project]: name = "..."')
+    is_told = isinstance(table.get("dependencies"), list) or "dependencies" in table.get("dynamic", ())
+    if not is_told:
+        hint = 'Write in [project]: dependencies = ["torch", ...], and run: make lock'
+        yield Finding(NEEDED, "It does not say what the project needs", hint)
 
 
 def _check_needed(where: str, line: str, locked: dict[str, list[str]]) -> Iterator[Finding]:
@@ -65,7 +95,13 @@ def _check_uv_lock(root: Path, locked: dict[str, list[str]]) -> Iterator[Finding
     """Whether uv installs here what pip installs in the image."""
     try:
         found = _UV_PACKAGE.findall(read_text(root / UV_LOCK))
-    except (OSError, ValueError):
+    except ValueError:
+        found = []
+    except OSError:
+        return  # there is none
+    if not found:
+        hint = "Bring it back from git, or delete it. Then run: make lock"
+        yield Finding(UV_LOCK, "It names no package, and requirements.lock is made from it", hint)
         return
     by_uv: dict[str, list[str]] = {}
     for name, version in found:
@@ -78,6 +114,26 @@ def _check_uv_lock(root: Path, locked: dict[str, list[str]]) -> Iterator[Finding
         yield Finding(LOCK, what, "Run: make lock, which makes it from uv.lock; and commit both.")
 
 
+def project_table(root: Path) -> dict[str, Any]:
+    """What pyproject.toml has in `[project]`; it is only to be read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no TOML.
+        LookupError: it has no such table.
+        ImportError: there is nothing here that reads TOML.
+    """
+    table = _parsed(read_text(root / NEEDED))["project"]
+    if not isinstance(table, dict):
+        raise LookupError("[project] is no table")
+    return table
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(text: str) -> dict[str, Any]:
+    return load_toml(text)
+
+
 def needed(root: Path) -> list[tuple[int, str]]:
     """The requirements in `[project] dependencies` of pyproject.toml, and the lines that they stand in.
 
@@ -86,7 +142,7 @@ def needed(root: Path) -> list[tuple[int, str]]:
     """
     try:
         text = read_text(root / NEEDED)
-        named = load_toml(text)["project"]["dependencies"]
+        named = project_table(root)["dependencies"]
     except (OSError, ValueError, ImportError, LookupError, TypeError):
         return []
     requirements = [line for line in named if isinstance(line, str)] if isinstance(named, list) else []

@@ -6,43 +6,30 @@ function in train.py that parses the command line: it judges the arguments, in a
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from isc_runtime.python_files import parse_python
+from isc_runtime.python_files import files_of, parse_python
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission.contents import credentials
 from isc_runtime.submission.contents.image import Content, check_image, image_content
 from isc_runtime.submission.contents.leaks import check_leaks
-from isc_runtime.submission.contents.version_control import check_committed
+from isc_runtime.submission.contents.version_control import GitFiles, check_committed, files_of_git
 from isc_runtime.submission.finding import Finding as Finding
-from isc_runtime.submission.imports import check_imports
+from isc_runtime.submission.imports import ROOTS, check_imports
 from isc_runtime.submission.launch_file import check_launch_file
-from isc_runtime.submission.lock import check_cycling_utils, check_lock
+from isc_runtime.submission.lock import check_cycling_utils, check_lock, project_table
+from isc_runtime.submission.parts import check_parts
 from isc_runtime.submission.update import check_update, conflict
 from isc_runtime.text_files import read_bytes, read_text
 from isc_runtime.toml import load_toml
-
-EXPECTED = {
-    "experiment.isc": "what `isc train` submits",
-    "launch.sh": "what every node runs",
-    "Dockerfile": "the image's recipe",
-    ".dockerignore": "what the image must not hold",
-    "requirements.lock": "what the image installs",
-    "requirements-cycling-utils.txt": "what the image installs besides",
-    "train.py": "the training",
-    "model.py": "the model",
-    "data.py": "the data",
-    "isc_runtime/": "the template's part of the project",
-    "tests/": "the project's tests",
-    "README.md": "what people read first",
-    "pyproject.toml": "its name, what it needs, and the settings of its tools",
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class Report:
     """What a check found.
 
     Attributes:
-        findings: errors and warnings: secrets, then the files in the order of `EXPECTED`.
+        findings: errors and warnings: secrets, what is missing, the launch files, all else.
         image: what the image would take from the project.
         has_secrets: whether git or the image has or would take one.
     """
@@ -65,28 +52,32 @@ class Report:
         return sum(finding.severity == "error" for finding in self.findings)
 
 
-def check(root: Path) -> list[Finding]:
+def check(root: Path, git: GitFiles | None = None) -> list[Finding]:
     """Everything that is wrong with a project.
 
     Args:
         root: its directory.
+        git: what git has or would take of it; None asks git.
     """
-    return examine(root).findings
+    return examine(root, git).findings
 
 
-def examine(root: Path) -> Report:
+def examine(root: Path, git: GitFiles | None = None) -> Report:
     """Looks at everything that is in a project's files.
 
     Args:
         root: its directory.
+        git: what git has or would take of it; None asks git.
     """
     root = root.resolve()
-    image = image_content(root)
     with ThreadPoolExecutor(1) as beside:  # it waits for the process that judges the arguments
         launching = beside.submit(_check_launch_files, root)
-        leaks = check_leaks(root, image)
-        rest = [*_check_files(root), *check_image(root, image)]
-    found = [*_check_structure(root), *launching.result(), *rest]
+        image, git = image_content(root), files_of_git(root) if git is None else git
+        leaks = check_leaks(root, image, git)
+        code = files_of(root, ROOTS)
+        parts = check_parts(root, [*map(Path.as_posix, code), *_scripts_of_command(root)], image, git)
+        rest = [*_check_files(root, code, git), *check_image(root, image)]
+        found = [*parts, *launching.result(), *rest]
     has_secrets = any(leak.severity == "error" for leak in leaks)
     return Report([*leaks, *found], image, has_secrets)
 
@@ -132,58 +123,70 @@ def _verdict(errors: int, warnings: int) -> str:
     return f"No errors, {counts[0]} to settle before you submit." if counts else "Ready to submit."
 
 
-def _check_structure(root: Path) -> Iterator[Finding]:
-    for name, purpose in EXPECTED.items():
-        path = root / name
-        if not (path.is_dir() if name.endswith("/") else path.is_file()):
-            hint = f"Bring it back, from git or a newly generated project: it is {purpose}."
-            yield Finding(name, "It is missing", hint)
-
-
 def _check_launch_files(root: Path) -> list[Finding]:
     files = [file for file in sorted(root.glob("*.isc")) if file.name != credentials.ISC]
     return [finding for file in files for finding in check_launch_file(file, root, homes(root))]
 
 
-def _check_files(root: Path) -> Iterator[Finding]:
-    for name in ("train.py", "model.py", "data.py"):
-        yield from _check_syntax(root / name)
+def _scripts_of_command(root: Path) -> list[str]:
+    """The files of code that the command names. A container, where they are, is what the ISC runs."""
+    places = homes(root)
+    if str(root) in places:
+        return []
+    try:
+        command = str(load_toml(read_text(root / "experiment.isc")).get("command"))
+    except (OSError, ValueError, ImportError):
+        return []  # it is said already
+    names = [
+        name
+        for place in places
+        for name in re.findall(rf"{re.escape(place)}/([\w./-]+\.(?:py|sh))\b", command)
+    ]
+    return [name for name in names if ".." not in name and (root / name).is_file()]
+
+
+def _check_files(root: Path, code: dict[Path, ast.Module], git: GitFiles) -> Iterator[Finding]:
+    for file in code:
+        yield from _check_syntax(root, file)
     yield from _check_launch_script(root / "launch.sh")
     yield from check_lock(root)
-    yield from check_imports(root)
+    yield from check_imports(root, code)
     yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
-    yield from check_update(root)
+    yield from check_update(root, git)
 
 
 def homes(root: Path) -> list[str]:
     """Where the project may be on the ISC: the image puts it under its name, people clone it anywhere."""
-    names = [root.name]
-    # Without a readable pyproject.toml the folder's name will do.
-    with contextlib.suppress(OSError, ValueError, ImportError, KeyError, TypeError):
-        names.insert(0, load_toml(read_text(root / "pyproject.toml"))["project"]["name"])
-    return [f"/root/{name}" for name in dict.fromkeys(names)]
-
-
-def _check_syntax(file: Path) -> Iterator[Finding]:
+    found = [f"/root/{root.name}"]
     try:
-        if conflict(read_bytes(file)) is None:  # check_update says more about that
-            parse_python(file)
-    except OSError:
-        pass  # missing: it is said already
+        found.insert(0, f"/root/{project_table(root)['name']}")
+    except (OSError, ValueError, ImportError, LookupError):  # it is said; the Dockerfile may know it
+        with contextlib.suppress(OSError, ValueError):
+            found[:0] = re.findall(
+                r"^WORKDIR +(/root/[^\s/]+)$", read_text(root / "Dockerfile"), re.MULTILINE
+            )
+    return list(dict.fromkeys(found))
+
+
+def _check_syntax(root: Path, file: Path) -> Iterator[Finding]:
+    where = file.as_posix()
+    try:
+        if conflict(read_bytes(root / file)) is None:  # check_update says more about that
+            parse_python(root / file)
+    except OSError as error:
+        yield Finding(where, f"It cannot be read ({error.strerror or error})", "Make it readable: chmod u+r")
     except SyntaxError as error:
-        yield Finding(f"{file.name}:{error.lineno}", f"Python cannot read it ({error.msg})", "Fix this line.")
+        yield Finding(f"{where}:{error.lineno}", f"Python cannot read it ({error.msg})", "Fix this line.")
     except ValueError as error:  # a NUL, or no program that a person has written
         hint = "Save it as plain UTF-8 text, and write no deeper than Python reads."
-        yield Finding(file.name, f"Python cannot read it ({error})", hint)
+        yield Finding(where, f"Python cannot read it ({error})", hint)
 
 
 def _check_launch_script(file: Path) -> Iterator[Finding]:
     try:
         content = read_bytes(file)
-    except (OSError, ValueError) as error:
-        if file.exists():
-            yield Finding(file.name, f"It cannot be read ({error})", "Bring it back from git.")
-        return
+    except (OSError, ValueError):
+        return  # it is said already
     if os.name == "posix" and not os.access(file, os.X_OK):
         yield Finding(file.name, "It is not executable", "Run: chmod +x launch.sh", "warning")
     if b"\r" in content:

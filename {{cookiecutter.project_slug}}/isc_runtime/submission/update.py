@@ -10,12 +10,15 @@ from __future__ import annotations
 import ast
 import os
 import re
+import stat
 import symtable
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from isc_runtime.python_files import parse_python
 from isc_runtime.submission.contents.dockerfile import DockerIgnore
+from isc_runtime.submission.contents.version_control import GitFiles
 from isc_runtime.submission.finding import Finding
 from isc_runtime.text_files import read_bytes, read_text
 
@@ -63,31 +66,64 @@ MOVED = {
 }
 
 _OLD_HOMES = re.compile(rb"isc_runtime|tests")  # to parse what names none of them would take long
-_CONFLICT = re.compile(rb"^<{7} .*?^={7}\r?$.*?^>{7} ", re.MULTILINE | re.DOTALL)
+# The three lines that git writes around what met, in their order.
+_CONFLICT = [re.compile(line, re.MULTILINE) for line in (rb"^<{7} ", rb"^={7}\r?$", rb"^>{7} ")]
+LARGE = 2**20  # bytes: an update leaves its conflicts in text that a person has written
+MOST_READ = 2**26  # bytes of all files but Python's
+BLOCK = 2**12  # bytes that a small file counts as: it has to be opened
+_BEGINNING = 1024  # bytes, in which what is no text has a NUL, as git looks for it
+_DOCUMENTS = (".md", ".rst")  # may show a conflict as an example
+_OURS = b"<<<<<<< ours"  # how `git apply --3way` marks one, and so `cruft update`
 
 
-def check_update(root: Path) -> Iterator[Finding]:
+def check_update(root: Path, git: GitFiles) -> Iterator[Finding]:
     """All that an update left behind in a project.
 
     Args:
         root: its directory.
+        git: what git has or would take of it.
     """
     for old, new in MOVED.items():
         if old.startswith("isc_runtime.") and (root / _file(old)).is_file():
             hint = f"If it holds a change of yours, make that in {_file(new)}; then: git rm -f {_file(old)}"
             yield Finding(_file(old), f"It is {_file(new)} now, and an update left the old file", hint)
-    for path in _files(root):
-        if path.endswith(".rej"):
+    here, texts = set(_files(root)), list[str]()
+    for path in sorted(here | git.all):
+        if path.endswith(".rej") and (root / path).is_file():
             hint = f"Change {path.removesuffix('.rej')} by hand as it says, then delete it."
             yield Finding(path, "An update could not make the changes that are in this file", hint)
-        elif path.endswith(".py") or "/" not in path:
+        elif path.endswith(".py"):
+            yield from _check_python(root, path)
+        elif "/" not in path or path in (git.all or here):
+            texts.append(path)
+    yield from _check_texts(root, texts)
+
+
+def _check_texts(root: Path, paths: list[str]) -> Iterator[Finding]:
+    """Folders of many files are data, and come last, in case that there is too much to read."""
+    many = Counter(path.rpartition("/")[0] for path in paths)
+    unread = MOST_READ
+    for path in sorted(paths, key=lambda path: (many[path.rpartition("/")[0]], path)):
+        size = _size(root / path)
+        unread -= max(size, BLOCK) if size <= LARGE else 0
+        if unread < 0:
+            break
+        if size <= LARGE:
             yield from _check_text(root, path)
 
 
 def conflict(text: bytes) -> int | None:
     """The number of the first line in which two changes met and git left both, if there is one."""
-    found = _CONFLICT.search(text) if b"<<<<<<< " in text else None  # most texts: a tenth of the time
-    return None if found is None else text.count(b"\n", 0, found.start()) + 1
+    if b"<<<<<<< " not in text:  # most texts: a tenth of the time
+        return None
+    starts, end = [], 0
+    for line in _CONFLICT:
+        found = line.search(text, end)
+        if found is None:
+            return None
+        starts.append(found.start())
+        end = found.end()
+    return text.count(b"\n", 0, starts[0]) + 1
 
 
 def _file(module: str) -> str:
@@ -110,15 +146,39 @@ def _files(root: Path) -> Iterator[str]:
 
 
 def _check_text(root: Path, path: str) -> Iterator[Finding]:
+    """A file that is no Python: a conflict in it is all that an update can have left."""
+    try:
+        text = (root / path).read_bytes()
+    except OSError:
+        return  # what cannot be read was not written by an update
+    is_example = path.endswith(_DOCUMENTS) and "/" in path and _OURS not in text
+    if b"\0" not in text[:_BEGINNING] and not is_example and (line := conflict(text)) is not None:
+        yield _conflict_at(path, line)
+
+
+def _check_python(root: Path, path: str) -> Iterator[Finding]:
     try:
         text = read_bytes(root / path)
     except (OSError, ValueError):
-        return  # what cannot be read was not written by an update
+        return
     if (line := conflict(text)) is not None:
-        hint = "Keep what is right, and delete the lines that begin with <<<<<<<, ======= and >>>>>>>."
-        yield Finding(f"{path}:{line}", "Two changes of the same lines met here, and git left both", hint)
-    elif path.endswith(".py") and not path.startswith("isc_runtime/") and _OLD_HOMES.search(text):
+        yield _conflict_at(path, line)
+    elif not path.startswith("isc_runtime/") and _OLD_HOMES.search(text):
         yield from _check_imports(root, path)
+
+
+def _conflict_at(path: str, line: int) -> Finding:
+    hint = "Keep what is right, and delete the lines that begin with <<<<<<<, ======= and >>>>>>>."
+    return Finding(f"{path}:{line}", "Two changes of the same lines met here, and git left both", hint)
+
+
+def _size(file: Path) -> int:
+    """In bytes; too large for a text of a person's if it is no file, but a link or a pipe."""
+    try:
+        known = file.lstat()
+    except OSError:  # git has it, and somebody has deleted it
+        return LARGE + 1
+    return known.st_size if stat.S_ISREG(known.st_mode) else LARGE + 1
 
 
 def _check_imports(root: Path, path: str) -> Iterator[Finding]:

@@ -98,8 +98,8 @@ class DockerIgnore:
         return not self._has_exceptions and self.ignores(folder)
 
 
-def copied_files(root: Path) -> Iterator[tuple[str, int]]:
-    """The files that a build would copy, with their sizes in bytes, in no order. Links are not followed."""
+def copied_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """The files that a build would copy, and what they are, in no order. Links are not followed."""
     ignore = DockerIgnore(root)
     sources = [matcher(source.pattern) for source in copied_sources(root)]
     folders = [""]
@@ -111,7 +111,7 @@ def copied_files(root: Path) -> Iterator[tuple[str, int]]:
                 if not ignore.ignores_all_of(path):
                     folders.append(f"{path}/")
             elif any(source.fullmatch(path) for source in sources) and not ignore.ignores(path):
-                yield path, entry.stat(follow_symlinks=False).st_size
+                yield path, entry.stat(follow_symlinks=False)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

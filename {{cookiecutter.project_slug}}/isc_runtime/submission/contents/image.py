@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,10 +45,12 @@ class Content:
     Attributes:
         files: their paths in the project, with their sizes in bytes.
         is_complete: False if there are more than MOST_FILES.
+        links: those of the files that are links: the image takes them as they are.
     """
 
     files: dict[str, int]
     is_complete: bool = True
+    links: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -58,11 +61,14 @@ class Content:
 def image_content(root: Path) -> Content:
     """Looks up what a build of the image would copy from a project."""
     files: dict[str, int] = {}
-    for path, size in copied_files(root):
+    links = []
+    for path, known in copied_files(root):
         if len(files) == MOST_FILES:
             return Content(files, is_complete=False)
-        files[path] = size
-    return Content(dict(sorted(files.items())))
+        files[path] = known.st_size
+        if stat.S_ISLNK(known.st_mode):
+            links.append(path)
+    return Content(dict(sorted(files.items())), links=tuple(sorted(links)))
 
 
 def check_image(root: Path, content: Content) -> Iterator[Finding]:

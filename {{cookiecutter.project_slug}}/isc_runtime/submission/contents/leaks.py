@@ -9,20 +9,20 @@ from pathlib import Path
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission.contents.credentials import ALLOWED, find_token, has_secret_name, is_public
 from isc_runtime.submission.contents.image import Content
-from isc_runtime.submission.contents.version_control import GitFiles, files_of_git
+from isc_runtime.submission.contents.version_control import GitFiles
 from isc_runtime.submission.finding import Finding
 
 MOST_READ = 2**30  # bytes of all files: some 20 seconds
 
 
-def check_leaks(root: Path, image: Content) -> list[Finding]:
+def check_leaks(root: Path, image: Content, git: GitFiles) -> list[Finding]:
     """An error for each file with a secret that git has, that `git add` would take, or that the image would.
 
     Args:
         root: the project.
         image: what the image takes from it.
+        git: what git has or would take.
     """
-    git = files_of_git(root)
     paths = {*image.files, *git.tracked, *git.untracked}
     findings: dict[str, Finding] = {}
     unread = MOST_READ

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ class GitFiles:
     tracked: frozenset[str] = frozenset()
     untracked: frozenset[str] = frozenset()
 
+    @functools.cached_property
+    def all(self) -> frozenset[str]:
+        """What a clone has, once all is committed; nothing where git does not look after the project."""
+        return self.tracked | self.untracked
+
 
 def ask_git(root: Path, *arguments: str) -> str | None:
     """What git says in a project's folder; None if it says nothing, in time, or there is no git."""
@@ -43,6 +49,11 @@ def files_of_git(root: Path) -> GitFiles:
     tracked = ask_git(root, "ls-files", "-z", "--cached", "--", ".")
     untracked = ask_git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", ".")
     return GitFiles(*(frozenset((paths or "").split("\0")) - {""} for paths in (tracked, untracked)))
+
+
+def ignoring_rule(root: Path, path: str) -> str:
+    """The rule by which git ignores a path, and where it is: `.gitignore:3:build/`; "" if there is none."""
+    return (ask_git(root, "check-ignore", "--verbose", "--", path) or "").partition("\t")[0]
 
 
 def changed_files(root: Path) -> list[str] | None:

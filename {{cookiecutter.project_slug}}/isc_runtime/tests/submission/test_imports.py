@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime.python_files import files_of
 from isc_runtime.submission import imports
 from isc_runtime.submission.finding import Finding
-from isc_runtime.submission.imports import check_imports
+from isc_runtime.submission.imports import ROOTS, check_imports
 
 PROJECT = Path(__file__).resolve().parents[3]
 NEEDED = """[project]
@@ -70,7 +71,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def found(root: Path, text: str) -> list[Finding]:
     (root / "model.py").write_text(text)
-    return list(check_imports(root))
+    return list(check_imports(root, files_of(root, ROOTS)))
 
 
 @pytest.mark.parametrize("text", BROUGHT.values(), ids=BROUGHT)
@@ -131,7 +132,7 @@ def test_this_project_brings_what_it_imports(tmp_path: Path) -> None:
     for name in ("train.py", "model.py", "data.py", "pyproject.toml", "requirements.lock", "isc_runtime"):
         copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
         copy(PROJECT / name, tmp_path / name)
-    assert list(check_imports(tmp_path)) == []
+    assert list(check_imports(tmp_path, files_of(tmp_path, ROOTS))) == []
 
 
 def test_without_a_lock_nothing_is_said_twice(root: Path) -> None:

@@ -12,6 +12,7 @@ from isc_runtime.submission.contents import credentials, leaks
 from isc_runtime.submission.contents.dockerfile import DockerIgnore
 from isc_runtime.submission.contents.image import image_content
 from isc_runtime.submission.contents.leaks import check_leaks
+from isc_runtime.submission.contents.version_control import files_of_git
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.project import run_check
 from isc_runtime.tests.submission.planted import TOKENS
@@ -40,7 +41,7 @@ def write(root: Path, name: str, text: str = "x") -> None:
 
 
 def found(root: Path) -> list[Finding]:
-    return check_leaks(root, image_content(root))
+    return check_leaks(root, image_content(root), files_of_git(root))
 
 
 def without_rules(root: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from isc_runtime.submission.launch_file import check_launch_file
 from isc_runtime.submission.launch_keys import DEAD_KEYS, KEYS, VARIABLES
-from isc_runtime.submission.project import EXPECTED, Finding, check, run_check
+from isc_runtime.submission.parts import EXPECTED
+from isc_runtime.submission.project import Finding, check, run_check
 from isc_runtime.tests.processes import PROJECT
 
 HOME = "/root/copied"
@@ -44,7 +45,7 @@ def parse_arguments(command_line=None):
     options.add_checkpoint_options(parser)
     return options.parse(parser, command_line)
 """
-OWN = {"train.py": TRAIN, "model.py": 'MODELS = {"one": None, "other": None}\n', "data.py": ""}
+OWN = {"train.py": TRAIN, "model.py": 'MODELS = {"one": None, "other": None}\n', "data.py": "BATCH = 1\n"}
 
 Break = Callable[[Path], None]
 
@@ -225,6 +226,20 @@ FILES = {
     ),
     "uv.lock": (uv_lock(rich="1.0", xxhash="1.0"), LOCK, "but 1.0 in uv.lock, and 1 more", "make lock"),
     "not in uv.lock": (uv_lock(rich=None), LOCK, "here, but missing in uv.lock", "make lock"),
+    "uv.lock, garbage": (write("uv.lock", "%%\n"), "uv.lock", "names no package", "make lock"),
+    "uv.lock, empty": (write("uv.lock", ""), "uv.lock", "names no package", "or delete it"),
+    "uv.lock, no text": (lambda p: (p / "uv.lock").write_bytes(b"\xff"), "uv.lock", "names no", "make lock"),
+    "lock, garbage": (write(LOCK, "%%\n--no-index\n"), LOCK, "names no requirement", "make lock"),
+    "no TOML": (write(NEEDED, "<<<<\n"), NEEDED, "cannot be read", "it must be TOML"),
+    "another encoding": (lambda p: (p / NEEDED).write_bytes(b"\xff"), NEEDED, "cannot be read", "UTF-8"),
+    "no table": (write(NEEDED, "project = 1\n"), NEEDED, "has no [project]", "with name and"),
+    "no name": (replace(NEEDED, "^name = .*", ""), NEEDED, "does not name the project", "name ="),
+    "no needs": (
+        replace(NEEDED, "^dependencies = ", "needs = "),
+        NEEDED,
+        "does not say what the project needs",
+        "dependencies =",
+    ),
     "no hash": (append(LOCK, "left-pad==1.0\n"), LOCK, "no hash", "make lock"),
     "no version": (append(LOCK, "left-pad --hash=sha256:0\n"), LOCK, "no exact version", "make lock"),
     "branch": (replace(COMMIT, "@[0-9a-f]{40}", "@main"), COMMIT, "full commit", "40 digits"),
@@ -271,10 +286,13 @@ ACCEPTED = {
     "no dataset": command(COMMAND, dataset_id_list=None),
     "lines, as the ISC joins them": launch_file(command=f"'''\n{COMMAND}\n--dataset-id uds-one'''"),
     "cloned under another name": replace("pyproject.toml", "^name = .*", 'name = "other"'),
-    "name unknown": write("pyproject.toml", ""),
     "credentials": write("credentials.isc", "key = 1\n"),
     "other parser": both(command(COMMAND, dataset_id_list=None), write("train.py", "import sys\n")),
     "glob": append("Dockerfile", "COPY req*.txt /x\nCOPY --from=other /none /x\nADD https://a.b/c /x\n"),
+    "told by a tool of its own": both(
+        replace(NEEDED, "^dependencies = ", "needs = "),
+        replace(NEEDED, "^version = .*", 'version = "1"\ndynamic = ["dependencies"]'),
+    ),
     "condition": require("nowhere==1; sys_platform == 'plan9'"),
     "uv.lock, with more for other Pythons": both(uv_lock(), append("uv.lock", package("rich", "0.1"))),
 }

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from isc_runtime.submission.contents.version_control import files_of_git
 from isc_runtime.submission.project import check
-from isc_runtime.submission.update import MOVED, check_update
+from isc_runtime.submission.update import LARGE, MOVED, check_update
+from isc_runtime.tests.submission.test_version_control import git
 from isc_runtime.text_files import MOST_BYTES
 
 RUNTIME = Path(__file__).resolve().parents[2]
@@ -30,7 +32,7 @@ def write(project: Path, name: str, text: str) -> None:
 
 
 def found(project: Path) -> list[str]:
-    findings = list(check_update(project))
+    findings = list(check_update(project, files_of_git(project)))
     assert {finding.severity for finding in findings} <= {"error"}
     return [str(finding) for finding in findings]
 
@@ -192,13 +194,74 @@ def test_what_is_not_the_projects_own_is_not_read(project: Path) -> None:
     assert found(project) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["train.py", "tests/test_train.py", "isc_runtime/rng.py", "launch.sh", "Makefile"]
-)
-def test_a_conflict(project: Path, name: str) -> None:
-    write(project, name, CONFLICT)
-    (said,) = found(project)
+ANYWHERE = [
+    *("train.py", "tests/test_train.py", "isc_runtime/rng.py", "launch.sh", "Makefile", "README.md"),
+    *(".github/workflows/ci.yml", ".devcontainer/devcontainer.json", "isc_runtime/tests/x.toml", "docs/a.md"),
+]
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+@pytest.mark.parametrize("has_git", [False, True], ids=["", "git"])
+def test_a_conflict(tmp_path: Path, name: str, has_git: bool) -> None:
+    write(tmp_path, name, CONFLICT)
+    if has_git:
+        git(tmp_path, "init", "-q")
+    (said,) = found(tmp_path)
     assert said.startswith(f"{name}:2: Two changes of the same lines met here, and git left both. Keep what")
+
+
+@pytest.mark.parametrize("name", ["tests/test_train.py", "tests/data/x.toml"])
+def test_what_the_image_leaves_out_is_the_projects_all_the_same(tmp_path: Path, name: str) -> None:
+    write(tmp_path, ".dockerignore", "tests\n")
+    write(tmp_path, name, CONFLICT)
+    git(tmp_path, "init", "-q")
+    assert len(found(tmp_path)) == 1
+    git(tmp_path, "add", "--all")
+    (tmp_path / ".gitignore").write_text("tests\n")
+    assert len(found(tmp_path)) == 1
+
+
+def test_a_conflict_in_what_git_ignores_is_none_of_an_update(tmp_path: Path) -> None:
+    write(tmp_path, "logs/a.txt", CONFLICT)
+    write(tmp_path, ".gitignore", "logs/\n")
+    git(tmp_path, "init", "-q")
+    assert found(tmp_path) == []
+
+
+NO_CONFLICTS = {
+    "a document that shows one": ("docs/git.md", CONFLICT.replace("ours", "HEAD")),
+    "two of the three lines": ("notes/a.txt", CONFLICT.replace(">" * 7, ">" * 8)),
+    "in another order": ("notes/a.txt", "\n".join(reversed(CONFLICT.splitlines()))),
+    "no text": ("notes/a.bin", "\0" + CONFLICT),
+    "large": ("notes/a.txt", CONFLICT + "x" * LARGE),
+    "lines without end": ("notes/a.txt", ("<" * 7 + " x\n") * 50_000),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), NO_CONFLICTS.values(), ids=NO_CONFLICTS)
+def test_what_is_no_conflict(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path, name, text)
+    git(tmp_path, "init", "-q")
+    assert found(tmp_path) == []
+
+
+def test_there_is_a_limit_to_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isc_runtime.submission.update.MOST_READ", 200_000)
+    for number in range(60):
+        write(tmp_path, f"labels/{number}.txt", "1\n")
+    write(tmp_path, "labels/61.txt", CONFLICT)
+    write(tmp_path, "notes/small.txt", CONFLICT)
+    assert [said.partition(":")[0] for said in found(tmp_path)] == ["notes/small.txt"], "data come last"
+
+
+def test_files_that_somebody_has_deleted_are_no_obstacle(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.py", "c.rej"):
+        write(tmp_path, name, CONFLICT)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "--all")
+    for name in ("a.txt", "b.py", "c.rej"):
+        (tmp_path / name).unlink()
+    assert found(tmp_path) == []
 
 
 def test_a_conflict_is_said_once(project: Path) -> None:
