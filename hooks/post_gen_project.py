@@ -74,7 +74,7 @@ def check() -> list[str]:
     from isc_runtime.submission import project
     from isc_runtime.submission.contents.version_control import GitFiles
 
-    # git is being told of the project meanwhile; and what a user's own settings keep out of it is no obstacle.
+    # git is told of it meanwhile; and what a person's own settings keep out of it is no obstacle.
     findings = project.check(PROJECT, GitFiles())
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
