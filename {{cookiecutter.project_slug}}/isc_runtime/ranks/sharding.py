@@ -180,6 +180,9 @@ def shard(
         )
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
     division = group.each(lambda: Division.of(model))
+    group.shares_model = True
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # FSDP2 takes no other ones, channels_last say
     mesh = _mesh(group, Part.of(options, group))
     named = {name: rows[id(one)] for name, one in model.named_parameters() if id(one) in rows}
     others = division.shared | division.scalars

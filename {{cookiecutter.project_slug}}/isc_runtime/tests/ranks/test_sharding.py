@@ -200,6 +200,7 @@ class Tied(nn.Module):
         self.middle, self.scale = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.tensor(0.5))
         if kind == "weights":  # of blocks, and of a block and the rest
             layers[2].weight, self.middle.weight = layers[0].weight, layers[1].weight
+            self.last.weight.data = self.last.weight.data.t().contiguous().t()
         if kind == "modules":
             self.middle, layers[1] = layers[2], layers[0]
         self.blocks = nn.ModuleList(Block(layer) for layer in layers)
