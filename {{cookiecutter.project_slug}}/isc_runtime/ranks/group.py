@@ -52,14 +52,12 @@ class Group:
         device: where this rank computes.
         mailbox: what ranks tell the master beside all collectives; None alone.
         watch: what notices that nothing goes on any more; None where nobody looks.
-        shares_model: whether its ranks hold one model together: all of them must call it equally often.
     """
 
     environment: Environment
     device: torch.device
     mailbox: Mailbox | None = None
     watch: Watch | None = None
-    shares_model: bool = field(default=False, init=False)
     _control: dist.ProcessGroup | None = None
     _pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)
     _last_pulse: tuple[torch.Tensor, dist.Work] | None = field(default=None, init=False)  # see _before_fork
@@ -210,11 +208,6 @@ def current_group() -> Group:
     """The group of this process; there is one inside `process_group`."""
     assert _current is not None, "there is no process group yet"
     return _current
-
-
-def group_of_one_model() -> Group | None:
-    """The group of this process, if its ranks hold one model together."""
-    return _current if _current is not None and _current.shares_model else None
 
 
 def _before_fork() -> None:

@@ -19,6 +19,7 @@ from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_sharded
 
 logger = logging.getLogger("train")
+_groups: list[Group] = []  # of each model that is sharded
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Part:
 def is_to_be_sharded(options: ParallelOptions, group: Group) -> bool:
     """Whether the ranks share one model."""
     return options.parallelism == "fsdp" and group.world_size > 1
+
+
+def group_of_one_model() -> Group | None:
+    """The ranks, if they hold one model together: all of them must call it equally often."""
+    return _groups[-1] if _groups else None
 
 
 def is_sharded_model(model: nn.Module) -> bool:
@@ -180,7 +186,7 @@ def shard(
         )
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
     division = group.each(lambda: Division.of(model))
-    group.shares_model = True
+    _groups.append(group)
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()  # FSDP2 takes no other ones, channels_last say
     mesh = _mesh(group, Part.of(options, group))

@@ -77,17 +77,26 @@ class ShardedTensors:
 
     Args:
         parts: of the training, by name.
+        was_whole: whether the checkpoint is of a training without shards. Then what an optimizer keeps of
+            a parameter, wherever in its state that is, is known by its size.
     """
 
-    def __init__(self, parts: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Mapping[str, Any], was_whole: bool = False) -> None:
         self._known: dict[Keys, DTensor] = {}
+        self._sizes: dict[tuple[object, torch.Size], DTensor] = {}  # by part
         for name, part in parts.items():
             for path, leaf in leaves(part if isinstance(part, dict) else part.state_dict(), (name,)):
                 self._note(path, leaf)
             if isinstance(part, torch.optim.Optimizer):  # what it keeps of a parameter is as that one is
-                parameters = [parameter for group in part.param_groups for parameter in group["params"]]
-                for index, parameter in enumerate(parameters):
+                for index, parameter in enumerate(_parameters(part)):
                     self._note((name, "state", index), parameter)
+        if was_whole and self._known:
+            self._sizes = {
+                (name, parameter.shape): parameter
+                for name, part in parts.items()
+                for parameter in _parameters(part)
+                if is_sharded(parameter)
+            }
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -121,7 +130,7 @@ class ShardedTensors:
     def of(self, path: Keys, size: torch.Size) -> DTensor | None:
         """The one that is at this path in a state, if there is one of this size."""
         found = self._known.get(path, self._known.get(path[:3]))
-        return found if found is not None and found.shape == size else None
+        return found if found is not None and found.shape == size else self._sizes.get((path[0], size))
 
     def everywhere(self, tensor: Tensor) -> Tensor:
         """What every rank has whole, as torch wants it beside what is in shards, if there is such a thing."""
@@ -133,6 +142,11 @@ class ShardedTensors:
         return DTensor.from_local(
             tensor.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False
         )
+
+
+def _parameters(optimizer: Any) -> list[Any]:
+    """Of an optimizer, or of what wraps some."""
+    return [one for group in getattr(optimizer, "param_groups", ()) for one in group["params"]]
 
 
 def read(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.group import group_of_one_model
+from isc_runtime.ranks.sharding import group_of_one_model
 from isc_runtime.tree import Path, leaves, mapped, name_of
 
 COLUMNS = (Tensor, np.ndarray)  # with a row for each sample, as a rule

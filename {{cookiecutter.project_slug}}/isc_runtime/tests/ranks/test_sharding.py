@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,13 @@ def test_a_state_in_shards_and_back(tmp_path: Path) -> None:
         assert separate(marked)[1] == {}
         again = distribute({"model": whole}, ShardedTensors({"model": model}))["model"]
         assert all(torch.equal(again[name].to_local(), state["model"][name].to_local()) for name in whole)
+        wrapper = SimpleNamespace(param_groups=[{"params": list(model.parameters())}], state_dict=dict)
+        kept = {"wrapper": {"slow": list(whole.values()), "other": torch.zeros(3)}}
+        found = distribute(kept, ShardedTensors({"model": model, "wrapper": wrapper}, was_whole=True))
+        assert all(map(is_sharded, found["wrapper"]["slow"]))
+        assert not is_sharded(found["wrapper"]["other"])
+        found = distribute(kept, ShardedTensors({"model": model, "wrapper": wrapper}))
+        assert not any(map(is_sharded, found["wrapper"]["slow"]))  # they were whole beside shards
 
     run(tmp_path, work)
 
