@@ -188,7 +188,8 @@ def shard(
     division = group.each(lambda: Division.of(model))
     _groups.append(group)
     for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP2 takes no other ones, channels_last say
+        if not parameter.is_contiguous():  # as in channels_last: FSDP2 takes no such ones
+            parameter.data = parameter.data.contiguous()
     mesh = _mesh(group, Part.of(options, group))
     named = {name: rows[id(one)] for name, one in model.named_parameters() if id(one) in rows}
     others = division.shared | division.scalars
@@ -223,6 +224,8 @@ def _keep_equal(parameter: nn.Parameter, group: Group) -> None:
     """Moves a parameter that is not sharded to the device; its gradient is the mean of all ranks from now on,
     as FSDP2 makes that of the others."""
     parameter.data = parameter.data.to(group.device)
+    if not (parameter.is_floating_point() or parameter.is_complex()):
+        return
     is_trained = parameter.requires_grad
     parameter.requires_grad_()  # torch takes no hook without; it may be trained later
     parameter.register_hook(  # type: ignore[no-untyped-call]  # torch's own are not

@@ -212,7 +212,8 @@ class Tied(nn.Module):
         if kind == "modules":
             self.middle, layers[1] = layers[2], layers[0]
         self.blocks = nn.ModuleList(Block(layer) for layer in layers)
-        self.blocks[1].register_parameter("bias", nn.Parameter(torch.tensor(0.1), requires_grad=False))
+        for name, value in ("bias", 0.1), ("count", 3):
+            self.blocks[1].register_parameter(name, nn.Parameter(torch.tensor(value), requires_grad=False))
         if kind == "blocks":
             again = nn.ModuleList([self.blocks[0], self.blocks[0]])
             self.blocks = nn.ModuleList([again, nn.ModuleDict({"a": self.blocks[1]}), self.blocks[0]])
