@@ -120,9 +120,9 @@ def _check_types(model: nn.Module, together: set[nn.Parameter]) -> None:
         if one in together and one.requires_grad:
             names.setdefault(one.dtype, name)
     if len(names) > 1:
+        listed = ", ".join(f"{name} is {dtype}" for dtype, name in names.items())
         raise IscError(
-            "Parameters that are sharded together, and trained, are of several types: "
-            + ", ".join(f"{name} is {dtype}" for dtype, name in names.items()),
+            f"Parameters that are sharded together, and trained, are of several types: {listed}",
             "--parallelism fsdp",
             "Give all that are trained one type in build_model, float32 say: a GPU computes in bf16 all the "
             "same. What is frozen may have another one. Or train with --parallelism ddp.",
