@@ -61,7 +61,7 @@ def load(state: Mapping[str, Stateful | dict[str, Any]], chosen: Chosen, group: 
     verify = partial(_verify_here, chosen, group.busy)
     if group.environment.local_rank == 0:
         verify(manifest.files.keys() - set(manifest.shards))
-    sharded = ShardedTensors(state)
+    sharded = ShardedTensors(state, was_whole=manifest.details.get("format") != SHARDED)
     loaded = distribute(read_state(entry, manifest, sharded, about_to_read=verify), sharded)
     asked.reform(loaded, state)
     given, fresh = plain_settings(state), settings_of(state)

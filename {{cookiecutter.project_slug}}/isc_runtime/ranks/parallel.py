@@ -183,12 +183,22 @@ def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor |
         rank's part of the gradient is not.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    norm = (norm.full_tensor() if is_sharded(norm) else norm) * factor
+    norm = _norm_of(gradients) * factor
     coefficient = (largest_norm / (norm + 1e-6)).clamp(max=1.0) * factor
     for gradient in gradients:
         (gradient.to_local() if is_sharded(gradient) else gradient).mul_(coefficient)
     return norm
+
+
+def _norm_of(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Of all ranks' shards, and of what each of them has whole: a scalar in a model in shards."""
+    shards: list[torch.Tensor] = [gradient for gradient in gradients if is_sharded(gradient)]
+    if shards and len(shards) < len(gradients):
+        others = [gradient for gradient in gradients if not is_sharded(gradient)]
+        both: torch.Tensor = torch.linalg.vector_norm(torch.stack([_norm_of(shards), _norm_of(others)]))
+        return both
+    norm = nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if is_sharded(norm) else norm
 
 
 def _require_compiler(device: str) -> None:

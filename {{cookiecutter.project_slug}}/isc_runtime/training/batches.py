@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +12,12 @@ import torch
 from torch import Tensor
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.sharding import group_of_one_model
 from isc_runtime.tree import Path, leaves, mapped, name_of
 
 COLUMNS = (Tensor, np.ndarray)  # with a row for each sample, as a rule
+
+logger = logging.getLogger("train")
 
 
 def size_of_batch(batch: Any) -> int:
@@ -54,6 +59,9 @@ def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
     is a list of so many plain values. All else in a dict or a dataclass, a temperature say, goes with each
     part.
 
+    Where the ranks hold one model together they must call it equally often: then it is a collective, and a
+    rank with fewer samples than parts says how many all make. A batch without samples comes as often.
+
     Args:
         batch: a tree of tensors.
         parts: how many, if it has as many samples; 1 leaves it as it is, whatever it is, and so is one
@@ -68,14 +76,45 @@ def parts_of(batch: Any, parts: int) -> Iterator[tuple[Any, bool]]:
     if parts == 1:
         yield batch, True
         return
-    if not (size := size_of_batch(batch)):
-        yield batch, True
+    if size := size_of_batch(batch):
+        _check_can_be_cut(batch, size)
+    begins = list(range(0, size, -(-size // parts) or 1))
+    number = _agreed(len(begins), size, parts)
+    if not size:
+        yield from ((batch, at == number) for at in range(1, number + 1))
         return
-    _check_can_be_cut(batch, size)
-    each = -(-size // parts)
-    for begin in range(0, size, each):
-        end = min(begin + each, size)
+    if number != len(begins):
+        begins = [size * at // number for at in range(number)]
+    for begin, end in zip(begins, [*begins[1:], size], strict=True):
         yield _cut(batch, size, begin, end), end == size
+
+
+def _agreed(own: int, size: int, wanted: int) -> int:
+    """How many parts this rank makes, and all that must make equally many.
+
+    Args:
+        own: what it would make alone.
+        size: of its batch.
+        wanted: what --accumulate says.
+    """
+    group = group_of_one_model()
+    if group is None:
+        return own or 1
+    most, least, smallest = group.largest(own, -(own or wanted), -(size or wanted))
+    if most <= -least:
+        return -least
+    if -smallest < wanted:
+        _warn_of_fewer(wanted)
+    return min(wanted, -smallest)
+
+
+@functools.cache  # once
+def _warn_of_fewer(wanted: int) -> None:
+    logger.warning(
+        "[DATA] The batch of a rank has fewer samples than --accumulate %d makes parts. With --parallelism "
+        "fsdp no rank makes more parts than another: theirs are larger. Give all ranks as many samples.",
+        wanted,
+    )
 
 
 def _check_can_be_cut(batch: Any, size: int) -> None:

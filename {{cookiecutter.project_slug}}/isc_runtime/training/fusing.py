@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from isc_runtime.ranks.shards import is_sharded
+
 FUSED_ON = frozenset({"cuda"})  # on a CPU there is nothing to wait for
 # Settings with which torch's own constructor refuses to fuse, or which ask for another way.
 OTHER_WAYS = ("foreach", "capturable", "differentiable")
@@ -18,10 +20,11 @@ def fuse(optimizer: Optimizer) -> None:
     if type(optimizer) not in (Adam, AdamW, SGD):  # some that wrap others are no Optimizer
         return
     groups = optimizer.param_groups
-    parameters = (parameter for group in groups for parameter in group["params"])
+    parameters = [parameter for group in groups for parameter in group["params"]]
     if (  # asked at each step: what is fused, or on a CPU, is known from one look
         any(group["fused"] is not None or any(map(group.get, OTHER_WAYS)) for group in groups)
         or not all(each.device.type in FUSED_ON and each.is_floating_point() for each in parameters)
+        or len({is_sharded(each) for each in parameters}) > 1  # torch mixes them in no kernel
     ):
         return
     for group in groups:

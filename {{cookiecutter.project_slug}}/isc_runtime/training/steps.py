@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import added_up, is_sharded, is_sum
 from isc_runtime.training.means import Totals
 
 READING = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__}
@@ -25,14 +24,23 @@ def take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group
     often as it likes: each call computes the gradients anew, and returns the mean loss over all ranks. So
     all ranks decide alike, and none waits for another.
 
+    What a step leaves in the optimizer's state as summands of all ranks, the norm of a layer in shards, is
+    added up at once: a checkpoint holds the sum, and the steps after a resume begin with it, too.
+
     Args:
         optimizer: whose step it is.
         gradients: computes the gradients of all ranks, and adds the "loss" to the totals. A collective.
         group: the ranks.
     """
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    with ReadingOfAllRanks() if any(map(is_sharded, parameters)) else contextlib.nullcontext():
+    if not any(map(is_sharded, parameters)):
         _take_step(optimizer, gradients, group)
+        return
+    with ReadingOfAllRanks():
+        _take_step(optimizer, gradients, group)
+    for entry in getattr(optimizer, "state", {}).values():
+        sums = [name for name, value in entry.items() if is_sum(value)] if isinstance(entry, dict) else []
+        entry.update((name, added_up(entry[name])) for name in sums)
 
 
 class ReadingOfAllRanks(TorchFunctionMode):

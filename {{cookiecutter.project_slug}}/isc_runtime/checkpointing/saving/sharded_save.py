@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,8 +13,11 @@ from isc_runtime.checkpointing.saving.save import Save, check_finite
 from isc_runtime.checkpointing.saving.shard_writer import ShardWriter, Written
 from isc_runtime.checkpointing.saving.snapshot import Owned
 from isc_runtime.checkpointing.stores.output import written_by_torch
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.rank_error import RankError
-from isc_runtime.ranks.shards import separate
+from isc_runtime.ranks.shards import added_up, is_sum, separate
+from isc_runtime.tree import Path, leaves, mapped, name_of
 
 
 class ShardedSave(Save):
@@ -23,8 +27,8 @@ class ShardedSave(Save):
 
     def start(self, state: dict[str, Any], deferred: Owned) -> None:
         group, snapshot = self._equipment.group, self._equipment.snapshot
-        rest, tensors = separate(state)
         try:
+            rest, tensors = separate(with_sums(state, group))
             directory = self._equipment.store.staged(self.payload).parent
             shards = ShardWriter(tensors, directory, group, self._equipment.layout)
             self._equipment.layout = shards.layout
@@ -71,3 +75,31 @@ class ShardedSave(Save):
             store.discard(self.payload)
             raise
         return store.save(rest, self.payload, self.step, self.details, self._check, files)
+
+
+def with_sums(state: dict[str, Any], group: Group) -> dict[str, Any]:
+    """The state with the sum in place of each tensor of which the ranks hold summands. A collective.
+
+    Raises:
+        RankError: not all ranks hold the same ones, so that some would wait for the others.
+    """
+    names = [name_of(path) for path, leaf in leaves(state) if is_sum(leaf)]
+    mark = zlib.crc32("\n".join(names).encode())
+    highest, lowest = group.largest(mark, -mark)
+    if highest != -lowest:
+        group.each(_refuse_unlike)
+    added: dict[str, Any] = mapped(state, _with_sum) if names else state
+    return added
+
+
+def _with_sum(_: Path, node: Any) -> Any:
+    return added_up(node) if is_sum(node) else node
+
+
+def _refuse_unlike() -> None:
+    raise IscError(
+        "The ranks hold summands of different tensors",
+        "the state of the training",
+        "Let an optimizer do the same on all ranks, or add up its norms: norm.full_tensor().",
+        ExitCode.SAVE,
+    )

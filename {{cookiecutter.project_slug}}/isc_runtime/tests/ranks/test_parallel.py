@@ -78,9 +78,10 @@ def test_recomputing_keeps_less_for_the_backward_pass(make: Callable[[], nn.Modu
 
 
 def test_the_members_of_the_outermost_module_lists_are_the_blocks() -> None:
-    inner = nn.ModuleList([nn.Linear(1, 1)])
-    model = nn.Sequential(nn.Linear(1, 1), nn.ModuleDict({"a": nn.ModuleList([inner, nn.Linear(1, 1)])}))
-    assert [type(block) for block in blocks(model)] == [nn.ModuleList, nn.Linear]
+    inner = nn.ModuleList([nn.Linear(1, 1), nn.ModuleDict({"b": nn.Sequential(nn.ReLU())})])
+    last = nn.Linear(1, 1)  # which is there twice
+    model = nn.Sequential(nn.Linear(1, 1), nn.ModuleDict({"a": nn.ModuleList([inner, last, last])}))
+    assert [type(block) for block in blocks(model)] == [nn.Linear, nn.Sequential, nn.Linear]
     assert blocks(nn.Sequential(nn.Linear(1, 1), nn.ReLU())) == []
 
 

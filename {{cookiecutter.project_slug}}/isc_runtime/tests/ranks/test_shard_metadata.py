@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Tenso
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from isc_runtime.ranks.shard_metadata import METADATA, read_metadata
-from isc_runtime.ranks.shards import MARK, ShardedTensors, read
+from isc_runtime.ranks.shards import DIVIDED, MARK, ShardedTensors, read
 
 DTYPES = sorted(
     {value for value in vars(torch).values() if isinstance(value, torch.dtype) and value.itemsize}, key=str
@@ -54,6 +54,16 @@ def test_tensors_come_back_bit_for_bit(saved: Path) -> None:
     state = read({"x": [{MARK: "a"}], "y": {MARK: "b"}}, saved, sizes(saved), ShardedTensors({}))
     assert torch.equal(state["x"][0], torch.arange(12.0).reshape(3, 4))
     assert state["y"] == 7
+
+
+def test_a_mark_may_hold_what_is_whole_or_say_how_its_tensor_is_divided(saved: Path) -> None:
+    marks = {"x": {MARK: torch.ones(2)}, "y": {MARK: "a", DIVIDED: 1}}
+    state = read(marks, saved, sizes(saved), ShardedTensors({}))
+    assert torch.equal(state["x"], torch.ones(2))
+    assert torch.equal(state["y"], torch.arange(12.0).reshape(3, 4))  # nothing is in shards here
+    for wrong in (2, -1, "all", [0]):
+        with pytest.raises(ValueError, match="which it has not"):
+            read({"y": {MARK: "a", DIVIDED: wrong}}, saved, sizes(saved), ShardedTensors({}))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel
 
 from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.building import build
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import clip_gradients, parallelize, part_of_batch
+from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.shards import ShardedTensors, distribute, is_sharded, separate
+from isc_runtime.ranks.weights import unlike_weights
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.tests.small_training import CLASSES, FEATURES, Network
 
@@ -116,6 +123,13 @@ def test_a_state_in_shards_and_back(tmp_path: Path) -> None:
         assert separate(marked)[1] == {}
         again = distribute({"model": whole}, ShardedTensors({"model": model}))["model"]
         assert all(torch.equal(again[name].to_local(), state["model"][name].to_local()) for name in whole)
+        wrapper = SimpleNamespace(param_groups=[{"params": list(model.parameters())}], state_dict=dict)
+        kept = {"wrapper": {"slow": list(whole.values()), "other": torch.zeros(3)}}
+        found = distribute(kept, ShardedTensors({"model": model, "wrapper": wrapper}, was_whole=True))
+        assert all(map(is_sharded, found["wrapper"]["slow"]))
+        assert not is_sharded(found["wrapper"]["other"])
+        found = distribute(kept, ShardedTensors({"model": model, "wrapper": wrapper}))
+        assert not any(map(is_sharded, found["wrapper"]["slow"]))  # they were whole beside shards
 
     run(tmp_path, work)
 
@@ -166,3 +180,105 @@ def test_a_model_without_blocks_is_sharded_with_a_warning(tmp_path: Path) -> Non
 
     for said in run(tmp_path, work):
         assert "Sequential has no nn.ModuleList" in said
+
+
+class Block(nn.Module):
+    """A residual block, which may share its layer."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.scale = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + torch.tanh(self.layer(inputs)) * self.scale
+
+
+class Tied(nn.Module):
+    """Parts of it share parameters, or are called several times, or have no dimension.
+
+    Args:
+        kind: which.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, CLASSES)
+        layers = [nn.Linear(WIDTH, WIDTH) for _ in range(3)]
+        self.middle, self.scale = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.tensor(0.5))
+        if kind == "weights":  # of blocks, and of a block and the rest
+            layers[2].weight, self.middle.weight = layers[0].weight, layers[1].weight
+            self.last.weight.data = self.last.weight.data.t().contiguous().t()
+        if kind == "modules":
+            self.middle, layers[1] = layers[2], layers[0]
+        self.blocks = nn.ModuleList(Block(layer) for layer in layers)
+        for name, value in ("bias", 0.1), ("count", 3):
+            self.blocks[1].register_parameter(name, nn.Parameter(torch.tensor(value), requires_grad=False))
+        if kind == "blocks":
+            again = nn.ModuleList([self.blocks[0], self.blocks[0]])
+            self.blocks = nn.ModuleList([again, nn.ModuleDict({"a": self.blocks[1]}), self.blocks[0]])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs)
+        hidden = self.middle(hidden)
+        for block in (block for one in self.blocks for block in members(one)):
+            hidden = block(hidden)
+        scores: Tensor = self.last(hidden) * self.scale
+        return scores
+
+
+def members(module: nn.Module) -> list[nn.Module]:
+    return [module] if isinstance(module, Block) else list(module.children())
+
+
+def test_what_is_shared_or_has_no_dimension_gets_the_gradient_of_all(tmp_path: Path) -> None:
+    """Norm and gradients are those of the model that is not sharded, and so are the weights after a step."""
+
+    def compare(group: Group, kind: str, is_recomputed: bool) -> None:
+        torch.manual_seed(3)
+        whole = Tied(kind)
+        inputs, labels = batch(group.world_size)
+        torch.autograd.backward(cross_entropy(whole(inputs), labels))
+        expected_norm = nn.utils.clip_grad_norm_(whole.parameters(), 0.5)
+        torch.manual_seed(3)
+        options = ParallelOptions("fsdp", checkpoint_activations=is_recomputed)
+        model = build(lambda: Tied(kind), group, options)
+        parallelize(model, group, lambda _: torch.zeros(()), options)
+        take_batch(model, group)
+        torch.testing.assert_close(clip_gradients(model, 0.5), expected_norm)
+        for one in (whole, model):
+            torch.optim.SGD(one.parameters(), lr=1.0).step()
+        expected, found = dict(whole.named_parameters()), dict(model.named_parameters())
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            assert is_sharded(value) == bool(value.dim()), (kind, name)
+            own = value.full_tensor() if is_sharded(value) else value
+            torch.testing.assert_close(own, expected[name], msg=f"{kind} {name}")
+        assert model.state_dict().keys() == whole.state_dict().keys()
+        assert unlike_weights({"model": model}, group) is None
+
+    def work(group: Group) -> None:
+        compare(group, "weights", is_recomputed=False)
+        for kind in ("weights", "modules", "blocks"):
+            compare(group, kind, is_recomputed=True)
+
+    run(tmp_path, work)
+
+
+def test_what_cannot_be_sharded_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    def work(group: Group) -> None:
+        mixed = Network(WIDTH, depth=2)
+        mixed.get_submodule("blocks.1.1").bfloat16()
+        options = ParallelOptions("fsdp")
+        with pytest.raises(
+            RankError, match=r"blocks\.1\.0\.\w+ is torch.float32, blocks\.1\.1\.\w+ is torch.bf"
+        ):
+            build(lambda: mixed, group, options)
+        model = sharded(group)
+        block = model.get_submodule("blocks.0")
+        for copied in (partial(AveragedModel, model), partial(copy.deepcopy, block)):
+            with pytest.raises(IscError, match=r"cannot be copied: a (Network|Sequential)") as error:
+                copied()
+            assert error.value.exit_code == ExitCode.USAGE
+
+    run(tmp_path, work)

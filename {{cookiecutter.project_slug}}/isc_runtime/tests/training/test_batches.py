@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections import UserDict
 from dataclasses import dataclass, field
@@ -11,9 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.building import build
+from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.parallel import part_of_batch
+from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.tests.ranks.test_sharding import run
 from isc_runtime.training.batches import parts_of, size_of_batch, to_device
 from isc_runtime.tree import leaves
 
@@ -177,3 +184,42 @@ def test_a_dataclass_is_not_made_anew() -> None:
     assert moved.total.is_meta
     (first, _), _ = parts_of(Checked(torch.arange(4)), 2)
     assert (first.values.tolist(), first.total.item()) == ([0, 1], 6)
+
+
+class Summing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(2, 2)])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        sums: Tensor = self.blocks[0](inputs).sum()
+        return sums
+
+
+def test_ranks_that_hold_one_model_call_it_equally_often(tmp_path: Path) -> None:
+    """However many samples each of them has; all of them count, once."""
+
+    def work(group: Group) -> None:
+        assert [is_last for _, is_last in parts_of(X[:3], 2)] == [False, True]  # nobody is asked yet
+        torch.manual_seed(0)
+        whole, options = Summing(), ParallelOptions("fsdp")
+        model = build(lambda: copy.deepcopy(whole), group, options)
+        for sizes, number in [((4, 4), 4), ((7, 3), 3), ((0, 5), 3), ((1, 7), 1), ((6, 5), 3), ((7, 5), 4)]:
+            own = X[: sizes[group.rank]]
+            parts = list(parts_of({"x": own, "factor": 1.0}, 4))
+            assert len(parts) == number
+            assert torch.equal(torch.cat([part["x"] for part, _ in parts]), own)
+            assert [is_last for _, is_last in parts] == [False] * (number - 1) + [True]
+            model.zero_grad()
+            whole.zero_grad()
+            for part, is_last in parts:
+                with part_of_batch(model, is_last):
+                    loss = model(part["x"])
+                torch.autograd.backward(loss)
+            torch.autograd.backward(whole(torch.cat([X[:size] for size in sizes])) / 2)
+            for value, other in zip(model.parameters(), whole.parameters(), strict=True):
+                assert is_sharded(value.grad)
+                torch.testing.assert_close(value.grad.full_tensor(), other.grad)
+
+    said = run(tmp_path, work)[0]
+    assert said.count("fewer samples than --accumulate 4 makes parts") == 1
