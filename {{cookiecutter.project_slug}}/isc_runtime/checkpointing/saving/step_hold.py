@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
@@ -10,6 +11,15 @@ import torch
 from torch.optim import Optimizer
 
 from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot, deferrable
+
+LEFT_BEHIND = (
+    "[STATE] Something else than an optimizer's step has changed weights between a save and the next step: "
+    "the checkpoint holds them as they were before. If an evaluation puts an average in their place, a "
+    "resume would train on with the average: evaluate a model of its own, such as an AveragedModel. What "
+    "each batch does by itself, such as clipping them, a resume does again."
+)
+
+logger = logging.getLogger("checkpoint")
 
 
 class StepHold:
@@ -23,6 +33,7 @@ class StepHold:
     def __init__(self, snapshot: Snapshot, waited: Callable[[float], None]) -> None:
         self._snapshot = snapshot
         self._waited = waited
+        self._has_warned = False
         self._watched: WeakSet[Optimizer] = WeakSet()
         self._heard: WeakSet[Optimizer] = WeakSet()  # whose step has called us
         self._captured: WeakSet[Optimizer] = WeakSet()  # in a CUDA graph: a replayed one calls nobody
@@ -54,7 +65,14 @@ class StepHold:
             self._captured.add(optimizer)
             return
         self._heard.add(optimizer)
+        self.look()
+
+    def look(self) -> None:
+        """Waits for what was put off. Says once if what was saved are not the weights that are trained on."""
         self._waited(self._snapshot.wait_until_copied())
+        if self._snapshot.is_left_behind and not self._has_warned:
+            self._has_warned = True
+            logger.warning(LEFT_BEHIND)
 
 
 def _is_being_captured(optimizer: Optimizer) -> bool:
