@@ -78,7 +78,7 @@ class Checkpointer:
         self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait)
         parts = parts_of(training)
         self._step_hold.watch(parts.values())
-        self._asked = Asked(getattr(training, "arguments", None), parts)
+        self._asked = Asked(getattr(training, "arguments", None), parts, getattr(training, "left_out", ()))
         modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
         self.equipment.modules = frozenset(modules)
         self._sampler: Position = parts[POSITION]  # type: ignore[assignment]
