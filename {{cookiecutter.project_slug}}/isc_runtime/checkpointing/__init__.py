@@ -10,7 +10,8 @@
     asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
       unsaved                         what changes in training and is in no checkpoint
     forms  held  members            what a training has changed of its parts; what these hold; which these are
-    filling  dict_parts             what fills a part with what was saved; and one that is a dict
+    filling                         what fills a part with what was saved
+      dict_parts                      one that is a dict
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 
 `on_disk` imports no torch when it is imported.

@@ -75,7 +75,7 @@ class Checkpointer:
         self.equipment = Equipment(run.store, run.group)
         self._publisher = Publisher(run, options, self.equipment.snapshot, self.policy)
         self._is_size_known = False
-        self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait)
+        self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait, self.policy.owe)
         parts = parts_of(training)
         self._step_hold.watch(parts.values())
         self._asked = Asked(getattr(training, "arguments", None), parts, getattr(training, "left_out", ()))

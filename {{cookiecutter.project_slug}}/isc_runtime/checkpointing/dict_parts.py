@@ -44,12 +44,18 @@ def restore(pairs: Pairs, parts: Iterable[Any]) -> None:
         _fill(part, saved, known, kept)
 
 
+def methods_of(part: Items) -> type[Items]:
+    """The class whose methods do nothing but what they say: those of a subclass may count or average."""
+    return OrderedDict if isinstance(part, OrderedDict) else dict
+
+
 def _places(parts: Iterable[Any]) -> Iterator[int]:
     for part in parts:
+        tensors: Iterable[Any] = ()
         if isinstance(part, nn.Module):
-            tensors: Iterable[Any] = [*part.parameters(), *part.buffers()]
-        else:
-            tensors = [leaf for _, leaf in leaves(dict(part.state))] if isinstance(part, Optimizer) else []
+            tensors = [*part.parameters(), *part.buffers()]
+        elif isinstance(part, Optimizer):  # which may wrap another one, and have no state of its own
+            tensors = [leaf for _, leaf in leaves(dict(getattr(part, "state", {})))]
         yield from (_place(tensor) for tensor in tensors if isinstance(tensor, Tensor))
 
 
@@ -115,8 +121,8 @@ def _filled(old: Any, saved: Any, known: dict[int, Any]) -> Any:
 
 
 def _fill(part: Items, saved: Items, known: dict[int, Any], kept: Items) -> None:
-    """In the order in which it was saved. A subclass may count or average what is put into it."""
-    own = OrderedDict if isinstance(part, OrderedDict) else dict
+    """In the order in which it was saved."""
+    own = methods_of(part)
     before = dict(dict.items(part))
     items = {key: _filled(before.get(key), value, known) for key, value in saved.items()}
     own.clear(part)

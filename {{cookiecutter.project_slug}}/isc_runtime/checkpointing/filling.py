@@ -41,10 +41,15 @@ def fill(part: Stateful, state: dict[str, Any], is_mapped: bool) -> None:
         state = _independent(part, state)
     if isinstance(part, Optimizer):
         state = _computed_as_now(part, state)
-    functions, had = getattr(part, "lr_lambdas", None), state.get("lr_lambdas")
-    if isinstance(part, LRScheduler) and functions and had and len(functions) != len(had):
-        raise ValueError(f"it had functions for {len(had)} groups of parameters, and has {len(functions)}")
+    if isinstance(part, LRScheduler):
+        _check_functions(getattr(part, "lr_lambdas", None), state.get("lr_lambdas"))
     part.load_state_dict(state)
+
+
+def _check_functions(own: Any, saved: Any) -> None:
+    """Torch would fail with a number, or not before the next step."""
+    if isinstance(own, list) and isinstance(saved, list) and len(own) != len(saved):
+        raise ValueError(f"it had functions for {len(saved)} groups of parameters, and has {len(own)}")
 
 
 def types_of_weights(parts: Mapping[str, Any], loaded: Mapping[str, Any]) -> dict[int, torch.dtype]:
@@ -140,10 +145,11 @@ def _independent_of_module(module: nn.Module, state: dict[str, Any]) -> dict[str
     named = (module.named_parameters, module.named_buffers)
     copied = {key for each in named for key, _ in each(remove_duplicate=False)}
     loading = [f"{name}." if name else "" for name, part in module.named_modules() if _loads_itself(part)]
-    return {
-        key: value if key in copied and not key.startswith(tuple(loading)) else copy.deepcopy(value)
-        for key, value in state.items()
-    }
+    independent = copy.copy(state)  # with the metadata of a foreign one
+    for key, value in state.items():
+        if key not in copied or key.startswith(tuple(loading)):
+            independent[key] = copy.deepcopy(value)
+    return independent
 
 
 def _loads_itself(module: nn.Module) -> bool:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from isc_runtime.checkpointing.dict_parts import methods_of
+
 Changes = dict[str, dict[str, Any]]  # by part, of plain values
 Places = list[list[int | None]]
 
@@ -130,8 +132,8 @@ def reform(parts: Mapping[str, Any], changes: Changes, loaded: Mapping[str, Any]
         if len(saved) == len(groups) > len(optimizer.param_groups):
             _add_groups(optimizer, parts, groups, saved)
     for name, part in parts.items():
-        for key in changes.get(name, {}).get("gone", ()):
-            dict.pop(part, key, None)
+        for key in changes.get(name, {}).get("gone", ()) if isinstance(part, dict) else ():
+            methods_of(part).pop(part, key, None)
         _give_functions(name, part, changes.get(name, {}).get("functions", ()))
 
 
@@ -145,7 +147,11 @@ def schedulers_in(parts: Iterable[Any]) -> Iterator[LRScheduler]:
 
 def _functions(part: Any) -> list[list[Any]]:
     """Those of the schedules that compute rates by functions, one for each group of parameters."""
-    return [list(one.lr_lambdas) for one in schedulers_in([part]) if hasattr(one, "lr_lambdas")]
+    return [list(one.lr_lambdas) for one in _with_functions(part)]
+
+
+def _with_functions(part: Any) -> list[Any]:
+    return [one for one in schedulers_in([part]) if isinstance(getattr(one, "lr_lambdas", None), list)]
 
 
 def _place_of(function: Any, own: list[Any]) -> int | None:
@@ -160,8 +166,7 @@ def _kind_of(function: Any) -> Any:
 
 
 def _give_functions(name: str, part: Any, places: Sequence[list[int | None]]) -> None:
-    having = [one for one in schedulers_in([part]) if hasattr(one, "lr_lambdas")]
-    for scheduler, found in zip(having, places, strict=False):
+    for scheduler, found in zip(_with_functions(part), places, strict=False):
         own = dict(enumerate(scheduler.lr_lambdas))
         if None in found:
             logger.warning(OTHER_FUNCTION, "[RESUME]", name)

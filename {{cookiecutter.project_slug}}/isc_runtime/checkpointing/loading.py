@@ -98,18 +98,18 @@ def _put_all_back(
     if source:
         with _must_fit("sampler", loaded, entry, source):
             missing = imported.complete(loaded, state, str(source))
-    dicts: Pairs = []
+    dicts, is_mapped = Pairs(), manifest.details.get("format") != SHARDED
     # What another program has saved is of types that torch's own rule makes right.
     with contextlib.nullcontext() if source else exact_optimizers(types_of_weights(state, loaded)):
         for name in (name for name in state if name not in missing):
             with _must_fit(name, loaded, entry, source):
                 part, saved = state[name], loaded[name]
                 if isinstance(part, dict):
-                    dicts.append((part, copy.deepcopy(dict(saved))))
+                    dicts.append((part, copy.deepcopy(dict(saved)) if is_mapped else dict(saved)))
                     continue
                 if source and isinstance(part, LRScheduler):
                     imported.check_scheduler(part, saved)
-                fill(part, saved, is_mapped=manifest.details.get("format") != SHARDED)
+                fill(part, saved, is_mapped)
                 if source and isinstance(part, Optimizer):
                     imported.check_optimizer(part, fresh[name])
     restore(dicts, state.values())

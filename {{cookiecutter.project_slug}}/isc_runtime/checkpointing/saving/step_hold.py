@@ -14,9 +14,10 @@ from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot, deferrabl
 
 LEFT_BEHIND = (
     "[STATE] Something else than an optimizer's step has changed weights between a save and the next step: "
-    "the checkpoint holds them as they were before. If an evaluation puts an average in their place, a "
-    "resume would train on with the average: evaluate a model of its own, such as an AveragedModel. What "
-    "each batch does by itself, such as clipping them, a resume does again."
+    "the checkpoint holds them as they were before, and is made again if the training goes on. If an "
+    "evaluation puts an average in their place, a resume until then would train on with the average: "
+    "evaluate a model of its own, such as an AveragedModel. What each batch does by itself, such as "
+    "clipping, a resume does again."
 )
 
 logger = logging.getLogger("checkpoint")
@@ -28,11 +29,14 @@ class StepHold:
     Args:
         snapshot: whose copies they wait for.
         waited: told for how many seconds a step has waited.
+        left_behind: told that what was saved are not the weights that are trained on.
     """
 
-    def __init__(self, snapshot: Snapshot, waited: Callable[[float], None]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, waited: Callable[[float], None], left_behind: Callable[[], None]
+    ) -> None:
         self._snapshot = snapshot
-        self._waited = waited
+        self._waited, self._left_behind = waited, left_behind
         self._has_warned = False
         self._watched: WeakSet[Optimizer] = WeakSet()
         self._heard: WeakSet[Optimizer] = WeakSet()  # whose step has called us
@@ -68,11 +72,14 @@ class StepHold:
         self.look()
 
     def look(self) -> None:
-        """Waits for what was put off. Says once if what was saved are not the weights that are trained on."""
+        """Waits for what was put off. Tells if what was saved are not the weights that are trained on."""
         self._waited(self._snapshot.wait_until_copied())
-        if self._snapshot.is_left_behind and not self._has_warned:
-            self._has_warned = True
-            logger.warning(LEFT_BEHIND)
+        if self._snapshot.is_left_behind:
+            self._snapshot.is_left_behind = False
+            self._left_behind()
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(LEFT_BEHIND)
 
 
 def _is_being_captured(optimizer: Optimizer) -> bool:

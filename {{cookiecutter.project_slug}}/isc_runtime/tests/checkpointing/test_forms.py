@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -160,7 +161,7 @@ class Scheduled(Training):
         inner = torch.optim.lr_scheduler.LambdaLR(self.optimizer, functions)
         self.inner = inner
         self.scheduler = torch.optim.lr_scheduler.SequentialLR(self.optimizer, [inner], milestones=[])
-        self.plan = {"warm up": 1.0, "cool down": 0.5}
+        self.plan = OrderedDict({"warm up": 1.0, "cool down": 0.5})
 
     def state(self) -> State:
         own = ("scheduler", "plan")
@@ -193,7 +194,7 @@ def test_a_schedule_knows_its_functions_and_a_dict_what_was_taken_from_it(
             one["lr"] for one in training.optimizer.param_groups
         ]
         assert len(after.inner.lr_lambdas) == 3
-        assert after.plan == {"cool down": 0.5}
+        assert list(after.plan.items()) == [("cool down", 0.5)]
         training = after
     assert "function" not in caplog.text
 

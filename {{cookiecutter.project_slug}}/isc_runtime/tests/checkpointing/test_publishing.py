@@ -114,10 +114,36 @@ def test_weights_that_were_swapped_in_while_they_were_saved_are_named(
     assert SAID not in caplog.text
     training.step()
     assert SAID in caplog.text
+    training.checkpointer.finish()
+    training.checkpointer.poll()
+    assert training.checkpointer.is_due(0), "another one"
+    training.checkpointer.save()
+    training.step()
+    training.checkpointer.finish()
+    training.checkpointer.poll()
+    assert not training.checkpointer.is_due(0)
     caplog.clear()
     evaluate_an_average(training)
     training.step()
+    training.checkpointer.finish()
+    training.checkpointer.poll()
+    assert training.checkpointer.is_due(0), "each time"
     assert SAID not in caplog.text, "once"
+
+
+def test_a_training_that_changes_weights_in_each_batch_does_not_save_for_ever(
+    store: Store, group: Group
+) -> None:
+    training = Training(store, group, sync_save=True)
+    training.step()
+    due = []
+    for _ in range(3):
+        training.checkpointer.save()
+        training.change_weights()
+        training.step()
+        training.checkpointer.poll()
+        due.append(training.checkpointer.is_due(0))
+    assert due == [True, False, False]
 
 
 def test_weights_that_were_swapped_in_for_the_last_save_are_named(
