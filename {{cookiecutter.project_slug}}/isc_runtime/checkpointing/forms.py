@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime.checkpointing.dict_parts import methods_of
+from isc_runtime.ranks.shards import is_sharded
 
 Changes = dict[str, dict[str, Any]]  # by part, of plain values
 Places = list[list[int | None]]
@@ -66,7 +67,9 @@ class Forms:
                     for key, parameter, was_trained in self._parameters[name]
                     if (one := parameter()) is not None and one.requires_grad != was_trained
                 }
-                found |= {name: {"buffers": made, "trained": thawed}} if made or thawed else {}
+                types = self._types(name, module)
+                noted = {"buffers": made, "trained": thawed, "types": types}
+                found |= {name: noted} if made or thawed or types else {}
         for name, optimizer in _optimizers(parts):
             if name in self._groups and _sizes(optimizer) != self._groups[name]:
                 found[name] = {"groups": _groups(optimizer, parts)}
@@ -89,6 +92,12 @@ class Forms:
             self._has_warned = True
             logger.warning(OTHER_FUNCTION, "[STATE]", name)
         return [] if places == [[*range(len(own))] for own in built] else places
+
+    def _types(self, name: str, module: nn.Module) -> dict[str, torch.dtype]:
+        """Those of the parameters that had another one."""
+        before = self._tensors[name]
+        own = {key: one for key, one in module.named_parameters() if key in before and not is_sharded(one)}
+        return {key: one.dtype for key, one in own.items() if one.dtype != before[key][1]}
 
     def _made(self, name: str, module: nn.Module, state: Mapping[str, Any]) -> list[str]:
         """The buffers that were not there, or had another shape or type."""
@@ -126,6 +135,9 @@ def reform(parts: Mapping[str, Any], changes: Changes, loaded: Mapping[str, Any]
         for key, is_trained in changes.get(name, {}).get("trained", {}).items():
             if key in own:
                 own[key].requires_grad_(is_trained)
+        for key, dtype in changes.get(name, {}).get("types", {}).items():
+            if key in own:
+                own[key].data = own[key].data.to(dtype)
     for name, optimizer in _optimizers(parts):
         groups = changes.get(name, {}).get("groups", ())
         saved = loaded.get(name, {}).get("param_groups", ())

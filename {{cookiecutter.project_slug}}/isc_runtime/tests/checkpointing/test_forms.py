@@ -209,3 +209,33 @@ def test_a_function_that_a_resume_cannot_know_is_named(
     resumed(store, group, training, Scheduled)
     said = "'scheduler' computed rates by another function than those that it is built with"
     assert (caplog.text.count(f"[STATE] {said}"), caplog.text.count(f"[RESUME] {said}")) == (1, 1)
+
+
+class Converted(Training):
+    """Goes on in another precision from a point on."""
+
+    def step(self) -> None:
+        model: Any = self.model
+        hidden = model["backbone"](torch.ones(3, 4, dtype=model["backbone"].weight.dtype))
+        loss: Tensor = model["attention"].scores(hidden).sum()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sampler.advance()
+
+
+def test_weights_that_were_converted_in_training_are_of_that_type_again(store: Store, group: Group) -> None:
+    training: Training = Converted(store, group)
+    training.checkpointer.restore()
+    training.step()
+    training.model.bfloat16()
+    for state in training.optimizer.state.values():  # as torch's `load_state_dict` would make them
+        state.update({key: state[key].bfloat16() for key in ("exp_avg", "exp_avg_sq")})
+    for _ in range(2):
+        training.step()
+        after = resumed(store, group, training, Converted)
+        for one in (training, after):
+            one.step()
+        assert {one.dtype for one in after.model.parameters()} == {torch.bfloat16}
+        assert differences(training.everything(), after.everything()) == []
+        training = after
