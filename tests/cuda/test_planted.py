@@ -297,7 +297,7 @@ def test_a_captured_step_is_not_put_off(tmp_path: Path) -> None:
     weight = nn.Parameter(torch.ones(8, device=HERE))
     optimizer = torch.optim.AdamW([weight], capturable=True, foreach=False)
     weight.grad = torch.ones_like(weight)
-    hold = StepHold(Snapshot(HERE), lambda _: None)
+    hold = StepHold(Snapshot(HERE), lambda _: None, lambda: None)
     hold.watch([optimizer])
     optimizer.step()
     assert weight.data_ptr() in hold.over([optimizer])

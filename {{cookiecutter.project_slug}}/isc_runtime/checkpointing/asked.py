@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from isc_runtime.checkpointing.forms import Forms, reform
+from isc_runtime.checkpointing.forms import Forms, reform, schedulers_in
+from isc_runtime.checkpointing.members import Members, check_members, classes_of
 from isc_runtime.options import GIVEN, CheckpointOptions
 from isc_runtime.position import Position
 
@@ -38,21 +39,24 @@ class Asked:
     Args:
         arguments: as `isc_runtime.options.parse` returns them; None if there is no command line.
         parts: of the training.
+        left_out: the names that it says need not be saved.
     """
 
-    def __init__(self, arguments: argparse.Namespace | None, parts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace | None, parts: Mapping[str, Any], left_out: Collection[str] = ()
+    ) -> None:
         given = {} if arguments is None else vars(arguments)
         self._now = {name: _plain(value) for name, value in given.items() if name not in OPERATIONAL}
         self._explicit = given.get(GIVEN, frozenset())
-        classes = {name: type(part) for name, part in parts.items()}
-        self._classes = {
-            name: f"{kind.__module__}.{kind.__qualname__}"
-            for name, kind in classes.items()
-            if not kind.__module__.startswith("isc_runtime.")  # where the template's own are may change
-        }
+        self._left_out = left_out
         self._begun_with = dict(self._now)
         self._begun_settings = plain_settings(parts)
-        self._forms = Forms(parts)
+        self.begin(parts)
+
+    def begin(self, parts: Mapping[str, Any]) -> None:
+        """These are the parts that a start builds, before any of them is filled."""
+        self._classes = classes_of(parts)
+        self._forms, self._members = Forms(parts), Members(parts, self._left_out)
 
     def state(self, parts: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
         """For the checkpoint: what was asked for so far, and what the training has made of its parts.
@@ -61,9 +65,14 @@ class Asked:
             parts: of the training, now.
             state: of each of them.
         """
-        said = {"options": self._begun_with, "classes": self._classes, "settings": self._begun_settings}
-        forms = self._forms.changes(parts, state)
-        return {**said, "forms": forms} if forms else said
+        said = {"options": self._begun_with, "classes": classes_of(parts), "settings": self._begun_settings}
+        changes = {"forms": self._forms.changes(parts, state), "members": self._members.changes(parts)}
+        return said | {name: found for name, found in changes.items() if found}
+
+    def check_members(self, loaded: Mapping[str, Any], parts: Mapping[str, Any], path: Path) -> None:
+        """Are the parts of a checkpoint, at this path, those that were built? Raises IscError."""
+        changes = loaded.get("asked", {}).get("members", {})
+        check_members(changes, loaded, parts, self._left_out, path)
 
     def reform(self, loaded: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
         """Gives the parts, before a checkpoint fills them, the form that they had when it was made."""
@@ -147,18 +156,10 @@ def _set(key: str, parts: Mapping[str, Any], fresh: Groups, times: float | None)
                 _set_rate(group, asked, times)
             elif key in asked:
                 group[key] = asked[key]
-        for scheduler in _schedulers(parts.values()):
+        for scheduler in schedulers_in(parts.values()):
             if key == "lr" and scheduler.optimizer is optimizer and hasattr(scheduler, "base_lrs"):
                 scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
     return found
-
-
-def _schedulers(parts: Iterable[Any]) -> Iterator[LRScheduler]:
-    """The schedulers among the parts, and those that a SequentialLR or a ChainedScheduler is made of."""
-    for part in parts:
-        if isinstance(part, LRScheduler):
-            yield part
-            yield from _schedulers(getattr(part, "_schedulers", ()))
 
 
 def _set_rate(group: dict[str, Any], asked: dict[str, Any], times: float | None) -> None:

@@ -75,10 +75,10 @@ class Checkpointer:
         self.equipment = Equipment(run.store, run.group)
         self._publisher = Publisher(run, options, self.equipment.snapshot, self.policy)
         self._is_size_known = False
-        self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait)
+        self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait, self.policy.owe)
         parts = parts_of(training)
         self._step_hold.watch(parts.values())
-        self._asked = Asked(getattr(training, "arguments", None), parts)
+        self._asked = Asked(getattr(training, "arguments", None), parts, getattr(training, "left_out", ()))
         modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
         self.equipment.modules = frozenset(modules)
         self._sampler: Position = parts[POSITION]  # type: ignore[assignment]
@@ -245,9 +245,8 @@ class Checkpointer:
             return {}, {}, {}, RankError.of(error, self.group.environment)
 
     def _deferrable(self) -> Owned:
-        """What may be copied later, before the optimizer's next step."""
-        if self.options.sync_save or self._publisher.is_unsaved:  # a copy may have been torn
-            return {}
+        """What only the optimizer's steps change. It is copied before the next one, or now."""
+        self.equipment.snapshot.is_at_once = self.options.sync_save or self._publisher.is_unsaved
         return self._step_hold.over(parts_of(self._training).values())
 
     def finish(self) -> None:
@@ -265,6 +264,7 @@ class Checkpointer:
             RankError: it keeps failing.
         """
         self.finish()
+        self._step_hold.look()
         while self._publisher.is_unsaved:
             self.group.busy()
             time.sleep(PAUSE * self.failed_saves)  # what failed now, fails a moment later, too

@@ -1,21 +1,36 @@
 """What a training has changed in the form of its parts since they were built.
 
 A resume builds them anew, from the code, and loads values into them. So it must know of what was not there
-yet: a mask that a forward pass has made, layers that were unfrozen, a group that an optimizer was given.
+yet: a mask that a forward pass has made, layers that were unfrozen, a group that an optimizer was given; and
+of what a dict does not hold any more.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from isc_runtime.checkpointing.dict_parts import methods_of
+from isc_runtime.ranks.shards import is_sharded
 
 Changes = dict[str, dict[str, Any]]  # by part, of plain values
+Places = list[list[int | None]]
+
+OTHER_FUNCTION = (
+    "%s %r computed rates by another function than those that it is built with, and no function is saved: a "
+    "resume goes on with those that it is built with. Build it with one function, which asks for the step."
+)
+
+logger = logging.getLogger("checkpoint")
 
 
 class Forms:
@@ -32,6 +47,9 @@ class Forms:
             for name, part in _modules(parts)
         }
         self._groups = {name: _sizes(part) for name, part in _optimizers(parts)}
+        self._keys = {name: list(part) for name, part in parts.items() if isinstance(part, dict)}
+        self._functions = {name: _functions(part) for name, part in parts.items()}
+        self._has_warned = False
 
     def changes(self, parts: Mapping[str, Any], state: Mapping[str, Any]) -> Changes:
         """What has changed since then; nothing of a part whose form is as it was. Asked at each save.
@@ -49,11 +67,37 @@ class Forms:
                     for key, parameter, was_trained in self._parameters[name]
                     if (one := parameter()) is not None and one.requires_grad != was_trained
                 }
-                found |= {name: {"buffers": made, "trained": thawed}} if made or thawed else {}
+                types = self._types(name, module)
+                noted = {"buffers": made, "trained": thawed, "types": types}
+                found |= {name: noted} if made or thawed or types else {}
         for name, optimizer in _optimizers(parts):
             if name in self._groups and _sizes(optimizer) != self._groups[name]:
                 found[name] = {"groups": _groups(optimizer, parts)}
+        for name, part in parts.items():
+            gone = [key for key in self._keys.get(name, ()) if isinstance(part, dict) and key not in part]
+            found |= {name: {"gone": gone}} if gone else {}
+            places = self._places_of_functions(name, part)
+            found |= {name: {"functions": places}} if places else {}
         return found
+
+    def _places_of_functions(self, name: str, part: Any) -> Places:
+        """Which of the functions that a schedule was built with it has now for each group of parameters, for
+        each of the schedules that it is made of; None: of another one. Nothing if that is as it was."""
+        built, now = self._functions.get(name, []), _functions(part)
+        if len(now) != len(built):
+            return []
+        pairs = list(zip(now, built, strict=True))
+        places = [[_place_of(one, own) for one in functions] for functions, own in pairs]
+        if any(None in found for found in places) and not self._has_warned:
+            self._has_warned = True
+            logger.warning(OTHER_FUNCTION, "[STATE]", name)
+        return [] if places == [[*range(len(own))] for own in built] else places
+
+    def _types(self, name: str, module: nn.Module) -> dict[str, torch.dtype]:
+        """Those of the parameters that had another one."""
+        before = self._tensors[name]
+        own = {key: one for key, one in module.named_parameters() if key in before and not is_sharded(one)}
+        return {key: one.dtype for key, one in own.items() if one.dtype != before[key][1]}
 
     def _made(self, name: str, module: nn.Module, state: Mapping[str, Any]) -> list[str]:
         """The buffers that were not there, or had another shape or type."""
@@ -91,11 +135,55 @@ def reform(parts: Mapping[str, Any], changes: Changes, loaded: Mapping[str, Any]
         for key, is_trained in changes.get(name, {}).get("trained", {}).items():
             if key in own:
                 own[key].requires_grad_(is_trained)
+        for key, dtype in changes.get(name, {}).get("types", {}).items():
+            if key in own:
+                own[key].data = own[key].data.to(dtype)
     for name, optimizer in _optimizers(parts):
         groups = changes.get(name, {}).get("groups", ())
         saved = loaded.get(name, {}).get("param_groups", ())
         if len(saved) == len(groups) > len(optimizer.param_groups):
             _add_groups(optimizer, parts, groups, saved)
+    for name, part in parts.items():
+        for key in changes.get(name, {}).get("gone", ()) if isinstance(part, dict) else ():
+            methods_of(part).pop(part, key, None)
+        _give_functions(name, part, changes.get(name, {}).get("functions", ()))
+
+
+def schedulers_in(parts: Iterable[Any]) -> Iterator[LRScheduler]:
+    """The schedulers among the parts, and those that a SequentialLR or a ChainedScheduler is made of."""
+    for part in parts:
+        if isinstance(part, LRScheduler):
+            yield part
+            yield from schedulers_in(getattr(part, "_schedulers", ()))
+
+
+def _functions(part: Any) -> list[list[Any]]:
+    """Those of the schedules that compute rates by functions, one for each group of parameters."""
+    return [list(one.lr_lambdas) for one in _with_functions(part)]
+
+
+def _with_functions(part: Any) -> list[Any]:
+    return [one for one in schedulers_in([part]) if isinstance(getattr(one, "lr_lambdas", None), list)]
+
+
+def _place_of(function: Any, own: list[Any]) -> int | None:
+    """Where a function is among others. What an object holds that is called like one is in the checkpoint."""
+    kind = _kind_of(function)
+    return next((place for place, one in enumerate(own) if _kind_of(one) == kind), None)
+
+
+def _kind_of(function: Any) -> Any:
+    kind = function if isinstance(function, partial) else type(function)
+    return getattr(function, "__code__", kind)
+
+
+def _give_functions(name: str, part: Any, places: Sequence[list[int | None]]) -> None:
+    for scheduler, found in zip(_with_functions(part), places, strict=False):
+        own = dict(enumerate(scheduler.lr_lambdas))
+        if None in found:
+            logger.warning(OTHER_FUNCTION, "[RESUME]", name)
+        elif own.keys() >= {*found}:
+            scheduler.lr_lambdas = [own[place] for place in found if place is not None]
 
 
 def _bind(module: nn.Module, key: str, value: Any) -> None:

@@ -7,9 +7,8 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Set
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -17,6 +16,8 @@ from isc_runtime import rng
 from isc_runtime.checkpointing import imported
 from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
 from isc_runtime.checkpointing.choosing import Chosen
+from isc_runtime.checkpointing.dict_parts import Pairs, restore
+from isc_runtime.checkpointing.filling import Stateful, exact_optimizers, fill, types_of_weights
 from isc_runtime.checkpointing.held import attribute_of, held_by
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Damaged, Manifest, Progress
@@ -25,21 +26,10 @@ from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import ShardedTensors, distribute
-from isc_runtime.tree import Path, mapped
 
 EVALUATION = "evaluation"  # the part of the state that says how far an evaluation is
 
-COMPUTED = ("fused", "foreach", "capturable")  # of an optimizer's settings those that change no result
-
 logger = logging.getLogger("checkpoint")
-
-
-class Stateful(Protocol):
-    """What can be part of a checkpoint: a module, an optimizer, a scheduler, a GradScaler, ..."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 def load(state: Mapping[str, Stateful | dict[str, Any]], chosen: Chosen, group: Group, asked: Asked) -> int:
@@ -63,6 +53,7 @@ def load(state: Mapping[str, Stateful | dict[str, Any]], chosen: Chosen, group: 
         verify(manifest.files.keys() - set(manifest.shards))
     sharded = ShardedTensors(state, was_whole=manifest.details.get("format") != SHARDED)
     loaded = distribute(read_state(entry, manifest, sharded, about_to_read=verify), sharded)
+    asked.check_members(loaded, state, entry.path)
     asked.reform(loaded, state)
     given, fresh = plain_settings(state), settings_of(state)
     sampler = cast(Position, state["sampler"])
@@ -107,15 +98,21 @@ def _put_all_back(
     if source:
         with _must_fit("sampler", loaded, entry, source):
             missing = imported.complete(loaded, state, str(source))
-    for name, part in state.items():
-        if name in missing:
-            continue
-        with _must_fit(name, loaded, entry, source):
-            if source and isinstance(part, LRScheduler):
-                imported.check_scheduler(part, loaded[name])
-            _put_back(part, loaded[name], is_mapped=manifest.details.get("format") != SHARDED)
-            if source and isinstance(part, Optimizer):
-                imported.check_optimizer(part, fresh[name])
+    dicts, is_mapped = Pairs(), manifest.details.get("format") != SHARDED
+    # What another program has saved is of types that torch's own rule makes right.
+    with contextlib.nullcontext() if source else exact_optimizers(types_of_weights(state, loaded)):
+        for name in (name for name in state if name not in missing):
+            with _must_fit(name, loaded, entry, source):
+                part, saved = state[name], loaded[name]
+                if isinstance(part, dict):
+                    dicts.append((part, copy.deepcopy(dict(saved)) if is_mapped else dict(saved)))
+                    continue
+                if source and isinstance(part, LRScheduler):
+                    imported.check_scheduler(part, saved)
+                fill(part, saved, is_mapped)
+                if source and isinstance(part, Optimizer):
+                    imported.check_optimizer(part, fresh[name])
+    restore(dicts, state.values())
     for holder, held, attribute in links:
         setattr(held, attribute, getattr(holder, attribute))
     if source:
@@ -133,7 +130,7 @@ def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry, source: str | 
         )
     try:
         yield
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (LookupError, AttributeError, RuntimeError, ValueError, TypeError) as error:
         misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
         if isinstance(error, KeyError) and name in loaded:
             misfit = f"it has no {misfit}: the state of another kind of {name}?"
@@ -143,45 +140,6 @@ def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry, source: str | 
             hint,
             ExitCode.CHECKPOINT,
         ) from None
-
-
-def _put_back(part: Stateful | dict[str, Any], state: dict[str, Any], is_mapped: bool) -> None:
-    if is_mapped and not isinstance(part, nn.Module):  # which copies
-        state = _independent(part, state)
-    if isinstance(part, Optimizer):
-        state = _computed_as_now(part, state)
-    part.update(state) if isinstance(part, dict) else part.load_state_dict(state)
-
-
-def _independent(part: Stateful | dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    """A state that does not depend on the file: what is no module keeps what it is given.
-
-    An optimizer of torch's moves it to where its parameters are. If that is a GPU, all that stays here is
-    the scalars in which it counts steps.
-    """
-    if not isinstance(part, Optimizer) or type(part).load_state_dict is not Optimizer.load_state_dict:
-        return copy.deepcopy(state)
-    if any(parameter.is_cpu for group in part.param_groups for parameter in group["params"]):
-        return copy.deepcopy(state)
-
-    def own(_: Path, node: Any) -> Any:
-        return node.clone() if isinstance(node, Tensor) and not node.dim() else node
-
-    independent: dict[str, Any] = mapped(state, own)
-    return independent
-
-
-def _computed_as_now(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state, with what belongs to this run and not to the training: how a step is computed.
-
-    One that holds others may have a state of any form, and one of another kind is named by torch itself.
-    """
-    saved = state.get("param_groups")
-    if not isinstance(saved, list) or len(saved) != len(optimizer.param_groups):
-        return state
-    pairs = zip(saved, optimizer.param_groups, strict=True)
-    groups = [{**group, **{name: own[name] for name in COMPUTED if name in own}} for group, own in pairs]
-    return {**state, "param_groups": groups}
 
 
 def _say_what_is_overruled(given: dict[str, Any], begun: dict[str, Any], kept: dict[str, Any]) -> None:

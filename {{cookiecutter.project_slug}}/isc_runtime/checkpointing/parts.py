@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from isc_runtime.checkpointing.filling import Stateful
 from isc_runtime.checkpointing.held import (
     attribute_of,
     forgotten_by_parts,
@@ -17,7 +18,6 @@ from isc_runtime.checkpointing.held import (
     steps_without_state,
 )
 from isc_runtime.checkpointing.imported import POSITION as POSITION
-from isc_runtime.checkpointing.loading import Stateful
 from isc_runtime.checkpointing.saving.finite import names_of_not_finite
 from isc_runtime.checkpointing.saving.loadable import check_state
 from isc_runtime.errors import ExitCode, IscError

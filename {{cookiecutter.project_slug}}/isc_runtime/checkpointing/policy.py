@@ -41,6 +41,8 @@ class SavePolicy:
         self._last_time = now
         self._is_asked = False
         self._has_saved = False  # since this start
+        self._is_owed = self._was_owed = False  # another save; and when the last one began
+        self._owes_nothing = False  # any more
 
     def resumed(self, step: int) -> None:
         """The training goes on from a save of this step."""
@@ -50,6 +52,7 @@ class SavePolicy:
         """A save begins at this step, at this time."""
         self._last_step, self._last_time, self._has_saved = step, now, True
         self._is_asked = False
+        self._was_owed, self._is_owed = self._is_owed, False
         self.pace.save_begun()
 
     def due(self, step: int, batch: int | None, is_saving: bool) -> bool:
@@ -69,8 +72,14 @@ class SavePolicy:
         return (batch + 1) % self.save_steps == 0
 
     def is_late(self, now: float) -> bool:
-        """Whether the last save was too long ago, by this rank's clock."""
-        return now - self._last_time >= self._longest(self._cost)
+        """Whether the last save was too long ago, by this rank's clock, or was of other weights."""
+        return self._is_owed or now - self._last_time >= self._longest(self._cost)
+
+    def owe(self) -> None:
+        """The weights that are trained on are not those of the last save: another one is due soon. If that
+        was so of such a one, too, each batch changes them, and a resume does that again."""
+        self._owes_nothing |= self._was_owed
+        self._is_owed = not self._owes_nothing
 
     def ask(self) -> None:
         """A rank is late, and all ranks know it now."""

@@ -62,6 +62,7 @@ def resume(
             no room for two more.
     """
     store, group, parts = run.store, run.group, parts_of(training)
+    asked.begin(parts)
     equipment.trained = names_of_parameters(training)
     warn_of_what_is_left_out(training)
     if options.fresh and not group.environment.restarts:  # only the first attempt of torchrun's

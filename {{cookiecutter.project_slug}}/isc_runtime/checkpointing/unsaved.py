@@ -22,7 +22,7 @@ from isc_runtime.ranks.buffers import is_plain
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.ranks.weights import unlike_weights
-from isc_runtime.tree import leaves
+from isc_runtime.tree import leaves, nodes
 
 PLAIN = (bool, int, float, complex, str, bytes, np.generic)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
@@ -58,6 +58,7 @@ class Unsaved:
         self._named: set[str] = set()
         self._saves = 0
         self._is_apart = False
+        self._in_dicts = _containers(training.state())  # a resume fills these
         self._marks = self._look(frozenset())
 
     def saved(self, state: Any) -> None:
@@ -112,7 +113,7 @@ class Unsaved:
         """
         marks: Marks = {}
         with contextlib.suppress(Exception):  # of an attribute of the user's; the rest is not looked at
-            for name, value in _values(self._training, self._kind):
+            for name, value in _values(self._training, self._kind, self._in_dicts):
                 marks[name] = OTHER
                 with contextlib.suppress(Exception):
                     marks[name] = _mark(value, own)
@@ -127,10 +128,16 @@ def _advice(name: str, kind: str) -> str:
     return "Keep it in a persistent buffer, or tell it with get_extra_state, a generator by its state"
 
 
-def _values(training: Any, kind: str) -> Iterator[tuple[str, Any]]:
-    """What may change, by name."""
+def _containers(parts: Mapping[str, Any]) -> dict[int, Any]:
+    """The lists and dicts that parts hold which are dicts, by their identity."""
+    found = (node for part in parts.values() if isinstance(part, dict) for _, node in nodes(part))
+    return {id(node): node for node in found if isinstance(node, list | dict)}
+
+
+def _values(training: Any, kind: str, in_dicts: Mapping[int, Any]) -> Iterator[tuple[str, Any]]:
+    """What may change, by name; not what was in a dict at the start, and still is."""
     parts: Mapping[str, Any] = training.state()
-    known = {id(part) for part in parts.values()}
+    known = {id(part) for part in parts.values()} | (in_dicts.keys() & _containers(parts).keys())
     for part, value in parts.items():
         if isinstance(value, nn.Module):
             for name, module in value.named_modules():

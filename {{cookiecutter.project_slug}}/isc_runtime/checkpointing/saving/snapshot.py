@@ -37,16 +37,23 @@ class Snapshot:
     copies it in the background while the next batch is computed, and `wait_until_copied`, called before that
     step, waits for it. What is frozen is not copied again. What is on a GPU is copied by the GPU, on a
     stream of its own: the training is never waited for.
+
+    Attributes:
+        is_at_once: whether the next `take` copies all by itself, and puts nothing off.
+        is_left_behind: whether something else than a step has changed weights after they were saved, and
+            before the next step: other weights may have been swapped in while they were saved.
     """
 
     def __init__(self, device: torch.device = CPU) -> None:
         self._buffers: dict[tuple[object, ...], Tensor] = {}
         self._pinned = PinnedMemory()
         self._deferred: Pairs = []
-        self._counting: list[Tensor] = []  # in which torch counts the changes of what is put off
+        self._counting: list[Tensor] = []  # in which torch counts the changes of what only steps change
         self._versions: list[int] = []  # of these, when the snapshot was taken
-        self._samples: Pairs = []  # some values of what is put off, and what they were then
+        self._samples: Pairs = []  # some values of what only steps change, and what they were then
         self._is_torn: bool | None = None  # not known before the step
+        self._is_whole = False  # it was asked whether it is torn, and was not
+        self.is_at_once = self.is_left_behind = False
         self._unchanged = Unchanged()
         self._has_changed = False  # what is frozen
         # Two threads that use a Mac's GPU at once may kill the process (pytorch/pytorch#197805, torch 2.14).
@@ -65,33 +72,32 @@ class Snapshot:
         tensors = [leaf for _, leaf in leaves(state) if isinstance(leaf, Tensor) and leaf.is_cuda]
         self._pinned.reserve([_own(leaf) for leaf in tensors])
 
-    def take(self, state: Any, deferred: Owned = MappingProxyType({})) -> Any:
+    def take(self, state: Any, owned: Owned = MappingProxyType({})) -> Any:
         """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
 
         Args:
             state: dicts, lists and tuples of tensors and of plain values.
-            deferred: the tensors that nothing but the optimizer's step changes, or nothing at all.
+            owned: the tensors that nothing but the optimizer's step changes, or nothing at all.
 
         Raises:
             IscError: something in it could be saved, but not loaded with `weights_only=True`.
         """
         self.pin(state)
         copy, pairs = self._plan(state)
-        deferred = deferred if self._may_defer else {}
-        at_once, frozen, self._deferred, self._counting = Pairs(), Pairs(), [], []
+        may_defer = self._may_defer and not self.is_at_once
+        at_once, frozen, watched, self._counting = Pairs(), Pairs(), Pairs(), []
         for pair in pairs:
-            counting = deferred.get(pair[1].data_ptr())
-            if counting is None:
-                at_once.append(pair)
-            elif counting:
-                self._deferred.append(pair)
+            counting = owned.get(pair[1].data_ptr())
+            if counting:
+                watched.append(pair)
                 self._counting += counting
+            elif counting is None or not may_defer:
+                at_once.append(pair)
             else:
                 frozen.append(pair)
-        at_once += self._unchanged.to_copy(frozen)
-        self._versions = [tensor._version for tensor in self._counting]
-        self._samples = samples_of([tensor for _, tensor in self._deferred if not tensor.is_cuda])
-        self._is_torn, self._has_changed = None, False
+        self._deferred = watched if may_defer else []
+        at_once += self._unchanged.to_copy(frozen) + (watched if not may_defer else [])
+        self._watch([tensor for _, tensor in watched if not tensor.is_cuda])
         self._copied.clear()
         if any(tensor.is_cuda for _, tensor in pairs):
             self._start_gpu(at_once)
@@ -99,6 +105,12 @@ class Snapshot:
         if not self._deferred:  # a step need not wait for the background, which may be stuck in another save
             self._copied.set()
         return copy
+
+    def _watch(self, tensors: list[Tensor]) -> None:
+        """Notes what tells whether something else than a step changes what was saved."""
+        self._versions = [tensor._version for tensor in self._counting]
+        self._samples = samples_of(tensors)
+        self._is_torn, self._is_whole, self._has_changed = None, False, False
 
     def _start_gpu(self, at_once: Pairs) -> None:
         """Queues the copies of what is on the GPU. What it computes next waits for those `at_once`."""
@@ -161,7 +173,9 @@ class Snapshot:
             return 0.0  # it was waited for already
         begun = time.monotonic()
         with self._lock:
-            self._is_torn = self._is_changed()
+            is_changed = self._is_changed()
+            self._is_torn = is_changed and bool(self._deferred) and not self._is_whole
+            self.is_left_behind |= is_changed and not self._is_torn
         self._copied.wait()
         if self._copied_by_gpu is not None:
             self._let_gpu_wait(torch.cuda.current_stream(), self._copied_by_gpu)
@@ -173,8 +187,11 @@ class Snapshot:
         If so, nothing will be put off any more.
         """
         with self._lock:
-            is_torn = self._is_changed() if self._is_torn is None else self._is_torn
-        is_torn |= self._has_changed
+            is_torn = self._is_torn
+            if is_torn is None:
+                is_torn = bool(self._deferred) and self._is_changed()
+            is_torn |= self._has_changed
+            self._is_whole = not is_torn
         self._may_defer &= not is_torn
         return is_torn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
@@ -11,6 +12,16 @@ from torch.optim import Optimizer
 
 from isc_runtime.checkpointing.saving.snapshot import Owned, Snapshot, deferrable
 
+LEFT_BEHIND = (
+    "[STATE] Something else than an optimizer's step has changed weights between a save and the next step: "
+    "the checkpoint holds them as they were before, and is made again if the training goes on. If an "
+    "evaluation puts an average in their place, a resume until then would train on with the average: "
+    "evaluate a model of its own, such as an AveragedModel. What each batch does by itself, such as "
+    "clipping, a resume does again."
+)
+
+logger = logging.getLogger("checkpoint")
+
 
 class StepHold:
     """Lets the steps of optimizers wait for a snapshot.
@@ -18,11 +29,15 @@ class StepHold:
     Args:
         snapshot: whose copies they wait for.
         waited: told for how many seconds a step has waited.
+        left_behind: told that what was saved are not the weights that are trained on.
     """
 
-    def __init__(self, snapshot: Snapshot, waited: Callable[[float], None]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, waited: Callable[[float], None], left_behind: Callable[[], None]
+    ) -> None:
         self._snapshot = snapshot
-        self._waited = waited
+        self._waited, self._left_behind = waited, left_behind
+        self._has_warned = False
         self._watched: WeakSet[Optimizer] = WeakSet()
         self._heard: WeakSet[Optimizer] = WeakSet()  # whose step has called us
         self._captured: WeakSet[Optimizer] = WeakSet()  # in a CUDA graph: a replayed one calls nobody
@@ -54,7 +69,17 @@ class StepHold:
             self._captured.add(optimizer)
             return
         self._heard.add(optimizer)
+        self.look()
+
+    def look(self) -> None:
+        """Waits for what was put off. Tells if what was saved are not the weights that are trained on."""
         self._waited(self._snapshot.wait_until_copied())
+        if self._snapshot.is_left_behind:
+            self._snapshot.is_left_behind = False
+            self._left_behind()
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(LEFT_BEHIND)
 
 
 def _is_being_captured(optimizer: Optimizer) -> bool:

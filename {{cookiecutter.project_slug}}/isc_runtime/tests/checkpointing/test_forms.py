@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -148,3 +149,93 @@ def test_nothing_is_noted_of_a_form_that_stays(store: Store, group: Group) -> No
     training.checkpointer.settle()
     state = torch.load(store.entries()[-1].payload, weights_only=True)
     assert "forms" not in state["asked"]
+
+
+class Scheduled(Training):
+    """Each group of its optimizer has a function of the step; and a dict from which things are taken."""
+
+    def __init__(self, store: Store, group: Group) -> None:
+        super().__init__(store, group)
+        functions = [lambda step: 0.9**step, lambda step: 0.8**step]
+        self.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.1})
+        inner = torch.optim.lr_scheduler.LambdaLR(self.optimizer, functions)
+        self.inner = inner
+        self.scheduler = torch.optim.lr_scheduler.SequentialLR(self.optimizer, [inner], milestones=[])
+        self.plan = OrderedDict({"warm up": 1.0, "cool down": 0.5})
+
+    def state(self) -> State:
+        own = ("scheduler", "plan")
+        return super().state() | {name: getattr(self, name) for name in own if hasattr(self, name)}
+
+    def thaw(self) -> None:
+        super().thaw()
+        self.optimizer.param_groups[-1]["initial_lr"] = 0.01
+        self.inner.base_lrs.append(0.01)
+        self.inner.lr_lambdas.append(self.inner.lr_lambdas[1])
+        self.plan.pop("warm up")
+
+    def step(self) -> None:
+        super().step()
+        self.scheduler.step()
+
+
+def test_a_schedule_knows_its_functions_and_a_dict_what_was_taken_from_it(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training: Any = Scheduled(store, group)
+    training.checkpointer.restore()
+    training.thaw()
+    training.step()
+    for _ in range(2):
+        after: Any = resumed(store, group, training, Scheduled)
+        for one in (training, after):
+            one.step()
+        assert [one["lr"] for one in after.optimizer.param_groups] == [
+            one["lr"] for one in training.optimizer.param_groups
+        ]
+        assert len(after.inner.lr_lambdas) == 3
+        assert list(after.plan.items()) == [("cool down", 0.5)]
+        training = after
+    assert "function" not in caplog.text
+
+
+def test_a_function_that_a_resume_cannot_know_is_named(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training: Any = Scheduled(store, group)
+    training.checkpointer.restore()
+    training.inner.lr_lambdas[0] = lambda step: 0.1**step
+    training.step()
+    resumed(store, group, training, Scheduled)
+    said = "'scheduler' computed rates by another function than those that it is built with"
+    assert (caplog.text.count(f"[STATE] {said}"), caplog.text.count(f"[RESUME] {said}")) == (1, 1)
+
+
+class Converted(Training):
+    """Goes on in another precision from a point on."""
+
+    def step(self) -> None:
+        model: Any = self.model
+        hidden = model["backbone"](torch.ones(3, 4, dtype=model["backbone"].weight.dtype))
+        loss: Tensor = model["attention"].scores(hidden).sum()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sampler.advance()
+
+
+def test_weights_that_were_converted_in_training_are_of_that_type_again(store: Store, group: Group) -> None:
+    training: Training = Converted(store, group)
+    training.checkpointer.restore()
+    training.step()
+    training.model.bfloat16()
+    for state in training.optimizer.state.values():  # as torch's `load_state_dict` would make them
+        state.update({key: state[key].bfloat16() for key in ("exp_avg", "exp_avg_sq")})
+    for _ in range(2):
+        training.step()
+        after = resumed(store, group, training, Converted)
+        for one in (training, after):
+            one.step()
+        assert {one.dtype for one in after.model.parameters()} == {torch.bfloat16}
+        assert differences(training.everything(), after.everything()) == []
+        training = after

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
@@ -86,6 +87,86 @@ def test_a_torn_copy_is_never_published(store: Store, group: Group, caplog: pyte
     training.checkpointer.finish()
     assert training.checkpointer.failed_saves == 0
     assert training.published() == 1
+
+
+def evaluate_an_average(training: Training) -> None:
+    """Saves while other weights are in the place of those that are trained, as an evaluation may."""
+    weights = training.model.weight.detach().clone()
+    with torch.no_grad():
+        training.model.weight.mul_(0.5)
+        training.checkpointer.save()
+        training.model.weight.copy_(weights)
+
+
+SAID = "Something else than an optimizer's step has changed weights between a save and the next step"
+
+
+@pytest.mark.parametrize("options", [{"sync_save": True}, {}])
+def test_weights_that_were_swapped_in_while_they_were_saved_are_named(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    """Also when all is copied at once, and nothing can be torn any more."""
+    training = Training(store, group, **options)
+    training.step()
+    if not options:
+        training.checkpointer.equipment.snapshot.defer_nothing()
+    evaluate_an_average(training)
+    assert SAID not in caplog.text
+    training.step()
+    assert SAID in caplog.text
+    training.checkpointer.finish()
+    training.checkpointer.poll()
+    assert training.checkpointer.is_due(0), "another one"
+    training.checkpointer.save()
+    training.step()
+    training.checkpointer.finish()
+    training.checkpointer.poll()
+    assert not training.checkpointer.is_due(0)
+    caplog.clear()
+    evaluate_an_average(training)
+    training.step()
+    training.checkpointer.finish()
+    training.checkpointer.poll()
+    assert training.checkpointer.is_due(0), "each time"
+    assert SAID not in caplog.text, "once"
+
+
+def test_a_training_that_changes_weights_in_each_batch_does_not_save_for_ever(
+    store: Store, group: Group
+) -> None:
+    training = Training(store, group, sync_save=True)
+    training.step()
+    due = []
+    for _ in range(3):
+        training.checkpointer.save()
+        training.change_weights()
+        training.step()
+        training.checkpointer.poll()
+        due.append(training.checkpointer.is_due(0))
+    assert due == [True, False, False]
+
+
+def test_weights_that_were_swapped_in_for_the_last_save_are_named(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(store, group, sync_save=True)
+    training.step()
+    evaluate_an_average(training)
+    training.checkpointer.settle()
+    assert SAID in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"sync_save": True}, {}])
+def test_a_step_after_a_save_is_no_swap(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    training = Training(store, group, **options)
+    for _ in range(3):
+        training.step()
+        training.checkpointer.save()
+        training.checkpointer.finish()
+    training.checkpointer.settle()
+    assert "[STATE]" not in caplog.text
 
 
 def tear(change: str, training: Training) -> None:

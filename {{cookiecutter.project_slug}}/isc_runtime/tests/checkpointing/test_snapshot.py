@@ -204,3 +204,16 @@ def test_a_gpu_copies_while_it_computes() -> None:
     snapshot.complete()
     assert torch.equal(taken["w"], torch.ones(2**24))
     assert weights.sum().item() == 0
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_what_changes_after_a_whole_copy_was_written_is_no_tear(is_asked: bool) -> None:
+    """The writer asks whether it is torn; after that the copy is as it was, but the weights are others."""
+    training = Training()
+    training.take()
+    training.snapshot.complete()
+    if is_asked:
+        assert not training.snapshot.is_torn()
+    change_weights(training.model.weight)
+    training.step()
+    assert (training.snapshot.is_torn(), training.snapshot.is_left_behind) == (not is_asked, is_asked)

@@ -30,7 +30,7 @@ def test_what_is_captured_in_a_graph_waits_for_nobody_and_is_not_put_off(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     """A CUDA graph that is replayed calls no hook."""
-    hold = StepHold(Snapshot(), lambda _: None)
+    hold = StepHold(Snapshot(), lambda _: None, lambda: None)
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
     optimizer = Adam([weight], foreach=False)
@@ -49,7 +49,7 @@ def test_what_is_captured_in_a_graph_waits_for_nobody_and_is_not_put_off(
 
 def test_only_what_waits_is_put_off() -> None:
     waited: list[float] = []
-    hold = StepHold(Snapshot(), waited.append)
+    hold = StepHold(Snapshot(), waited.append, lambda: None)
     one, other = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
     optimizer, wrapped = SGD(one.parameters()), Lookahead(SGD(other.parameters()))
     for _ in range(2):  # asked at each save

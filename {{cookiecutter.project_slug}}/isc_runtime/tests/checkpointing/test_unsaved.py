@@ -200,3 +200,18 @@ def test_ranks_that_come_apart_are_warned(tmp_path: Path) -> None:
     before, _, after = ended[0].output.partition("equal so far")
     assert "[STATE]" not in before
     assert after.count("have come apart: model.linear.bias of rank 1 is not that of rank 0") == 1
+
+
+@pytest.mark.parametrize("when", ["from the start", "later", "not any more"])
+def test_a_list_that_a_dict_holds_from_the_start_is_saved_with_it(when: str) -> None:
+    """A resume fills that list itself; one that came into the dict later it could not."""
+    trainer: Any = Trainer(Block())
+    trainer.losses = [1.0]
+    if when != "later":
+        trainer.metrics["losses"] = trainer.losses
+    unsaved = Unsaved(trainer, ALONE)
+    trainer.metrics["losses"] = [5.0] if when == "not any more" else trainer.losses
+    for _ in range(2):
+        trainer.losses[0] += 1
+        found = unsaved.changed({})
+    assert ("Trainer.losses" in unsaved._named) == (when != "from the start"), found
