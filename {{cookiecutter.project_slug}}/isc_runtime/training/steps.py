@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.training.means import Totals
+from isc_runtime.training.trial import Trial, requires_closure
 
 READING = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__}
 
@@ -23,12 +25,16 @@ def take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group
 
     If its `step` requires a closure, as that of `torch.optim.LBFGS` does, it gets one, and may call it as
     often as it likes: each call computes the gradients anew, and returns the mean loss over all ranks. So
-    all ranks decide alike, and none waits for another.
+    all ranks decide alike, and none waits for another. If it ends where gradients or weights are not finite,
+    it is taken back, and the guard that has allowed it counts it as skipped.
 
     Args:
         optimizer: whose step it is.
         gradients: computes the gradients of all ranks, and adds the "loss" to the totals. A collective.
         group: the ranks.
+
+    Raises:
+        IscError: the gradients are of another kind than the optimizer takes.
     """
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     with ReadingOfAllRanks() if any(map(is_sharded, parameters)) else contextlib.nullcontext():
@@ -49,19 +55,46 @@ class ReadingOfAllRanks(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextlib.contextmanager
+def _in_words(optimizer: Optimizer) -> Iterator[None]:
+    """Says in one sentence that an optimizer takes dense gradients only, or sparse ones, and what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"does not support (sparse|dense) gradients", str(error))
+        if found is None:
+            raise
+        raise IscError(
+            f"{type(optimizer).__name__} {found[0]}",
+            "the optimizer in train.py",
+            "Sparse ones come from nn.Embedding(sparse=True): SGD takes both kinds, SparseAdam sparse ones "
+            "only, and with sparse=False all gradients are dense.",
+            ExitCode.USAGE,
+        ) from None
+
+
 def _take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group: Group) -> None:
-    if not _requires_closure(optimizer):
-        optimizer.step()
+    if not requires_closure(optimizer):
+        with _in_words(optimizer):
+            optimizer.step()
         return
+    trial = Trial(optimizer, group)
 
     def closure() -> float:
         totals = Totals(group)
-        gradients(totals)
+        try:
+            trial.saw(gradients(totals))
+        except RuntimeError as error:
+            if "unscale_() has already been called" not in str(error):
+                raise
+            raise IscError(
+                "An enabled GradScaler unscales gradients once in a step, and this optimizer computes them "
+                "several times",
+                type(optimizer).__name__,
+                "Train in bfloat16 or float32, with GradScaler(..., enabled=False).",
+                ExitCode.USAGE,
+            ) from None
         return totals.over_ranks()["loss"]
 
     optimizer.step(closure)
-
-
-def _requires_closure(optimizer: Optimizer) -> bool:
-    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return parameter is not None and parameter.default is inspect.Parameter.empty
+    trial.end()
