@@ -19,25 +19,33 @@ NEITHER = (torch.Tensor, np.ndarray, nn.Module, type, ModuleType, FunctionType, 
 OTHERS = ("isc_runtime", "torch", "numpy", "pandas", "pyarrow")
 
 
-def values_inside(value: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+def values_inside(value: Any, name: str, known: set[int] | None = None) -> Iterator[tuple[str, Any, Any]]:
     """The plain values and the generators in an object, in what it wraps and in short containers.
 
     Args:
         value: a dataset, say, or one that wraps another.
         name: of it.
+        known: the ids of objects that are not looked into, those that are join them.
 
     Yields:
         The name of a value, the value, and what holds it.
     """
-    known, to_do = {id(value)}, [(name, value)]
-    while to_do and len(known) <= MOST_OBJECTS:
+    known = set() if known is None else known
+    seen, to_do = {id(value)}, [(name, value)]
+    while to_do and len(seen) <= MOST_OBJECTS:
         name, holder = to_do.pop()
         for own, part in _parts(name, holder):
-            if isinstance(part, (*PLAIN, *GENERATORS)):
+            if isinstance(part, PLAIN):
                 yield own, part, holder
-            elif id(part) not in known and _may_hold(part):
-                known.add(id(part))
+            elif id(part) in seen or id(part) in known:
+                continue
+            elif isinstance(part, GENERATORS):
+                seen.add(id(part))
+                yield own, part, holder
+            elif _may_hold(part):
+                seen.add(id(part))
                 to_do.append((own, part))
+    known |= seen
 
 
 def _parts(name: str, holder: Any) -> list[tuple[str, Any]]:

@@ -9,7 +9,9 @@
       choosing                        the newest checkpoint that is as it was saved
     asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
       unsaved                         what changes in training and is in no checkpoint
-    forms  held                     what a training has changed of its parts; what these hold themselves
+        looked_at  collected            whatever a training holds, by name; gradients of several batches
+    forms  held  marks              what a training has changed of its parts; what these hold themselves; what
+                                    tells whether a value has changed
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 
 `on_disk` imports no torch when it is imported.
