@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 PLAIN = (bool, int, float, complex, str, bytes, np.generic)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 MOST_ITEMS, MOST_OBJECTS = 20, 200  # of a container, for what holds more are data; looked into
-NEITHER = (torch.Tensor, np.ndarray, nn.Module, type, ModuleType, FunctionType, MethodType)
+NEITHER = (torch.Tensor, np.ndarray, nn.Module, type, ModuleType, FunctionType)
 OTHERS = ("isc_runtime", "torch", "numpy", "pandas", "pyarrow")
 
 
@@ -55,12 +56,18 @@ def _parts(name: str, holder: Any) -> list[tuple[str, Any]]:
         names = getattr(holder, "_fields", None)
         keys = [f".{each}" for each in names] if names else [f"[{index}]" for index in range(len(holder))]
         return [(name + key, part) for key, part in zip(keys, holder, strict=True)]
+    if isinstance(holder, MethodType):
+        return [(name, holder.__self__)]
+    if isinstance(holder, partial):
+        return [(name, holder.func), *_parts(name, holder.args), *_parts(name, holder.keywords)]
     return [(f"{name}.{attribute}", part) for attribute, part in vars(holder).items()]
 
 
 def _may_hold(value: Any) -> bool:
     if isinstance(value, dict | list | tuple):
         return len(value) <= MOST_ITEMS
+    if isinstance(value, MethodType | partial):
+        return True
     module = type(value).__module__
     package = module.partition(".")[0]
     is_of_others = package in OTHERS or package in sys.stdlib_module_names

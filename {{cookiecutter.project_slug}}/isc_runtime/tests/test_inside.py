@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ class Crop:
 
     def __init__(self) -> None:
         self.size, self.draws = 3, random.Random(1)
+
+    def apply(self, index: int) -> int:
+        return index
 
 
 class Images(Dataset[int]):
@@ -50,6 +54,19 @@ def test_values_are_found_in_what_wraps_a_dataset() -> None:
     generators = {name for name, value in found.items() if isinstance(value, GENERATORS)}
     assert generators == {f"{within}.transforms[0].draws", f"{within}.rng"}
     assert not [name for name in found if "files" in name or "network" in name or "values" in name]
+
+
+def shifted(by: int, draws: random.Random) -> int:
+    return by + draws.randrange(3)
+
+
+def test_what_a_method_and_a_partial_are_bound_to_is_found() -> None:
+    holder = Link(None)
+    holder.after = [Crop().apply, partial(shifted, 1, draws=random.Random(0))]
+    found = named(holder)
+    assert found["data.after[0].size"] == 3
+    assert found["data.after[1][0]"] == 1
+    assert isinstance(found["data.after[1]['draws']"], random.Random)
 
 
 class Link:
