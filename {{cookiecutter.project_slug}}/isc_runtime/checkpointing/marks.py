@@ -113,6 +113,8 @@ class Marker:
         if isinstance(value, itertools.count):
             return ITERATOR, repr(value)
         if isinstance(value, GeneratorType):
+            if "isc_runtime" in Path(value.gi_code.co_filename).parts:
+                return OTHER  # of a loader of the runtime's: its position says where it is
             if value.gi_frame is None:
                 return ITERATOR, "ended"
             local = {name: self.of(part, 1) for name, part in value.gi_frame.f_locals.items()}
