@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,17 @@ def seed_everything(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draws within the block depend on `seed` alone, and those after it not on the block. CPU generators."""
-    with undisturbed():
+def seeded(seed: int, others: Sequence[Any] = ()) -> Iterator[None]:
+    """Draws within the block depend on `seed` alone, and those after it not on the block. CPU generators.
+
+    Args:
+        seed: of Python's, NumPy's and torch's own.
+        others: more generators, each of which gets a seed of its own.
+    """
+    with undisturbed(others):
         seed_cpu(seed)
+        for number, generator in enumerate(others, 1):
+            _seed(generator, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
         yield
 
 
@@ -35,15 +42,46 @@ def seed_cpu(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Draws after the block do not depend on those within it. CPU generators."""
+def undisturbed(others: Sequence[Any] = ()) -> Iterator[None]:
+    """Draws after the block do not depend on those within it. CPU generators, and the others."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    of_others = [(generator, state_of(generator)) for generator in others]
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+        for generator, state in of_others:
+            _set_state(generator, state)
+
+
+def state_of(generator: Any) -> Any:
+    """The state of a generator of Python's, NumPy's or torch's. Raises TypeError: it has none to tell."""
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    if isinstance(generator, random.Random):
+        return None if isinstance(generator, random.SystemRandom) else generator.getstate()
+    return generator.get_state()  # NumPy's older one, and torch's
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        if state is not None:
+            generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _seed(generator: Any, seed: int) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    elif isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    else:
+        generator.seed(seed)
 
 
 def capture(device: torch.device) -> dict[str, Any]:

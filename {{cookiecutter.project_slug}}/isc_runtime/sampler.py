@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
 from isc_runtime import rng
 from isc_runtime.errors import START_OVER, ExitCode, IscError
+from isc_runtime.inside import GENERATORS, values_inside
 from isc_runtime.permutation import Draws, permute
 from isc_runtime.position import Position
 
@@ -124,13 +125,15 @@ class ReplayableDataset(Dataset[Any]):
     are not touched. For `DataLoader(batch_sampler=ElasticSampler(...), collate_fn=as_it_is)`.
 
     Args:
-        dataset: what is loaded; it may draw from Python's, NumPy's and torch's generators.
+        dataset: what is loaded; it may draw from Python's, NumPy's and torch's generators, and from
+            generators of its own unless it keeps their state itself, with a `state_dict`.
         collate: makes a batch of samples, and may draw, too; by default torch's own way.
     """
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset = dataset
         self.collate = collate or collated
+        self._generators: list[Any] | None = None  # looked for with the first batch, in each process
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length
@@ -139,9 +142,16 @@ class ReplayableDataset(Dataset[Any]):
         """A batch; a DataLoader's loaders call it."""
         several = getattr(self.dataset, "__getitems__", None)
         assert isinstance(batch, Batch)  # and no other sampler's
-        with rng.seeded(batch.seed), carried() as failed, no_early_end(self.dataset):
+        if self._generators is None:
+            self._generators = [] if hasattr(self.dataset, "state_dict") else _generators_of(self)
+        with rng.seeded(batch.seed, self._generators), carried() as failed, no_early_end(self.dataset):
             return self.collate(several(batch) if several else [self.dataset[index] for index in batch])
         return failed
+
+
+def _generators_of(holder: Any) -> list[Any]:
+    found = (value for _, value, _ in values_inside(holder, "") if isinstance(value, GENERATORS))
+    return list({id(generator): generator for generator in found}.values())
 
 
 def as_it_is(batch: Any) -> Any:

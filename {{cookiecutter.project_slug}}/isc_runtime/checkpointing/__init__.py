@@ -9,9 +9,10 @@
       choosing                        the newest checkpoint that is as it was saved
     asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
       unsaved                         what changes in training and is in no checkpoint
-    forms  held  members            what a training has changed of its parts; what these hold; which these are
-    filling                         what fills a part with what was saved
-      dict_parts                      one that is a dict
+        looked_at  collected            whatever a training holds, by name; gradients of several batches
+    forms  members                  what a training has changed of its parts; which these are
+    marks  filling                  what tells whether a value has changed; what fills a part again
+      held  dict_parts                what parts hold themselves; one that is a dict
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 
 `on_disk` imports no torch when it is imported.

@@ -75,7 +75,7 @@ LOGGED = (
     Cause(
         "not-finite",
         r"step \d+ is skipped",
-        "A loss or a gradient was not finite, and its step was skipped.",
+        "A step was skipped: loss or gradient were not finite, or nothing in its batch counted.",
         "Look at the data and the learning rate if there are many.",
         Kind.NOTICE,
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import sys
@@ -41,6 +42,7 @@ from isc_runtime.tree import leaves
 # The types of buffers that gloo can exchange; others are constants, as a rule, and are equal from the start.
 EXCHANGED = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bfloat16}
 EXCHANGED |= {torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128}
+NOTHING_COUNTS = -math.inf  # the norm of a gradient of nothing: what is no number at all is NaN or inf
 FROZEN = "frozen_at_the_start"  # attribute of a replica: what was not trained then
 
 logger = logging.getLogger("train")
@@ -180,14 +182,16 @@ def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor |
 
     Returns:
         The norm in between, of the whole gradient, a scalar that is the same on all ranks: not finite if any
-        rank's part of the gradient is not.
+        rank's part of the gradient is not, NOTHING_COUNTS if the factor is infinite: divided by a count of 0.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = _norm_of(gradients) * factor
+    # What a sparse gradient says twice of one place is added up: of the sum is the norm.
+    norm = _norm_of([one.coalesce()._values() if one.is_sparse else one for one in gradients]) * factor
     coefficient = (largest_norm / (norm + 1e-6)).clamp(max=1.0) * factor
     for gradient in gradients:
-        (gradient.to_local() if is_sharded(gradient) else gradient).mul_(coefficient)
-    return norm
+        own = gradient.to_local() if is_sharded(gradient) else gradient
+        (own._values() if own.is_sparse else own).mul_(coefficient)
+    return torch.where(torch.as_tensor(factor, device=norm.device) == math.inf, NOTHING_COUNTS, norm)
 
 
 def _norm_of(gradients: list[torch.Tensor]) -> torch.Tensor:

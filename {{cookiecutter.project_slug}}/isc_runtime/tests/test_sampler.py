@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.permutation import permute
@@ -144,6 +145,47 @@ def test_augmentation_is_new_each_epoch_and_the_same_after_a_resume(workers: int
     assert load(0, 1) != whole
     assert load(0, 0, rank=1) != whole
     assert len({value for batch in whole for value in batch}) == 20
+
+
+class OwnNoise(Dataset[Any]):
+    """Draws from generators of its own, one of each kind."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        self.rng, self.old = np.random.default_rng(0), np.random.RandomState(0)
+        self.plain, self.torch = random.Random(0), torch.Generator()
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        drawn = [self.rng.random(), self.old.rand(), self.plain.random()]
+        return torch.tensor([*drawn, float(torch.rand((), generator=self.torch))])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataset_s_own_generators_begin_at_the_position(workers: int) -> None:
+    """Its copies in workers would draw what no checkpoint holds; and a wrapper hides it."""
+
+    def rows(done: int) -> list[Any]:
+        data, sampler = OwnNoise(), ElasticSampler(8, 2)
+        for _ in range(done):
+            sampler.advance()
+        loader = DataLoader(
+            ReplayableDataset(Subset(data, range(8))),
+            batch_sampler=sampler,
+            collate_fn=as_it_is,
+            num_workers=workers,
+        )
+        drawn = [batch.tolist() for batch in loader]
+        assert data.plain.random() == random.Random(0).random(), "the dataset's own go on as if never used"
+        return drawn
+
+    whole = rows(0)
+    assert rows(2) == whole[2:]
+    values = [value for batch in whole for row in batch for value in row]
+    assert len(set(values)) == len(values)
 
 
 @pytest.mark.parametrize(("length", "world_size"), [(10, 3), (9, 3), (2, 4), (1, 1)])

@@ -4,7 +4,7 @@ evaluation                    of the held-out data: it goes on where it was inte
 loaders                       the batches of a rank, from any dataset
     streams                       and from data without a length
 guard  steps                  steps that are not finite; steps that compute the loss several times
-fusing                        steps in one kernel on a GPU
+fusing  trial                 steps in one kernel on a GPU; steps that went astray are taken back
 answers                       what the functions of model.py and data.py return: can it be used?
 means                         sums and counts over batches and ranks
 ahead  workers                the next batch on its way to a GPU; processes that load data

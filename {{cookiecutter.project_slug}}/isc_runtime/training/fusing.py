@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from isc_runtime.ranks.shards import is_sharded
@@ -23,7 +24,10 @@ def fuse(optimizer: Optimizer) -> None:
     parameters = [parameter for group in groups for parameter in group["params"]]
     if (  # asked at each step: what is fused, or on a CPU, is known from one look
         any(group["fused"] is not None or any(map(group.get, OTHER_WAYS)) for group in groups)
-        or not all(each.device.type in FUSED_ON and each.is_floating_point() for each in parameters)
+        or not all(
+            each.device.type in FUSED_ON and each.is_floating_point() and not _is_sparse(each.grad)
+            for each in parameters
+        )
         or len({is_sharded(each) for each in parameters}) > 1  # torch mixes them in no kernel
     ):
         return
@@ -33,3 +37,8 @@ def fuse(optimizer: Optimizer) -> None:
         if "step" in state:  # SGD counts none
             state["step"] = state["step"].to(parameter.device)  # where the kernel counts
     vars(optimizer)["_step_supports_amp_scaling"] = True  # as its constructor does
+
+
+def _is_sparse(gradient: Tensor | None) -> bool:
+    """Of an embedding, say: torch's kernels take none."""
+    return gradient is not None and gradient.is_sparse

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.parallel import NOTHING_COUNTS
 from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.ranks.untouched import may_change, untouched
+from isc_runtime.training import trial
 from isc_runtime.training.fusing import fuse
 
 logger = logging.getLogger("train")
@@ -101,7 +104,8 @@ class StepGuard:
         With several optimizers it is asked for each of them; a step that one of them skips counts once.
 
         Args:
-            norm: of the gradient of all ranks: the same on all of them, and so is the answer.
+            norm: of the gradient of all ranks: the same on all of them, and so is the answer; NOTHING_COUNTS
+                if the batch has nothing to train on.
             step: the training's, for the log.
             scaler: with one that is enabled an overflow is no failure as long as it scales less and less.
             optimizer: whose step comes next, if nothing else depends on the answer. One that can leave a step
@@ -118,7 +122,7 @@ class StepGuard:
         is_possible = is_possible and not self._extra
         is_possible = is_possible and not any(_is_bound_anew(table, before) for table, before in self._tables)
         if is_possible and step != self._waited:  # what is asked twice in a step is asked in one way
-            self._leave_out(norm.isfinite().logical_not(), step, optimizer)
+            self._leave_out(norm, step, optimizer)
             return True
         self._waited = step
         if hasattr(optimizer, "found_inf"):  # of an earlier step
@@ -129,14 +133,20 @@ class StepGuard:
         if norm.isfinite():
             if not self._is_skipped:
                 self._metrics |= {"skipped_in_a_row": 0, "skipped_at_scale": math.inf}
+            if optimizer is not None:
+                trial.tell(optimizer, partial(self._skip, step, scaler))
             return True
+        self._skip(step, scaler, is_empty=bool(norm == NOTHING_COUNTS))
+        return False
+
+    def _skip(self, step: int, scaler: GradScaler, is_empty: bool = False) -> None:
+        """Takes back what the step's forward passes have changed. Raises IscError: it was one too many."""
         self._take_back()
         if not self._is_skipped:  # by another optimizer, in the same step
             self._is_skipped = True
-            self._count(step, scaler)
-        return False
+            self._count(step, scaler, is_empty)
 
-    def _count(self, step: int, scaler: GradScaler) -> None:
+    def _count(self, step: int, scaler: GradScaler, is_empty: bool) -> None:
         """Counts a step that is skipped. Raises IscError: it was one too many."""
         in_a_row, scale = self._before
         self._metrics["skipped"] += 1
@@ -145,12 +155,19 @@ class StepGuard:
             if 1 < scaler.get_scale() < scale:  # it comes down, and can fall further
                 return
         self._metrics["skipped_in_a_row"] = in_a_row = in_a_row + 1
-        self._report(step, in_a_row)
+        self._report(step, in_a_row, is_empty)
 
-    def _report(self, step: int, in_a_row: int, more: str = "") -> None:
-        logger.warning(
-            f"step {step} is skipped, loss or gradient are not finite: number {in_a_row} in a row{more}"
-        )
+    def _report(self, step: int, in_a_row: int, is_empty: bool, more: str = "") -> None:
+        why = "nothing in its batch counts" if is_empty else "loss or gradient are not finite"
+        logger.warning(f"step {step} is skipped, {why}: number {in_a_row} in a row{more}")
+        if in_a_row >= self._most and is_empty:
+            raise IscError(
+                f"{self._most} steps in a row were skipped, the last one because nothing in its batch counts",
+                f"step {step}",
+                "Look at the data, and at what batch_loss counts: the count was 0 on all ranks, as where all "
+                "labels are ignored.",
+                ExitCode.DATA,
+            )
         if in_a_row >= self._most:
             raise IscError(
                 f"{self._most} steps in a row were not finite",
@@ -160,8 +177,9 @@ class StepGuard:
             )
 
     @torch.no_grad()
-    def _leave_out(self, is_bad: Tensor, step: int, optimizer: Any) -> None:
-        """Lets the device decide: the optimizer's step does nothing if `is_bad`, and buffers go back."""
+    def _leave_out(self, norm: Tensor, step: int, optimizer: Any) -> None:
+        """Lets the device decide: the optimizer's step does nothing if it is not finite; buffers go back."""
+        is_bad = norm.isfinite().logical_not()
         optimizer.found_inf, optimizer.grad_scale = is_bad.float(), None  # as torch's GradScaler tells it
         for copy, tensor in self._pairs():
             # Through `.data` no change, for whoever counts these.
@@ -172,7 +190,7 @@ class StepGuard:
         if step != self._step:
             self._step = step
             self._on_device.begin(self._metrics)
-        self._on_device.count(is_bad, step, self._metrics)
+        self._on_device.count(is_bad, norm == NOTHING_COUNTS, step, self._metrics)
 
     def look(self) -> dict[str, float]:
         """Reads what the device has counted since the last look, with the log line: waits for it.
@@ -185,9 +203,9 @@ class StepGuard:
         """
         skipped = int(self._metrics["skipped"])
         if self._on_device is not None:
-            longest, last, new = self._on_device.look(self._metrics)
+            longest, last, new, is_empty = self._on_device.look(self._metrics)
             if new:
-                self._report(last, longest, f"; {new} since the last line" if new > 1 else "")
+                self._report(last, longest, bool(is_empty), f"; {new} since the last line" if new > 1 else "")
         return {"skipped": skipped} if skipped else {}
 
     @torch.no_grad()
@@ -229,7 +247,7 @@ class _OnDevice:
         self._device = device
         self.begin(metrics)
         self._longest = self._before[1]
-        self._last, self._new = self._zero(), self._zero()
+        self._last, self._new, self._is_empty = self._zero(), self._zero(), self._zero()
 
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=torch.int64, device=self._device)
@@ -240,7 +258,7 @@ class _OnDevice:
         self._before = [torch.as_tensor(metrics[name], device=self._device) for name in names]
         self._is_bad = torch.zeros((), dtype=torch.bool, device=self._device)
 
-    def count(self, is_bad: Tensor, step: int, metrics: dict[str, Any]) -> None:
+    def count(self, is_bad: Tensor, is_empty: Tensor, step: int, metrics: dict[str, Any]) -> None:
         """Counts the step, once, if one of its optimizers leaves it out."""
         self._new = self._new + (is_bad & ~self._is_bad)
         self._is_bad = self._is_bad | is_bad
@@ -249,12 +267,15 @@ class _OnDevice:
         metrics["skipped_in_a_row"] = (in_a_row + 1) * self._is_bad
         self._longest = torch.maximum(self._longest, metrics["skipped_in_a_row"])
         self._last = torch.where(self._is_bad, torch.full_like(self._last, step), self._last)
+        self._is_empty = torch.where(is_bad, is_empty.to(torch.int64), self._is_empty)
 
-    def look(self, metrics: dict[str, Any]) -> tuple[int, int, int]:
-        """The longest row, the last step that was skipped, and how many were, since the last look."""
-        longest, last, new = torch.stack([self._longest, self._last, self._new]).tolist()
+    def look(self, metrics: dict[str, Any]) -> tuple[int, int, int, int]:
+        """The longest row, the last step that was skipped, how many were, since the last look, and whether
+        nothing counted in the last one."""
+        values = [self._longest, self._last, self._new, self._is_empty]
+        longest, last, new, is_empty = torch.stack(values).tolist()
         self._longest, self._new = torch.as_tensor(metrics["skipped_in_a_row"]), self._zero()
-        return longest, last, new
+        return longest, last, new, is_empty
 
 
 def _can_leave_out(optimizer: Optimizer) -> bool:
@@ -263,4 +284,5 @@ def _can_leave_out(optimizer: Optimizer) -> bool:
     Hooks that follow each step, an average of the weights, would follow that one too.
     """
     is_followed = getattr(optimizer, "_optimizer_step_post_hooks", ()) or _global_optimizer_post_hooks
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and not is_followed
+    is_able = bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and not is_followed
+    return is_able and not trial.requires_closure(optimizer)  # of which the first gradient does not say all

@@ -14,11 +14,18 @@ from torch.utils.data import DataLoader, Dataset
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
-from isc_runtime.sampler import ElasticSampler, ReplayableDataset, as_it_is, collated, even_share
+from isc_runtime.sampler import Batch, ElasticSampler, ReplayableDataset, as_it_is, even_share, seed_of
 from isc_runtime.training.ahead import ahead
 from isc_runtime.training.answers import described
 from isc_runtime.training.meter import Meter as Meter
-from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition, is_stateful, is_stream
+from isc_runtime.training.streams import (
+    Chunks,
+    StreamLoader,
+    StreamPosition,
+    is_stateful,
+    is_stream,
+    refuse_workers,
+)
 from isc_runtime.training.workers import PreparedLoader
 
 
@@ -166,6 +173,7 @@ def training_loader(
     Raises:
         IscError: these data cannot be loaded by workers.
     """
+    refuse_workers(data.training, workers)
     if isinstance(position, StreamPosition):
         return StreamLoader(Chunks(data.training, data.collate, position), position, workers, device)
     loader = PreparedLoader(
@@ -217,6 +225,7 @@ def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) 
     """This rank's part of the held-out data.
 
     All ranks get equally many batches: in each call of the model the shards of a sharded one come together.
+    What is random in loading one is the same in each evaluation.
 
     Args:
         data: what data.py loads.
@@ -230,11 +239,13 @@ def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) 
     length = len(data.held_out)  # type: ignore[arg-type]
     own, counted = even_share(length, group.rank, group.world_size, begin)
     # What another rank has, too, comes in a batch of its own: no batch has to be cut, whatever it is.
-    batches = [own[at : min(at + batch_size, counted)] or own[at:] for at in range(0, len(own), batch_size)]
+    parts = [own[at : min(at + batch_size, counted)] or own[at:] for at in range(0, len(own), batch_size)]
+    # What is random in them is, as in training, the same in an evaluation that was interrupted.
+    batches = [Batch(part, seed_of(0, 0, part[0])) for part in parts]
     loader = DataLoader(
-        data.held_out,
+        ReplayableDataset(data.held_out, data.collate),
         batch_sampler=batches,
-        collate_fn=data.collate or collated,
+        collate_fn=as_it_is,
         generator=torch.Generator(),
         pin_memory=group.device.type == "cuda",
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import added_up, is_sharded, is_sum
 from isc_runtime.training.means import Totals
+from isc_runtime.training.trial import Trial, requires_closure
 
 READING = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__int__, Tensor.__bool__}
 
@@ -22,25 +25,20 @@ def take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group
 
     If its `step` requires a closure, as that of `torch.optim.LBFGS` does, it gets one, and may call it as
     often as it likes: each call computes the gradients anew, and returns the mean loss over all ranks. So
-    all ranks decide alike, and none waits for another.
-
-    What a step leaves in the optimizer's state as summands of all ranks, the norm of a layer in shards, is
-    added up at once: a checkpoint holds the sum, and the steps after a resume begin with it, too.
+    all ranks decide alike, and none waits for another. If it ends where gradients or weights are not finite,
+    it is taken back, and the guard that has allowed it counts it as skipped.
 
     Args:
         optimizer: whose step it is.
         gradients: computes the gradients of all ranks, and adds the "loss" to the totals. A collective.
         group: the ranks.
+
+    Raises:
+        IscError: the gradients are of another kind than the optimizer takes.
     """
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    if not any(map(is_sharded, parameters)):
+    with ReadingOfAllRanks() if any(map(is_sharded, parameters)) else contextlib.nullcontext():
         _take_step(optimizer, gradients, group)
-        return
-    with ReadingOfAllRanks():
-        _take_step(optimizer, gradients, group)
-    for entry in getattr(optimizer, "state", {}).values():
-        sums = [name for name, value in entry.items() if is_sum(value)] if isinstance(entry, dict) else []
-        entry.update((name, added_up(entry[name])) for name in sums)
 
 
 class ReadingOfAllRanks(TorchFunctionMode):
@@ -62,28 +60,49 @@ class ReadingOfAllRanks(TorchFunctionMode):
 
 
 def _of_all_ranks(result: Any) -> Any:
-    """What each rank has a share of is added up, or whatever else makes one of it. A collective."""
-    if not (is_sharded(result) and any(placement.is_partial() for placement in result.placements)):
-        return result
-    from torch.distributed.tensor import Replicate  # it was imported by whoever made shards
+    return added_up(result) if is_sum(result) else result
 
-    whole = [Replicate() if placement.is_partial() else placement for placement in result.placements]
-    return result.redistribute(placements=whole)
+
+@contextlib.contextmanager
+def _in_words(optimizer: Optimizer) -> Iterator[None]:
+    """Says in one sentence that an optimizer takes dense gradients only, or sparse ones, and what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"does not support (sparse|dense) gradients", str(error))
+        if found is None:
+            raise
+        raise IscError(
+            f"{type(optimizer).__name__} {found[0]}",
+            "the optimizer in train.py",
+            "Sparse ones come from nn.Embedding(sparse=True): SGD takes both kinds, SparseAdam sparse ones "
+            "only, and with sparse=False all gradients are dense.",
+            ExitCode.USAGE,
+        ) from None
 
 
 def _take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], group: Group) -> None:
-    if not _requires_closure(optimizer):
-        optimizer.step()
+    if not requires_closure(optimizer):
+        with _in_words(optimizer):
+            optimizer.step()
         return
+    trial = Trial(optimizer, group)
 
     def closure() -> float:
         totals = Totals(group)
-        gradients(totals)
+        try:
+            trial.saw(gradients(totals))
+        except RuntimeError as error:
+            if "unscale_() has already been called" not in str(error):
+                raise
+            raise IscError(
+                "An enabled GradScaler unscales gradients once in a step, and this optimizer computes them "
+                "several times",
+                type(optimizer).__name__,
+                "Train in bfloat16 or float32, with GradScaler(..., enabled=False).",
+                ExitCode.USAGE,
+            ) from None
         return totals.over_ranks()["loss"]
 
     optimizer.step(closure)
-
-
-def _requires_closure(optimizer: Optimizer) -> bool:
-    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return parameter is not None and parameter.default is inspect.Parameter.empty
+    trial.end()

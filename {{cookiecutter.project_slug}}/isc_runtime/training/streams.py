@@ -34,6 +34,19 @@ def is_stream(dataset: Any) -> bool:
     )
 
 
+def refuse_workers(dataset: Any, workers: int) -> None:
+    """What keeps a state of its own would change it in the workers' copies. Raises IscError."""
+    if workers and is_stateful(dataset):
+        raise IscError(
+            "A dataset with a state_dict keeps its position itself, and in workers it would be lost",
+            f"--workers {workers}",
+            "Load it with --workers 0, or without a state_dict: what a sample draws, from generators of the "
+            "dataset too, is the same after a resume; and a stream with a method samples_from(epoch, sample) "
+            "begins anywhere.",
+            ExitCode.USAGE,
+        )
+
+
 class StreamPosition(Position):
     """How much of a stream all ranks together have consumed."""
 
@@ -189,13 +202,7 @@ class StreamLoader:
     """
 
     def __init__(self, chunks: Chunks, position: StreamPosition, workers: int, device: torch.device) -> None:
-        if workers and is_stateful(chunks._dataset):
-            raise IscError(
-                "A dataset with a state_dict keeps its position itself, and in workers it would be lost",
-                f"--workers {workers}",
-                "Load it with --workers 0, or give it a method samples_from(epoch, sample) instead.",
-                ExitCode.USAGE,
-            )
+        refuse_workers(chunks._dataset, workers)
         self._position = position
         loader = PreparedLoader(
             chunks,

@@ -1,34 +1,70 @@
-"""Processes that load data, prepared to live exactly as long as their training."""
+"""Processes that load data, prepared to live exactly as long as their training, and to know what it knows."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from isc_runtime.inside import PLAIN, values_inside
 from isc_runtime.ranks.interruption import prepare_worker, preparing_workers
 from isc_runtime.sampler import Failed
+
+logger = logging.getLogger("train")
 
 
 class PreparedLoader(DataLoader[Any]):
     """A DataLoader whose workers obey their training alone, from their first instruction on.
+
+    Workers have a copy of the dataset. Where plain values in it have been set since they began, such as a
+    difficulty that grows with the epochs, they begin anew with the next iteration, as a resume's do.
 
     It takes what a DataLoader takes, but for `worker_init_fn`.
     """
 
     def __init__(self, dataset: Any, **options: Any) -> None:
         super().__init__(dataset, worker_init_fn=prepare_worker, **options)
+        self._given: dict[str, str] = {}  # to the workers: the plain values in the dataset
+        self._is_told = False
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names a private class
+        if self.num_workers:
+            now = _plain_values(self.dataset)
+            if self._iterator is not None and now != self._given:
+                self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # that of several processes
+                self._iterator = None
+            self._given = now
         with preparing_workers():
             batches = super().__iter__()
-        return _raising(batches)
+        return self._raising(batches)
+
+    def _raising(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches, up to one that could not be made."""
+        for number, batch in enumerate(batches):
+            if isinstance(batch, Failed):
+                raise batch.error
+            if self.num_workers and not self._is_told and not number & (number - 1):  # 0, 1, 2, 4, ...
+                self._compare()
+            yield batch
+
+    def _compare(self) -> None:
+        """Warns once if the dataset is no longer what the workers have: those of a resume would have it."""
+        now = _plain_values(self.dataset)
+        changed = [name for name, value in now.items() if self._given.get(name, value) != value]
+        if changed:
+            self._is_told = True
+            logger.warning(
+                "[STATE] %s was set within an epoch: the workers that load the data have it as it was when "
+                "they began, and those of a resume would have it as it is then. Set it before the loop over "
+                "the batches, or load with --workers 0.",
+                changed[0],
+            )
 
 
-def _raising(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches, up to one that could not be made."""
-    for batch in batches:
-        if isinstance(batch, Failed):
-            raise batch.error
-        yield batch
+def _plain_values(dataset: Any) -> dict[str, str]:
+    """What in a dataset a training may set, by name, as text: a value may be NaN."""
+    own = vars(dataset)  # of what makes batches of the user's: a ReplayableDataset, or Chunks
+    found = values_inside(own.get("dataset", own.get("_dataset", dataset)), "data")
+    return {name: repr(value) for name, value, _ in found if isinstance(value, PLAIN)}

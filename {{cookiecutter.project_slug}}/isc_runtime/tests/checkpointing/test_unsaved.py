@@ -171,6 +171,25 @@ def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
     assert "or add 'weight' to Trainer.left_out" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("iterator", next, "Let it begin where it was: by a loaders.make_position of its own"),
+        ("running", lambda it: setattr(it, "total", 1.0), "or give what holds it a state_dict"),
+    ],
+)
+def test_what_to_do_is_said(
+    name: str, change: Callable[[Any], Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    training: Any = Trainer(Block())
+    training.iterator = iter([1, 2, 3])
+    unsaved = Unsaved(training, ALONE)
+    change(getattr(training, name))
+    unsaved.saved({})
+    assert said in caplog.text
+    assert caplog.text.count("[STATE]") == 1
+
+
 def test_what_cannot_be_asked_stops_no_training() -> None:
     training: Any = Trainer(Block())
     training.model.own = torch.ones(2).to_sparse()

@@ -20,7 +20,13 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.buffers import equalize_buffers
 from isc_runtime.ranks.group import Group, process_group
-from isc_runtime.ranks.parallel import _require_compiler, parallelize, part_of_batch
+from isc_runtime.ranks.parallel import (
+    NOTHING_COUNTS,
+    _require_compiler,
+    clip_gradients,
+    parallelize,
+    part_of_batch,
+)
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.reporting import reported
 from isc_runtime.ranks.sharding import blocks
@@ -330,3 +336,25 @@ def test_what_was_frozen_and_is_not_shared_is_said(tmp_path: Path) -> None:
     ended = run_forked(tmp_path, lambda: train_thawed(is_shared_anew=False))
     assert {end.code for end in ended} == {ExitCode.USAGE}, ended
     assert any("trained that were frozen" in end.output and "anew" in end.output for end in ended)
+
+
+@pytest.mark.parametrize("factor", [1.0, torch.tensor(0.25)])
+def test_the_norm_of_a_sparse_gradient_is_that_of_its_sum(factor: Any) -> None:
+    """Of a word that comes twice it has two parts."""
+    gradients = []
+    for is_sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(5, 3, sparse=is_sparse), nn.Linear(3, 1))
+        torch.autograd.backward(model(torch.tensor([1, 1, 4])).square().sum())
+        norm = clip_gradients(model, 0.01, factor)
+        found = [each.grad for each in model.parameters() if each.grad is not None]
+        gradients.append([norm, *(each.to_dense() for each in found)])
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_count_of_nothing_is_told_from_what_is_not_finite() -> None:
+    model = nn.Linear(2, 1)
+    torch.autograd.backward(model(torch.ones(1, 2)).sum())
+    nothing = torch.ones(()) / torch.zeros(())
+    assert float(clip_gradients(model, 1.0, nothing)) == NOTHING_COUNTS
+    assert float(clip_gradients(model, 1.0)) != NOTHING_COUNTS

@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.parallel import clip_gradients
 from isc_runtime.tests.processes import differences
 from isc_runtime.tests.waits import Waits
 from isc_runtime.training.guard import StepGuard
@@ -45,6 +46,31 @@ def test_a_skipped_step_leaves_nothing_behind() -> None:
     model(torch.randn(8, 4))
     assert guard.allows(FINE, 4, OFF)
     assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 0)
+
+
+@pytest.mark.parametrize("is_on_device", [False, True])
+def test_a_batch_in_which_nothing_counts_is_called_so(
+    is_on_device: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, metrics = nn.Linear(2, 1), dict[str, Any]()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=is_on_device)
+    guard = StepGuard(model, metrics, most=2)
+
+    def asked(step: int) -> None:
+        guard.allows(norm, step, OFF, optimizer)
+        guard.look()
+
+    for step in (1, 2):
+        guard.remember()
+        model(torch.ones(1, 2)).sum().backward()
+        norm = clip_gradients(model, 1.0, torch.ones(()) / torch.zeros(()))
+        if step == 2:
+            break
+        asked(step)
+        assert "step 1 is skipped, nothing in its batch counts: number 1 in a row" in caplog.text
+    with pytest.raises(IscError, match="2 steps in a row were skipped, the last one because") as raised:
+        asked(2)
+    assert raised.value.exit_code is ExitCode.DATA
 
 
 class Codebook(nn.Module):

@@ -87,6 +87,21 @@ def test_a_collate_that_ends_a_stream_says_where() -> None:
         list(training_loader(data, make_position(data, 2, 0, group), 0, group.device))
 
 
+class Drawing(Images):
+    def __getitem__(self, index: int) -> Any:
+        return torch.rand(())
+
+
+def test_what_is_random_is_the_same_wherever_it_begins(group: Group) -> None:
+    """And the training's generators do not notice: on a GPU a batch more is loaded than was evaluated."""
+    data, state = Data(Images(), Drawing()), torch.get_rng_state()
+    whole = [batch.tolist() for batch, _ in held_out_batches(data, 2, group)]
+    rest = [batch.tolist() for batch, _ in held_out_batches(data, 2, group, begin=4)]
+    assert rest == whole[2:]
+    assert len({value for batch in whole for value in batch}) == 11
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 class Stream(IterableDataset[Any]):
     """Nobody knows how long."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from isc_runtime.environment import Environment
+from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.building import build
 from isc_runtime.ranks.group import Group, process_group
@@ -181,3 +182,11 @@ def test_all_ranks_search_the_same_line(tmp_path: Path) -> None:
     one, other = (end.output.split() for end in ended)
     assert one == other
     assert float(one[1]) == pytest.approx(500.0, rel=1e-3)
+
+
+def test_gradients_of_another_kind_are_refused(group: Group) -> None:
+    embedding = torch.nn.Embedding(5, 2, sparse=True)
+    embedding(torch.tensor([1, 1])).sum().backward()
+    with pytest.raises(IscError, match=r"AdamW does not support sparse gradients: .*SGD") as raised:
+        take_step(torch.optim.AdamW(embedding.parameters()), lambda _: torch.zeros(()), group)
+    assert raised.value.exit_code is ExitCode.USAGE

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
+from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
 from isc_runtime.sampler import Batch, ReplayableDataset, as_it_is
+from isc_runtime.tests.training.test_ahead import Counting
+from isc_runtime.training.loaders import Data, make_position, training_loader
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition
 from isc_runtime.training.workers import PreparedLoader
 
@@ -63,3 +67,52 @@ def test_it_is_said_alike(workers: int, damaged: int, said: str, is_stream: bool
         next(batches)
     assert str(raised.value).startswith(said)
     assert raised.value.exit_code is ExitCode.DATA
+
+
+class Curriculum(Dataset[Any]):
+    """What it gives depends on a number that the training sets."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        self.noise = 0.0
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> float:
+        return self.noise
+
+
+def test_workers_know_what_was_set_before_an_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    """They are kept over the epochs, each with a copy of the dataset; a resume's have another one."""
+    data = Curriculum()
+    batches = [Batch([number, number + 1], number) for number in range(4)]
+    loader = PreparedLoader(
+        ReplayableDataset(Subset(data, range(12))),
+        batch_sampler=batches,
+        collate_fn=as_it_is,
+        num_workers=1,
+        persistent_workers=True,
+    )
+    seen, workers = [], []
+    for noise in (0.0, 0.0, 1.0):
+        data.noise = noise
+        seen.append({value for batch in loader for value in batch.tolist()})
+        workers.append(loader._iterator)
+    assert seen == [{0.0}, {0.0}, {1.0}]
+    assert workers[0] is workers[1], "they are begun anew only if something has changed"
+    assert workers[1] is not workers[2]
+    assert "[STATE]" not in caplog.text
+    for _ in loader:
+        data.noise += 1.0
+    assert caplog.text.count("data.dataset.noise was set within an epoch") == 1
+
+
+def test_a_state_in_copies_of_a_dataset_is_refused() -> None:
+    data = Data(Counting(), Counting())
+    position = make_position(data, 4, 0, Group(Environment(), torch.device("cpu")))
+    with pytest.raises(
+        IscError, match=r"in workers it would be lost: --workers 1\. Load it with --workers 0"
+    ):
+        training_loader(data, position, 1, torch.device("cpu"))
