@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import PROJECT
-from isc_runtime.checkpointing.loading import _put_back
+from isc_runtime.checkpointing.filling import fill
 from isc_runtime.checkpointing.saving import pinned
 from isc_runtime.checkpointing.saving.fingerprint import fingerprint
 from isc_runtime.checkpointing.saving.pinned import ALIGNED, PinnedMemory
@@ -270,7 +270,7 @@ def test_a_checkpoint_of_an_optimizer_that_was_not_fused_goes_on_fused(
     resumed = torch.optim.AdamW(again.parameters(), 0.1)
     fuse(resumed)
     again.load_state_dict(saved[0])
-    _put_back(resumed, saved[1], is_mapped=True)
+    fill(resumed, saved[1], is_mapped=True)
     assert resumed.param_groups[0]["fused"] is True
     trained(3, model, optimizer, is_fused=False)
     trained(3, again, resumed, is_fused=True)

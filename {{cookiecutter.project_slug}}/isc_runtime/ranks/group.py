@@ -124,12 +124,11 @@ class Group:
             result = function()
         except Exception as error:
             failure = RankError.of(error, self.environment)
-        if not any(self.largest(failure is not None)):  # most often: errors are asked for when there are some
-            return result  # type: ignore[return-value]  # without an error it has a result
-        for failed in filter(None, self.gather(failure)):
+        # Errors are asked for when there are some: then what ranks say grows with their number.
+        for failed in filter(None, self.gather(failure) if any(self.largest(failure is not None)) else ()):
             # What was pickled has lost its cause: only the rank that failed can show the traceback.
             raise failed from (failure.__cause__ if failure and failed.rank == self.rank else None)
-        raise AssertionError("a rank has failed, and says nothing of it")
+        return result  # type: ignore[return-value]  # without an error it has a result
 
     def master(self, function: Callable[[], T]) -> T:
         """Calls `function` on the master and returns its result on all ranks. A collective.

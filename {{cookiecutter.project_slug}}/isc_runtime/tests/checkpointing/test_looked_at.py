@@ -95,9 +95,9 @@ class Trainer:
 
 def changed(training: Trainer, change: Any) -> list[str]:
     own = frozenset(each.untyped_storage().data_ptr() for each in training.model.parameters())
-    before = look(training, "Trainer", own)
+    before = look(training, "Trainer", own, {})
     change(training)
-    after = look(training, "Trainer", own)
+    after = look(training, "Trainer", own, {})
     assert before.keys() == after.keys()
     return [name for name, mark in after.items() if differs(before[name], mark)]
 
