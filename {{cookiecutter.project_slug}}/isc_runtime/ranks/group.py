@@ -118,8 +118,7 @@ class Group:
         Raises:
             RankError: it raised somewhere; the first failing rank's error, on all ranks.
         """
-        result: T | None = None
-        failure: RankError | None = None
+        result, failure = None, None
         try:
             result = function()
         except Exception as error:
