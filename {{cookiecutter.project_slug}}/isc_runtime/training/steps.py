@@ -96,8 +96,7 @@ def _take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], grou
             if "unscale_() has already been called" not in str(error):
                 raise
             raise IscError(
-                "An enabled GradScaler unscales gradients once in a step, and this optimizer computes them "
-                "several times",
+                "An enabled GradScaler unscales once in a step, and this optimizer has several gradients in it",
                 type(optimizer).__name__,
                 "Train in bfloat16 or float32, with GradScaler(..., enabled=False).",
                 ExitCode.USAGE,

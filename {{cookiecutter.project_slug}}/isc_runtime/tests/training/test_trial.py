@@ -155,6 +155,6 @@ def test_a_scaler_that_is_asked_twice_is_told_of(group: Group) -> None:
         return torch.ones(())
 
     gradients(Totals(group))
-    with pytest.raises(IscError, match="An enabled GradScaler unscales gradients once") as raised:
+    with pytest.raises(IscError, match="An enabled GradScaler unscales once") as raised:
         take_step(optimizer, gradients, group)
     assert raised.value.exit_code is ExitCode.USAGE
