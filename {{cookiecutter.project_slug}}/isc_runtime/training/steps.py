@@ -96,7 +96,7 @@ def _take_step(optimizer: Optimizer, gradients: Callable[[Totals], Tensor], grou
             if "unscale_() has already been called" not in str(error):
                 raise
             raise IscError(
-                "An enabled GradScaler unscales once in a step, and this optimizer has several gradients in it",
+                "An enabled GradScaler unscales once in a step, and this optimizer has several gradients",
                 type(optimizer).__name__,
                 "Train in bfloat16 or float32, with GradScaler(..., enabled=False).",
                 ExitCode.USAGE,
