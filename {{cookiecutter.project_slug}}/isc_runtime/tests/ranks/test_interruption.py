@@ -29,7 +29,7 @@ if __name__ == "__main__":
 """
 
 WITH_A_STUCK_WORKER = """
-import sys, time
+import pathlib, sys, time
 from torch.utils.data import DataLoader, _utils
 from isc_runtime.ranks.interruption import prepare_worker, show_stacks
 _utils.MP_STATUS_CHECK_INTERVAL = 0.2  # else torch itself gives a worker 5 s to end
@@ -37,6 +37,7 @@ class Storage:
     def __len__(self):
         return 2
     def __getitem__(self, index):
+        pathlib.Path(f"begun-{index}").touch()
         time.sleep(600 * index)
         return index
 if __name__ == "__main__":
@@ -44,8 +45,9 @@ if __name__ == "__main__":
         Storage(), num_workers=2, worker_init_fn=prepare_worker, multiprocessing_context=sys.argv[1]
     )
     iterator = iter(loader)
-    next(iterator)  # they have begun
-    time.sleep(0.5)
+    next(iterator)
+    while not pathlib.Path("begun-1").exists():
+        time.sleep(0.05)
     show_stacks()
 """
 

@@ -259,7 +259,8 @@ def test_what_sets_variables(source: str, sets: bool) -> None:
 @pytest.mark.parametrize("asked", ["2", "cpu"])
 def test_the_number_of_ranks_may_be_in_a_variable(tmp_path: Path, asked: str) -> None:
     script = tmp_path / "threads.py"
-    script.write_text("import torch\nprint('threads', torch.get_num_threads())\n")
+    # In one piece: two ranks write into one pipe.
+    script.write_text("import os, torch\nos.write(1, f'threads {torch.get_num_threads()}\\n'.encode())\n")
     place = Place(tmp_path, variables={"PET_NPROC_PER_NODE": asked, "OMP_NUM_THREADS": UNSET})
     command = [sys.executable, "-m", "isc_runtime", "torchrun", "--standalone", str(script)]
     result = subprocess.run(command, cwd=tmp_path, env=place.environment(), capture_output=True, text=True)
