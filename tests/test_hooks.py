@@ -178,7 +178,8 @@ def test_a_relative_address_is_seen_from_everywhere(theirs: Path, tmp_path: Path
 
 @pytest.mark.parametrize("case", ["archive", "dirty", "owner"])
 def test_without_a_link_it_says_why_and_how_to_make_one(clone: Path, tmp_path: Path, case: str) -> None:
-    source, environment = clone, {}
+    environment: dict[str, str] = {}
+    source = clone
     if case == "archive":
         git("archive", "--format=zip", "--prefix=main/", "--output=../main.zip", "HEAD", cwd=clone)
         source, reason = tmp_path / "main.zip", "an archive or a copy does not say where it is from"
