@@ -175,7 +175,9 @@ class Snapshot:
         with self._lock:
             is_changed = self._is_changed()
             self._is_torn = is_changed and bool(self._deferred) and not self._is_whole
-            self.is_left_behind |= is_changed and not self._is_torn
+            # Counted is also what writes the same values: ranks that share a model anew.
+            is_other = differ(self._samples) if self._samples else is_changed
+            self.is_left_behind |= is_other and not self._is_torn
         self._copied.wait()
         if self._copied_by_gpu is not None:
             self._let_gpu_wait(torch.cuda.current_stream(), self._copied_by_gpu)
@@ -202,11 +204,7 @@ class Snapshot:
         return versions != self._versions or differ(self._samples)
 
     def _plan(self, state: Any) -> tuple[Any, Pairs]:
-        """The copy of a state, its tensors not filled yet, and with what they are to be filled.
-
-        Raises:
-            IscError: something in it could be saved, but not loaded with `weights_only=True`.
-        """
+        """The copy of a state, its tensors not filled yet, and with what they are to be filled."""
         pairs: Pairs = []
 
         def replace(path: Path, node: Any) -> Any:
@@ -274,7 +272,9 @@ def deferrable(optimizers: list[torch.optim.Optimizer], parts: Iterable[Any]) ->
         optimizers: which wait for copies before they change anything.
         parts: among which there may be modules with frozen weights.
     """
-    owned = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+    # Frozen ones in it it does not step: they have no gradient.
+    owned = [[one for one in group if one.requires_grad or one.grad is not None] for group in groups]
     # Some count their own steps beside the states of the parameters.
     entries = [entry for optimizer in optimizers for entry in optimizer.state.values()]
     states = [entry.values() if isinstance(entry, Mapping) else (entry,) for entry in entries]

@@ -63,8 +63,11 @@ class Tuning:
         self.optimizer.step()
 
 
-def test_frozen_weights_are_copied_once() -> None:
+@pytest.mark.parametrize("is_given", [False, True])
+def test_frozen_weights_are_copied_once_also_if_the_optimizer_was_given_them(is_given: bool) -> None:
     training = Tuning()
+    if is_given:
+        training.optimizer.add_param_group({"params": [*training.body.parameters()]})
     copied = []
     for _ in range(5):
         assert training.save()
