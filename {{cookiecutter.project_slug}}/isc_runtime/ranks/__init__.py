@@ -2,7 +2,8 @@
 
     self_test  sameness                 whether each rank computes rightly and reaches the others; and runs
                                         the same as they do
-    parallel                            replicas or shards of a model on all ranks
+    parallel                            a model on all ranks, as replicas or as shards
+    replicas                            a whole one on each, which exchange their gradients
     building                            a model that no rank ever has to hold as a whole
       sharding                          a shard of it on each rank
     buffers  weights                    the first rank's, on all of them; those that have come apart

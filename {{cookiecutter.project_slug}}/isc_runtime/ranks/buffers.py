@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import is_expanded
+from isc_runtime.ranks.shards import as_bytes, is_expanded
 
 Look = tuple[tuple[int, ...], torch.dtype]  # the shape and the type of a buffer
 Looks = dict[str, Look]
@@ -34,6 +34,8 @@ def equalize_before_each_pass(
     """
     told: WeakKeyDictionary[nn.Module, Looks] = WeakKeyDictionary()  # a copy of a model has its hooks, too
 
+    # It talks to other ranks, which is no part of a graph.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def before(module: nn.Module, _: object) -> None:
         if not is_due(module):
             return
@@ -95,7 +97,7 @@ def _take_first_ones(named: dict[str, Tensor], looks: Looks, group: Group) -> No
     own = {name: named[name] for name, look in looks.items() if name in named and _look(named[name]) == look}
     # As bytes, of whatever type: one collective, and gloo does not know all types.
     parts = [
-        own[name].reshape(-1).view(torch.uint8)
+        as_bytes(own[name])
         if name in own
         else torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8, device=group.device)
         for name, (shape, dtype) in looks.items()

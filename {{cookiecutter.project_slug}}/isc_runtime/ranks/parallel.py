@@ -22,12 +22,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from isc_runtime import rng
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
-from isc_runtime.ranks.buffers import equalize_before_each_pass, is_plain
 from isc_runtime.ranks.building import build as build
 from isc_runtime.ranks.group import Group
+from isc_runtime.ranks.replicas import check_trained, exchange_explained, replicate
 from isc_runtime.ranks.sharding import (
     blocks,
     check_model,
@@ -36,14 +35,8 @@ from isc_runtime.ranks.sharding import (
     shard,
 )
 from isc_runtime.ranks.shards import is_sharded
-from isc_runtime.ranks.untouched import untouched
-from isc_runtime.tree import leaves
 
-# The types of buffers that gloo can exchange; others are constants, as a rule, and are equal from the start.
-EXCHANGED = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bfloat16}
-EXCHANGED |= {torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 NOTHING_COUNTS = -math.inf  # the norm of a gradient of nothing: what is no number at all is NaN or inf
-FROZEN = "frozen_at_the_start"  # attribute of a replica: what was not trained then
 
 logger = logging.getLogger("train")
 
@@ -84,7 +77,7 @@ def parallelize(
             block.compile()
     if is_sharded_model(model):
         return model
-    return _replicate(model, group, first_loss, options.find_unused_parameters)
+    return replicate(model, group, first_loss, options.find_unused_parameters)
 
 
 @contextlib.contextmanager
@@ -103,71 +96,12 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
     """
     if is_sharded_model(replica):
         replica.set_requires_all_reduce(is_last)  # type: ignore[operator]  # an FSDPModule's
-    _check_trained(replica)
+    check_trained(replica)
     with contextlib.ExitStack() as stack:
         if isinstance(replica, DistributedDataParallel) and not is_last:
             stack.enter_context(replica.no_sync())
-        with _exchange_explained(replica):
+        with exchange_explained(replica):
             yield
-
-
-def _check_after_backward(replica: nn.Module, _: object, output: Any) -> None:
-    """A forward hook: the backward pass of this output ends with an error if gradients were not exchanged.
-
-    DDP itself would say it in the next batch, when each rank has taken a step of its own. Here no rank has
-    asked for another collective yet, which another rank's gradients would meet.
-    """
-    if not (torch.is_grad_enabled() and replica.require_backward_grad_sync):
-        return
-
-    def check() -> None:
-        with _exchange_explained(replica):
-            replica._check_reducer_finalized()  # type: ignore[operator]  # DistributedDataParallel's
-
-    def begun(_: object) -> None:
-        queue = torch.autograd.Variable._execution_engine.queue_callback
-        queue(lambda: queue(check))  # at the end, after DDP's own, which it has yet to put there
-
-    for _, leaf in leaves(output):
-        if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
-            leaf.register_hook(begun)  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def _exchange_explained(replica: nn.Module) -> Iterator[None]:
-    """Says why gradients were not exchanged where torch would say it in its own words."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "find_unused_parameters" not in str(error):
-            raise
-        known = {id(parameter) for parameter in getattr(replica, FROZEN, ())}
-        if any(not one.requires_grad and id(one) not in known for one in replica.parameters()):
-            raise IscError(
-                "Parameters were frozen after the ranks began to share the model",
-                "requires_grad_(False)",
-                "Share it anew after that: self.replica = parallelize(self.model, group, self.first_loss, "
-                "how); or start with --find-unused-parameters.",
-                ExitCode.USAGE,
-            ) from None
-        raise IscError(
-            "In the last batch some parameters got no gradient",
-            "the forward pass of the model",
-            "If that may be, start with --find-unused-parameters.",
-            ExitCode.USAGE,
-        ) from None
-
-
-def _check_trained(replica: nn.Module) -> None:
-    """The ranks exchange the gradients of what was trained when they began to share the model."""
-    if any(parameter.requires_grad for parameter in getattr(replica, FROZEN, ())):
-        raise IscError(
-            "Parameters are trained that were frozen when the ranks began to share the model",
-            "requires_grad_(True)",
-            "Share it anew after that, or their gradients are not exchanged: self.replica = "
-            "parallelize(self.model, group, self.first_loss, how).",
-            ExitCode.USAGE,
-        )
 
 
 def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor | float = 1.0) -> torch.Tensor:
@@ -191,7 +125,9 @@ def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor |
     for gradient in gradients:
         own = gradient.to_local() if is_sharded(gradient) else gradient
         (own._values() if own.is_sparse else own).mul_(coefficient)
-    return torch.where(torch.as_tensor(factor, device=norm.device) == math.inf, NOTHING_COUNTS, norm)
+    if not isinstance(factor, torch.Tensor):
+        return norm if factor != math.inf else torch.full_like(norm, NOTHING_COUNTS)
+    return torch.where(factor == math.inf, NOTHING_COUNTS, norm)
 
 
 def _norm_of(gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -248,39 +184,3 @@ def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
 def _called(block: nn.Module, *inputs: Any, **named: Any) -> Any:
     forward: Any = block.forward_itself
     return forward(*inputs, **named)
-
-
-def _replicate(
-    model: nn.Module, group: Group, first_loss: Callable[[nn.Module], torch.Tensor], find_unused: bool
-) -> nn.Module:
-    """DistributedDataParallel, with its buckets already in the order that they will keep.
-
-    DDP rearranges its buckets after the first backward pass. With more than two ranks that changes the order
-    in which gradients are added, and so their last bits: the first step after a resume would not be the step
-    that the uninterrupted run took. So the first backward pass is one that does not count. It also shows
-    whether there are parameters that get no gradient, for which DDP would wait for ever.
-    """
-    if group.world_size == 1:
-        return model
-    generators = rng.capture(group.device)
-    others = [name for name, one in model.named_buffers() if not is_plain(one) or one.dtype not in EXCHANGED]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, others)  # type: ignore[no-untyped-call]
-    replica = DistributedDataParallel(model, find_unused_parameters=find_unused)
-    with untouched(model):
-        torch.autograd.backward(first_loss(replica))
-        has_buffers = any(True for _ in model.buffers())  # or it makes them in its forward pass
-    is_unused = any(one.requires_grad and one.grad is None for one in model.parameters())
-    replica.zero_grad()
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    seen = group.gather((is_unused, has_buffers))
-    if any(unused for unused, _ in seen) and not find_unused:
-        del replica  # with its hooks
-        replica = DistributedDataParallel(model, find_unused_parameters=True)  # these keep their buckets
-    setattr(replica, FROZEN, frozen)
-    replica.register_forward_hook(_check_after_backward)
-    replica.broadcast_buffers = False  # torch's way sends those of different sizes into each other
-    if any(has for _, has in seen):
-        # Once a batch, as torch does it.
-        equalize_before_each_pass(replica, group, lambda one: bool(one.require_forward_param_sync), "module")
-    rng.restore(generators, group.device)
-    return replica

@@ -213,7 +213,25 @@ def shard(
         setattr(model, "forward_in_any", model.forward)  # noqa: B010  # mypy knows no other way
         model.forward = MethodType(_without_autocast, model)
     # As with replicas; FSDP2 does not do it.
-    equalize_before_each_pass(model, group, lambda module: module.training)
+    equalize_before_each_pass(model, group, _AfterAPass(model, group).is_due)
+
+
+class _AfterAPass:
+    """Whether a model's buffers are to be made equal before a pass: of one that has none, or makes any in its
+    first pass in training, they never are, and no rank waits for another."""
+
+    def __init__(self, model: nn.Module, group: Group) -> None:
+        self._group, self._passes = group, 0
+        self._has_buffers = True if any(True for _ in model.buffers()) else None
+
+    def is_due(self, module: nn.Module) -> bool:
+        """Before a pass. A collective before the second one in training, of a model that began without."""
+        if not module.training:
+            return False
+        self._passes += 1
+        if self._has_buffers is None and self._passes > 1:
+            self._has_buffers = any(self._group.largest(any(True for _ in module.buffers())))
+        return bool(self._has_buffers)
 
 
 def _keep_equal(parameter: nn.Parameter, group: Group) -> None:

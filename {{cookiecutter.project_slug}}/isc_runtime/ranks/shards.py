@@ -38,6 +38,13 @@ def is_expanded(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a dense tensor, one after the other: a view, where it is contiguous."""
+    flat = tensor.contiguous().reshape(-1)
+    # A single value may have any stride, and be called contiguous: torch does not view it as bytes.
+    return (flat.as_strided((1,), (1,)) if flat.numel() == 1 else flat).view(torch.uint8)
+
+
 def is_sum(node: Any) -> bool:
     """Whether ranks hold summands of this tensor, as torch leaves them of a norm of one in shards."""
     return is_sharded(node) and any(one.is_partial() for one in node.placements)

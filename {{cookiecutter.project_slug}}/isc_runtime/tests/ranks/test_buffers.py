@@ -10,8 +10,8 @@ from torch import nn
 
 from isc_runtime.environment import Environment
 from isc_runtime.options import ParallelOptions
-from isc_runtime.ranks.buffers import equalize_buffers
-from isc_runtime.ranks.group import process_group
+from isc_runtime.ranks.buffers import equalize_before_each_pass, equalize_buffers
+from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import parallelize
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.tests.ranks.test_parallel import Varying, first_loss
@@ -51,6 +51,13 @@ def test_buffers_of_all_kinds(tmp_path: Path, parallelism: str) -> None:
 
     for ended in run_forked(tmp_path, work):
         assert ended.code == 0, ended.output
+
+
+def test_a_model_with_buffers_can_be_compiled_as_a_whole() -> None:
+    model, group = nn.BatchNorm1d(2), Group(Environment(), torch.device("cpu"))
+    equalize_before_each_pass(model, group, lambda _: True)
+    torch._dynamo.reset()
+    assert torch.compile(model, backend="eager")(torch.ones(3, 2)).shape == (3, 2)
 
 
 class Masked(Varying):

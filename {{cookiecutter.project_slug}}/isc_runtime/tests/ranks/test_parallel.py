@@ -196,10 +196,65 @@ def test_no_step_is_taken_with_gradients_that_were_not_exchanged(
     assert any(re.search(said, end.output) for end in ended), ended
 
 
+class Aside(Varying):
+    """Returns also what no loss is made of."""
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        values = super().forward(inputs)
+        return (values, values.mean()) if self.training else values
+
+
+def train_aside() -> None:
+    with reported(), process_group(Environment.read(), 60, 60) as group:
+        model = Aside()
+        replica = parallelize(model, group, lambda one: one(INPUTS)[0].sum(), ParallelOptions())
+        for uses in (True, False):
+            model.uses_last = uses
+            values, _ = replica(torch.randn(4, FEATURES) + group.rank)
+            torch.autograd.backward(values.square().mean())
+            print(f"used: {uses}")
+
+
+def test_an_output_that_no_loss_is_made_of_hides_nothing(tmp_path: Path) -> None:
+    for ended in run_forked(tmp_path, train_aside):
+        assert ended.code == ExitCode.USAGE, ended
+        assert "used: True" in ended.output
+        assert "used: False" not in ended.output
+
+
 @pytest.mark.parametrize("leaves_out", [leave_out, leave_out_on_one_rank, freeze])
 def test_what_gets_no_gradient_and_was_said_to_is_exchanged(tmp_path: Path, leaves_out: LeavesOut) -> None:
     for ended in run_forked(tmp_path, lambda: train_without(leaves_out, find_unused=True, parts=2)):
         assert (ended.code, ended.output.splitlines()[-1]) == (0, "step 1"), ended.output
+
+
+class Heads(nn.Module):
+    """Two outputs without a common trunk, and a temperature that is returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor, self.critic = nn.Linear(1, 1), nn.Linear(1, 1)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.actor(x) * self.temperature, self.critic(x), self.temperature
+
+
+def train_heads() -> None:
+    with process_group(Environment.read(), 60, 60) as group:
+        model = Heads()
+        replica = parallelize(model, group, lambda one: sum(one(torch.ones(1, 1))).sum(), ParallelOptions())
+        for _ in range(3):
+            model.zero_grad()
+            actor, critic, _ = replica(torch.full((1, 1), 1.0 + group.rank))
+            torch.autograd.backward(actor.sum())
+            torch.autograd.backward(critic.square().sum())
+        assert len(set(group.gather(float(model.critic.weight.grad)))) == 1, "it was exchanged"  # type: ignore[arg-type]
+        assert not model.temperature._backward_hooks
+
+
+def test_each_output_may_have_a_backward_pass_of_its_own(tmp_path: Path) -> None:
+    assert [ended.code for ended in run_forked(tmp_path, train_heads)] == [0, 0]
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
