@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import PROJECT
 from isc_runtime.checkpointing.filling import fill
@@ -27,6 +26,7 @@ from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.parallel import parallelize
 from isc_runtime.tests.processes import Place
 from isc_runtime.tests.small_training import Network
+from isc_runtime.tests.waits import Copies
 from isc_runtime.training import fusing
 from isc_runtime.training.fusing import fuse
 
@@ -92,19 +92,6 @@ def test_a_copy_that_was_torn_is_not_saved() -> None:
         weights.fill_(1.0)
     snapshot_.complete()
     assert snapshot_.is_torn()
-
-
-class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own are not
-    """Counts the bytes that are copied in this block."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.copy_.default:
-            self.bytes += args[0].nbytes
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.anywhere

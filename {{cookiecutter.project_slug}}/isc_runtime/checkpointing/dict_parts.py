@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from isc_runtime.ranks.shards import is_expanded, is_sharded
-from isc_runtime.tree import leaves
+from isc_runtime.ranks.shards import as_bytes, is_expanded, is_sharded
+from isc_runtime.tree import Path, leaves
 
 Items = dict[Any, Any]
 Pairs = list[tuple[Items, Items]]
@@ -120,6 +120,21 @@ def _filled(old: Any, saved: Any, known: dict[int, Any]) -> Any:
     return old
 
 
+def shared(part: Items, parts: Iterable[Any]) -> set[Path]:
+    """The paths of the tensors in a dict whose memory is that of a model or an optimizer."""
+    tensors = [(path, leaf) for path, leaf in leaves(part) if isinstance(leaf, Tensor)]
+    places = frozenset(_places(parts)) if tensors else frozenset()
+    return {path for path, tensor in tensors if _place(tensor) in places}
+
+
+def make_own(part: Items, path: Path) -> None:
+    """Gives a tensor in a dict memory of its own."""
+    node: Any = part
+    for key in path[:-1]:
+        node = node[key]
+    methods_of(node).__setitem__(node, path[-1], node[path[-1]].detach().clone())
+
+
 def _fill(part: Items, saved: Items, known: dict[int, Any], kept: Items) -> None:
     """In the order in which it was saved."""
     own = methods_of(part)
@@ -143,5 +158,4 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    plain = _own(tensor).detach().resolve_conj().resolve_neg()
-    return plain.contiguous().reshape(-1).view(torch.uint8)
+    return as_bytes(_own(tensor).detach().resolve_conj().resolve_neg())

@@ -7,6 +7,7 @@ of what a dict does not hold any more.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import weakref
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from isc_runtime.checkpointing.dict_parts import methods_of
+from isc_runtime.checkpointing.dict_parts import make_own, methods_of, shared
 from isc_runtime.ranks.shards import is_sharded
 
 Changes = dict[str, dict[str, Any]]  # by part, of plain values
@@ -46,8 +47,11 @@ class Forms:
             name: [(key, weakref.ref(one), one.requires_grad) for key, one in part.named_parameters()]
             for name, part in _modules(parts)
         }
-        self._groups = {name: _sizes(part) for name, part in _optimizers(parts)}
+        self._groups = {name: _groups(part, parts) for name, part in _optimizers(parts)}
         self._keys = {name: list(part) for name, part in parts.items() if isinstance(part, dict)}
+        self._shared = {
+            name: shared(part, parts.values()) for name, part in parts.items() if isinstance(part, dict)
+        }
         self._functions = {name: _functions(part) for name, part in parts.items()}
         self._has_warned = False
 
@@ -71,11 +75,15 @@ class Forms:
                 noted = {"buffers": made, "trained": thawed, "types": types}
                 found |= {name: noted} if made or thawed or types else {}
         for name, optimizer in _optimizers(parts):
-            if name in self._groups and _sizes(optimizer) != self._groups[name]:
-                found[name] = {"groups": _groups(optimizer, parts)}
+            groups = _groups(optimizer, parts)
+            if groups != self._groups.get(name, groups):
+                found[name] = {"groups": groups}
         for name, part in parts.items():
             gone = [key for key in self._keys.get(name, ()) if isinstance(part, dict) and key not in part]
             found |= {name: {"gone": gone}} if gone else {}
+            if before := self._shared.get(name):
+                own = [list(path) for path in before - shared(part, parts.values())]
+                found |= {name: {**found.get(name, {}), "own": own}} if own else {}
             places = self._places_of_functions(name, part)
             found |= {name: {"functions": places}} if places else {}
         return found
@@ -141,11 +149,14 @@ def reform(parts: Mapping[str, Any], changes: Changes, loaded: Mapping[str, Any]
     for name, optimizer in _optimizers(parts):
         groups = changes.get(name, {}).get("groups", ())
         saved = loaded.get(name, {}).get("param_groups", ())
-        if len(saved) == len(groups) > len(optimizer.param_groups):
-            _add_groups(optimizer, parts, groups, saved)
+        if groups and len(saved) == len(groups):
+            _give_groups(optimizer, parts, groups, saved)
     for name, part in parts.items():
         for key in changes.get(name, {}).get("gone", ()) if isinstance(part, dict) else ():
             methods_of(part).pop(part, key, None)
+        for path in changes.get(name, {}).get("own", ()) if isinstance(part, dict) else ():
+            with contextlib.suppress(LookupError, TypeError, AttributeError):  # it is no tensor here any more
+                make_own(part, tuple(path))
         _give_functions(name, part, changes.get(name, {}).get("functions", ()))
 
 
@@ -198,17 +209,27 @@ def _bind(module: nn.Module, key: str, value: Any) -> None:
         owner.register_buffer(name, torch.empty_like(value, device=device))
 
 
-def _add_groups(
+def _give_groups(
     optimizer: Optimizer, parts: Mapping[str, Any], groups: list[list[Any]], saved: list[dict[str, Any]]
 ) -> None:
+    """Gives an optimizer the parameters that its groups had; those that are as they were stay."""
     known = {
         (name, key): parameter for name, part in _modules(parts) for key, parameter in part.named_parameters()
     }
-    for names, settings in list(zip(groups, saved, strict=True))[len(optimizer.param_groups) :]:
-        parameters = [known.get(tuple(name)) if name else None for name in names]
-        has = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if any(parameter is None or id(parameter) in has for parameter in parameters):
-            return
+    own, before = optimizer.param_groups, _groups(optimizer, parts)
+    found = [
+        own[at]["params"]
+        if names in before[at : at + 1]
+        else [known.get(tuple(name)) if name else None for name in names]
+        for at, names in enumerate(groups)
+    ]
+    every = [parameter for parameters in found for parameter in parameters]
+    if any(parameter is None for parameter in every) or len({*map(id, every)}) < len(every):
+        return
+    del own[len(found) :]
+    for group, parameters in zip(own, found, strict=False):
+        group["params"] = parameters
+    for parameters, settings in list(zip(found, saved, strict=True))[len(own) :]:
         optimizer.add_param_group({**settings, "params": parameters})
 
 
@@ -222,7 +243,3 @@ def _optimizers(parts: Mapping[str, Any]) -> Iterator[tuple[str, Optimizer]]:
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {key: (value.shape, value.dtype) for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _sizes(optimizer: Optimizer) -> list[int]:
-    return [len(group["params"]) for group in optimizer.param_groups]

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from isc_runtime.checkpointing.held import attribute_of, has_method
 from isc_runtime.inside import GENERATORS, PLAIN, values_inside
 from isc_runtime.ranks.buffers import is_plain
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import as_bytes, is_sharded
 
 CONTAINERS = (list, tuple, deque, dict, set, frozenset, SimpleNamespace)
 SIMPLE = (*PLAIN, *GENERATORS, Tensor, np.ndarray, type(None))
@@ -80,10 +80,11 @@ class Marker:
         return {name: self.of(part, depth - 1, True) for name, part in attributes(value, self._known)}
 
     def _of_tensor(self, value: Tensor) -> Any:
-        if not is_readable(value) or place(value) in self._own:
+        # What the last batch has computed is no state: each batch makes it anew.
+        if not is_readable(value) or value.grad_fn is not None or place(value) in self._own:
             return OTHER
-        values = _beginning_of(value.detach()).reshape(-1).cpu().contiguous()
-        return TENSOR, tuple(value.shape), _digest(values.view(torch.uint8).numpy().tobytes())
+        values = as_bytes(_beginning_of(value.detach()).cpu())
+        return TENSOR, tuple(value.shape), _digest(values.numpy().tobytes())
 
     def _of_container(self, value: Any, depth: int, is_within: bool) -> Any:
         if isinstance(value, SimpleNamespace):
@@ -188,8 +189,8 @@ def place(tensor: Tensor) -> int:
 
 
 def is_first(before: Any, now: Any) -> bool:
-    """Whether a tensor is where nothing was, as that of a mask is after the first batch."""
-    return before == ("NoneType", "None") and isinstance(now, tuple) and now[0] == TENSOR
+    """Whether something is where nothing was, as a mask and its length after the first batch."""
+    return bool(before == ("NoneType", "None") and now != before)
 
 
 def differs(before: Any, now: Any) -> bool:

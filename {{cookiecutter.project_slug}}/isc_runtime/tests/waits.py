@@ -1,4 +1,4 @@
-"""How often a training waits for its device."""
+"""How often a training waits for its device, and how much it copies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own are not
+    """Counts the bytes that are copied in this block."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.copy_.default:
+            self.bytes += args[0].nbytes
         return function(*args, **(kwargs or {}))
 
 

@@ -78,6 +78,12 @@ def test_the_model_s_weights_are_not_written_to() -> None:
     assert part["mean"] is model.running_mean
 
 
+def test_a_single_value_may_have_any_stride() -> None:
+    part: dict[str, Any] = {"center": torch.zeros(1, 4)[:, 0]}
+    restored(part, {"center": torch.ones(1)})
+    assert part["center"].tolist() == [1]
+
+
 def test_two_dicts_that_share_a_tensor_hold_what_each_held() -> None:
     zero = torch.zeros(2)
     one, other = {"a": zero}, {"a": zero}

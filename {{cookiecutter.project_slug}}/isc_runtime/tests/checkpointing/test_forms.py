@@ -124,6 +124,63 @@ def test_what_was_thawed_stays_so_with_its_group(store: Store, group: Group) -> 
         training = after
 
 
+def other_layers(training: Training) -> None:
+    """As many as before, but others."""
+    for part, is_trained in (("backbone", True), ("attention", False)):
+        training.model[part].requires_grad_(is_trained)
+    training.optimizer.param_groups[0]["params"] = list(training.model["backbone"].parameters())
+    training.optimizer.state.clear()
+
+
+def all_layers(training: Training) -> None:
+    training.model.requires_grad_(True)
+    training.optimizer.param_groups[0]["params"] = list(training.model.parameters())
+
+
+@pytest.mark.parametrize("change", [other_layers, all_layers])
+def test_an_optimizer_goes_on_with_the_parameters_that_it_had(
+    store: Store, group: Group, change: Callable[[Training], None]
+) -> None:
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.step()
+    change(training)
+    training.step()
+    for _ in range(2):
+        after = resumed(store, group, training, Training)
+        training.step()
+        after.step()
+        assert differences(training.everything(), after.everything()) == []
+        training = after
+
+
+class Best(Training):
+    """Keeps the best weights, which begin as the weights themselves, and a buffer that stays the model's."""
+
+    kept: dict[str, Any] | None = None
+
+    def state(self) -> State:
+        if self.kept is None:
+            count = self.model.get_buffer("attention.filled")
+            self.kept = {"best": dict(self.model.state_dict()), "count": count}
+        return {**super().state(), "kept": self.kept}
+
+
+def test_what_was_a_copy_is_one_and_what_was_the_model_s_own_is_that(store: Store, group: Group) -> None:
+    training = Best(store, group)
+    training.checkpointer.restore()
+    training.step()
+    assert training.kept is not None
+    training.kept["best"] = {key: value.clone() for key, value in training.model.state_dict().items()}
+    after = resumed(store, group, training, Best)
+    assert isinstance(after, Best)
+    assert after.kept is not None
+    training.step()
+    after.step()
+    assert differences(training.kept, after.kept) == []
+    assert after.kept["count"] is after.model["attention"].filled
+
+
 class Smaller(Training):
     """Another model, without what the checkpoint knows of."""
 

@@ -120,6 +120,20 @@ def test_a_tensor_that_is_made_once_and_a_dict_that_grows_are_a_cache() -> None:
     assert differs(merged(empty, one), two), "a count in it is none"
 
 
+def test_what_a_batch_has_computed_is_no_state() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    assert not differs(mark((weight * 2).sum()), mark((weight * 3).sum()))
+
+
+def test_the_length_of_a_cache_that_is_made_once_is_one_too() -> None:
+    assert not differs(mark(None), mark(8))
+    assert differs(merged(mark(None), mark(8)), mark(9))
+
+
+def test_a_single_value_may_have_any_stride() -> None:
+    assert differs(mark(torch.zeros(1, 4)[:, 0]), mark(torch.ones(1, 4)[:, 0]))
+
+
 def test_what_gives_samples_is_a_dataset() -> None:
     assert is_dataset(Subset([1], [0]))  # type: ignore[arg-type]
     assert not is_dataset(Beta())

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from isc_runtime.checkpointing.saving.snapshot import Snapshot, deferrable
 from isc_runtime.checkpointing.saving.unchanged import Unchanged
 from isc_runtime.errors import IscError
+from isc_runtime.tests.waits import Copies
 
 LARGE = 256  # rows and columns: 256 kB
-
-
-class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own are not
-    """Counts the bytes that are copied in this block."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.copy_.default:
-            self.bytes += args[0].nbytes
-        return function(*args, **(kwargs or {}))
 
 
 def bits(state: dict[str, dict[str, Tensor]]) -> list[bytes]:
