@@ -24,6 +24,7 @@ from isc_runtime.ranks.shards import is_sharded
 from isc_runtime.ranks.untouched import may_change, untouched
 from isc_runtime.training import trial
 from isc_runtime.training.fusing import fuse
+from isc_runtime.tree import mapped
 
 logger = logging.getLogger("train")
 
@@ -228,7 +229,13 @@ def _extra_states(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             state = module.get_extra_state()
             if not isinstance(state, Tensor | bytes | io.BytesIO):
-                yield module, deepcopy(state)
+                yield module, mapped(state, _copied)
+
+
+def _copied(_: object, node: Any) -> Any:
+    if isinstance(node, Tensor):  # which may be one that a batch has computed, and deepcopy refuses
+        return node.detach().clone()
+    return node if isinstance(node, dict | list | tuple) else deepcopy(node)
 
 
 def _is_bound_anew(table: Table, before: Table) -> bool:

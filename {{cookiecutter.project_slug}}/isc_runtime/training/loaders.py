@@ -26,7 +26,7 @@ from isc_runtime.training.streams import (
     is_stream,
     refuse_workers,
 )
-from isc_runtime.training.workers import PreparedLoader
+from isc_runtime.training.workers import PreparedLoader, reading
 
 
 class Data(NamedTuple):
@@ -249,5 +249,6 @@ def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) 
         generator=torch.Generator(),
         pin_memory=group.device.type == "cuda",
     )
-    for number, batch in enumerate(ahead(loader, group.device)):
-        yield batch, number * batch_size < counted
+    with reading():
+        for number, batch in enumerate(ahead(loader, group.device)):
+            yield batch, number * batch_size < counted

@@ -40,9 +40,8 @@ def refuse_workers(dataset: Any, workers: int) -> None:
         raise IscError(
             "A dataset with a state_dict keeps its position itself, and in workers it would be lost",
             f"--workers {workers}",
-            "Load it with --workers 0, or without a state_dict: what a sample draws, from generators of the "
-            "dataset too, is the same after a resume; and a stream with a method samples_from(epoch, sample) "
-            "begins anywhere.",
+            "Load it with --workers 0, or without a state_dict: what a sample draws is the same after a "
+            "resume, and a stream with a method samples_from(epoch, sample) begins anywhere.",
             ExitCode.USAGE,
         )
 

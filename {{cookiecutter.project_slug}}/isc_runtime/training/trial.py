@@ -38,8 +38,9 @@ class Trial:
     """A step of an optimizer that may go astray: a gradient within it is not finite.
 
     That alone is no failure: a line search tries steps that are too long. But where the last gradient was
-    not finite, or the weights are not, weights and the optimizer's state go back to what they were. The state
-    is copied when the first bad gradient is seen; what the step has put into it before that, stays.
+    not finite, or the weights are not, weights and the optimizer's state go back to what they were. Of the
+    state the tensors are copied when the first bad gradient is seen; what the step has written into them
+    before that, stays.
 
     Args:
         optimizer: before its step.
@@ -52,6 +53,9 @@ class Trial:
         inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]  # as SAM has it
         self._optimizers = [optimizer, *inner]
         parameters = {id(each): each for one in self._optimizers for each in _parameters(one)}
+        self._begun: State = [
+            (one, _copy(one.state, False), list(map(_settings, one.param_groups))) for one in self._optimizers
+        ]
         self._copies = [(each, each.detach().clone()) for each in parameters.values()]
         self._state: State | None = None
         self._is_good = True
@@ -60,9 +64,7 @@ class Trial:
         """Notes the norm of a gradient within the step: of all ranks, and the same on all of them."""
         self._is_good = not isinstance(norm, Tensor) or bool(norm.isfinite())
         if not self._is_good and self._state is None:
-            self._state = [
-                (one, _copy(one.state), list(map(_settings, one.param_groups))) for one in self._optimizers
-            ]
+            self._state = [(one, _copy(state), settings) for one, state, settings in self._begun]
 
     def end(self) -> None:
         """After the step: takes it back if it went astray. A collective if a gradient in it was bad."""
@@ -98,12 +100,13 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 
 
-def _copy(state: Any) -> dict[Any, Any]:
-    """A copy of an optimizer's state; its tensors, which a step changes where they are, are copied, too."""
-    return {
-        key: mapped(value, lambda _, part: part.detach().clone() if isinstance(part, Tensor) else part)
-        for key, value in state.items()
-    }
+def _copy(state: Any, with_tensors: bool = True) -> dict[Any, Any]:
+    """A copy of an optimizer's state, with copies of its tensors, which a step changes where they are."""
+
+    def own(_: object, part: Any) -> Any:
+        return part.detach().clone() if with_tensors and isinstance(part, Tensor) else part
+
+    return {key: mapped(value, own) for key, value in state.items()}
 
 
 def _is_finite(parameter: Tensor) -> bool:

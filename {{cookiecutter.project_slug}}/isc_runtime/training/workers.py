@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
 from torch.utils.data import DataLoader
 
@@ -15,6 +17,21 @@ from isc_runtime.sampler import Failed
 logger = logging.getLogger("train")
 
 
+_loaders: WeakSet[PreparedLoader] = WeakSet()
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Samples are read in this process: what that changes in a dataset, nobody has set for the workers."""
+    before = {loader: _plain_values(loader.dataset) for loader in _loaders if loader.num_workers}
+    try:
+        yield
+    finally:
+        for loader, values in before.items():
+            now = _plain_values(loader.dataset)
+            loader.moving |= {name for name, value in now.items() if values.get(name, value) != value}
+
+
 class PreparedLoader(DataLoader[Any]):
     """A DataLoader whose workers obey their training alone, from their first instruction on.
 
@@ -22,17 +39,27 @@ class PreparedLoader(DataLoader[Any]):
     difficulty that grows with the epochs, they begin anew with the next iteration, as a resume's do.
 
     It takes what a DataLoader takes, but for `worker_init_fn`.
+
+    Attributes:
+        moving: names of plain values in the dataset that reading changes: a count, the open file's number.
     """
 
     def __init__(self, dataset: Any, **options: Any) -> None:
         super().__init__(dataset, worker_init_fn=prepare_worker, **options)
         self._given: dict[str, str] = {}  # to the workers: the plain values in the dataset
         self._is_told = False
+        self.moving: set[str] = set()
+        _loaders.add(self)
+
+    def _values(self) -> dict[str, str]:
+        values = _plain_values(self.dataset)
+        return {name: value for name, value in values.items() if name not in self.moving}
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names a private class
         if self.num_workers:
-            now = _plain_values(self.dataset)
-            if self._iterator is not None and now != self._given:
+            now = self._values()
+            is_set = any(self._given.get(name, value) != value for name, value in now.items())
+            if self._iterator is not None and is_set:
                 self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # that of several processes
                 self._iterator = None
             self._given = now
@@ -51,7 +78,7 @@ class PreparedLoader(DataLoader[Any]):
 
     def _compare(self) -> None:
         """Warns once if the dataset is no longer what the workers have: those of a resume would have it."""
-        now = _plain_values(self.dataset)
+        now = self._values()
         changed = [name for name, value in now.items() if self._given.get(name, value) != value]
         if changed:
             self._is_told = True

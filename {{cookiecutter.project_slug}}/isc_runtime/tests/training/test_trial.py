@@ -109,6 +109,15 @@ def test_it_is_taken_back_and_counted(group: Group, kind: Any) -> None:
     assert raised.value.exit_code is ExitCode.DIVERGED
 
 
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_a_first_step_that_is_taken_back_is_followed_by_others(group: Group, line_search: str | None) -> None:
+    training = Training(partial(torch.optim.LBFGS, lr=0.01, max_iter=3, line_search_fn=line_search), group)
+    training.step(1, 1)
+    assert not training.optimizer.state or not any(training.optimizer.state.values())
+    training.step(2)
+    assert training.metrics["skipped"] == 1
+
+
 def test_a_line_search_may_try_what_is_too_long(group: Group) -> None:
     search = partial(torch.optim.LBFGS, lr=1.0, max_iter=4, line_search_fn="strong_wolfe")
     training = Training(search, group)

@@ -14,7 +14,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.sampler import Batch, ReplayableDataset, as_it_is
 from isc_runtime.tests.training.test_ahead import Counting
-from isc_runtime.training.loaders import Data, make_position, training_loader
+from isc_runtime.training.loaders import Data, held_out_batches, make_position, training_loader
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition
 from isc_runtime.training.workers import PreparedLoader
 
@@ -107,6 +107,46 @@ def test_workers_know_what_was_set_before_an_epoch(caplog: pytest.LogCaptureFixt
     for _ in loader:
         data.noise += 1.0
     assert caplog.text.count("data.dataset.noise was set within an epoch") == 1
+
+
+class Shared(Dataset[Any]):
+    """Counts what was read of it, wherever."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        self.read += 1
+        return index
+
+
+def test_what_reading_itself_changes_nobody_has_set(caplog: pytest.LogCaptureFixture) -> None:
+    group = Group(Environment(), torch.device("cpu"))
+    both = Shared()
+    data = Data(both, both)
+    position = make_position(data, 1, 0, group)
+    loader = PreparedLoader(
+        ReplayableDataset(both),
+        batch_sampler=position,
+        collate_fn=as_it_is,
+        num_workers=1,
+        persistent_workers=True,
+    )
+    workers = set()
+    for _ in range(2):
+        batches = iter(loader)
+        next(batches)
+        workers |= {worker.pid for worker in loader._iterator._workers}  # type: ignore[union-attr]
+        list(held_out_batches(data, 2, group))
+        list(batches)
+    assert both.read > 0
+    assert len(workers) == 1
+    assert "[STATE]" not in caplog.text
 
 
 def test_a_state_in_copies_of_a_dataset_is_refused() -> None:
