@@ -64,7 +64,9 @@ def _check_table(root: Path) -> Iterator[Finding]:
         return
     if not isinstance(table.get("name"), str):
         yield Finding(NEEDED, "It does not name the project", 'Write in [project]: name = "..."')
-    is_told = isinstance(table.get("dependencies"), list) or "dependencies" in table.get("dynamic", ())
+    dynamic = table.get("dynamic")
+    is_told = isinstance(table.get("dependencies"), list)
+    is_told |= isinstance(dynamic, list) and "dependencies" in dynamic
     if not is_told:
         hint = 'Write in [project]: dependencies = ["torch", ...], and run: make lock'
         yield Finding(NEEDED, "It does not say what the project needs", hint)

@@ -17,7 +17,7 @@ from isc_runtime.python_files import RUNTIME
 from isc_runtime.submission.contents.dockerfile import DockerIgnore
 from isc_runtime.submission.contents.image import Content
 from isc_runtime.submission.contents.version_control import GitFiles, ignoring_rule
-from isc_runtime.submission.finding import Finding, Severity
+from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.logical_lines import logical_lines
 from isc_runtime.text_files import read_bytes
 
@@ -99,10 +99,10 @@ def _check_expected(path: Path, name: str, purpose: str) -> Iterator[Finding]:
 def _has_content(file: Path) -> bool:
     """Whether there is more in a file than blanks and comments. Raises OSError, ValueError: not readable."""
     content = read_bytes(file)
-    if file.suffix not in (".sh", ".py"):  # bash takes any, and Python what it declares
-        content.decode("utf-8")
     if file.suffix == ".md":
         return bool(content.strip())
+    if file.suffix not in (".sh", ".py"):  # bash takes any, and Python what it declares
+        content.decode("utf-8")
     return any(line.strip() and not line.lstrip().startswith(b"#") for line in content.splitlines())
 
 
@@ -144,23 +144,40 @@ class _Takers:
             there |= {step: there.get(step, purpose) for step in within}
             leaving |= out
         yield from itertools.starmap(self._leaving, leaving.items())
+        links: dict[str, str] = {}
         for link in self.image.links:
-            _, out = _way(self.root, link)
-            for last, target in out.items():
-                if last not in leaving and not target.startswith(MOUNTED):
-                    yield self._leaving(link, target, "warning")
+            for last, target in _way(self.root, link)[1].items():
+                if last not in leaving:
+                    links[link] = target
+        others = [link for link, target in links.items() if not f"{target}/".startswith(MOUNTED)]
+        yield from (self._leaving_image(link, more, links[link]) for link, more in _by_top(others))
         if self.image.files and self.image.is_complete:
             missing = [path for path in there if not _takes(self.image.files, path)]
             yield from (self._not_in_image(path, more, there[path]) for path, more in _by_top(missing))
         if self.git.all:  # otherwise git does not look after this project
             missing = [path for path in there if not _takes(self.git.all, path)]
-            yield from (self._not_in_git(path, more, there[path]) for path, more in _by_top(missing))
+            submodules = {path: found for path in missing if (found := self._submodule(path))}
+            once = {submodule: path for path, submodule in submodules.items()}
+            yield from itertools.starmap(_in_submodule, once.items())
+            others = [path for path in missing if path not in submodules]
+            yield from (self._not_in_git(path, more, there[path]) for path, more in _by_top(others))
 
-    def _leaving(self, link: str, target: str, severity: Severity = "error") -> Finding:
+    def _submodule(self, path: str) -> str:
+        """The submodule that a path lies in, or in one of that one; "" if in none."""
+        folders = map(str, PurePosixPath(path).parents)
+        return next((folder for folder in folders if folder in self.git.tracked), "")
+
+    def _leaving_image(self, link: str, more: str, target: str) -> Finding:
+        more = more.replace(", nor", ", as")
+        what = f"It is a link to {target}{more}, and the image gets the link, which leads nowhere there"
+        hint = "Put a copy of what it leads to in its place, or name it in .dockerignore."
+        return Finding(link, what, hint, "warning")
+
+    def _leaving(self, link: str, target: str) -> Finding:
         what = f"It is a link to {target}, and the image and a clone get the link, which leads nowhere there"
         is_inside = Path(target).is_relative_to(self.root)
         hint = "Make it a relative one." if is_inside else "Put a copy of what it leads to in its place."
-        return Finding(link, what, hint, severity)
+        return Finding(link, what, hint)
 
     def _not_in_image(self, path: str, more: str, purpose: str) -> Finding:
         what = f"The image does not take it{more}, and in a container {self._effect(path)}: it is {purpose}"
@@ -174,9 +191,6 @@ class _Takers:
     def _not_in_git(self, path: str, more: str, purpose: str) -> Finding:
         folders = [str(folder) for folder in PurePosixPath(path).parents][:-1]
         inner = next((folder for folder in folders if (self.root / folder / ".git").exists()), None)
-        if inner in self.git.tracked:
-            what = f"It lies in a submodule, {inner}, which git clone leaves empty: {self._effect(path)}"
-            return Finding(path, what, "Clone with --recurse-submodules.", "warning")
         what = f"Git does not take it{more}, and in a clone {self._effect(path)}: it is {purpose}"
         if inner is not None:
             hint = f"delete {inner}/.git, which makes another repository of it, and add it to this one."
@@ -203,6 +217,11 @@ class _Takers:
         """The module that a package hides, as data/ does data.py; "" if there is none."""
         folder, _, name = path.rpartition("/")
         return f"{folder}.py" if name == "__init__.py" and (self.root / f"{folder}.py").is_file() else ""
+
+
+def _in_submodule(submodule: str, path: str) -> Finding:
+    what = f"It lies in a submodule, {submodule}, which git clone leaves empty: the training fails"
+    return Finding(path, what, "Clone with --recurse-submodules.", "warning")
 
 
 def _takes(files: Collection[str], path: str) -> bool:

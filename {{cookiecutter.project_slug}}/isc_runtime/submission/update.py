@@ -72,7 +72,7 @@ LARGE = 2**20  # bytes: an update leaves its conflicts in text that a person has
 MOST_READ = 2**26  # bytes of all files but Python's
 BLOCK = 2**12  # bytes that a small file counts as: it has to be opened
 _BEGINNING = 1024  # bytes, in which what is no text has a NUL, as git looks for it
-_DOCUMENTS = (".md", ".rst")  # may show a conflict as an example
+_READ = (".toml", ".json", ".yml", ".yaml", ".ini", ".cfg", ".sh")  # by programs; others may show an example
 _OURS = b"<<<<<<< ours"  # how `git apply --3way` marks one, and so `cruft update`
 
 
@@ -151,7 +151,7 @@ def _check_text(root: Path, path: str) -> Iterator[Finding]:
         text = (root / path).read_bytes()
     except OSError:
         return  # what cannot be read was not written by an update
-    is_example = path.endswith(_DOCUMENTS) and "/" in path and _OURS not in text
+    is_example = not path.endswith(_READ) and "/" in path and _OURS not in text
     if b"\0" not in text[:_BEGINNING] and not is_example and (line := conflict(text)) is not None:
         yield _conflict_at(path, line)
 

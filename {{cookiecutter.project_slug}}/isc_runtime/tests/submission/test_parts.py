@@ -365,7 +365,7 @@ def test_an_empty_folder(root: Path) -> None:
     assert "There is nothing in it" in errors(root)["tests/"]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if not name.endswith(("/", ".py", ".sh"))])
+@pytest.mark.parametrize("name", [name for name in EXPECTED if not name.endswith(("/", ".py", ".sh", ".md"))])
 def test_no_text(root: Path, name: str) -> None:
     (root / name).write_bytes(b"\xff\xfe\0garbage")
     assert "cannot be read" in errors(root)[name]

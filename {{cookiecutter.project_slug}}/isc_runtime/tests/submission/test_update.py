@@ -230,6 +230,7 @@ def test_a_conflict_in_what_git_ignores_is_none_of_an_update(tmp_path: Path) -> 
 
 NO_CONFLICTS = {
     "a document that shows one": ("docs/git.md", CONFLICT.replace("ours", "HEAD")),
+    "a file of data that shows one": ("tests/data/merge.txt", CONFLICT.replace("ours", "HEAD")),
     "two of the three lines": ("notes/a.txt", CONFLICT.replace(">" * 7, ">" * 8)),
     "in another order": ("notes/a.txt", "\n".join(reversed(CONFLICT.splitlines()))),
     "no text": ("notes/a.bin", "\0" + CONFLICT),
