@@ -20,7 +20,7 @@ _SCRIPT = re.compile(r"(?<![\w.-])(launch\.sh|train\.py)(?![\w.-])['\"]?")
 _WORD = r"""(?:'[^']*'|"[^"]*"|[^\s'"&|;])+"""
 _DATASET = re.compile(rf"\s--dataset-id(?:=|\s+)(?P<id>{_WORD})")
 _END = r"(?![\w.*?$-])"  # of a path's last name
-_END_OF_HOME = r"/?(?![\w./*?$-])"  # of the home directory itself, nothing in it
+_END_OF_HOME = r"/?(?![\w./*?$+-])"  # of the home directory itself, nothing in it
 _TO_THE_NEXT_COMMAND = re.compile(rf"(?:{_WORD}|\s)*")
 
 
@@ -123,11 +123,12 @@ def _add_arguments(text: str, arguments: Sequence[str]) -> str:
 
 def _replace_home(text: str, path: str, by: Path) -> str:
     """Replaces ~ and what follows it (a pattern), where a shell would see that: not in all quotes."""
-    pattern = rf"(?:\$HOME|\$\{{HOME\}}|~){path}"
+    quoted = rf"(?:\$HOME|\$\{{HOME\}}){path}"
+    pattern = rf"(?:{quoted}|(?<!\s=)~{path})"  # =~ compares
     parts = re.split(r"""('[^']*'|"[^"]*")""", text)
     for number, part in enumerate(parts):
         if number % 2 == 0:
             parts[number] = re.sub(rf"(?<![\w./~-]){pattern}", lambda _: shlex.quote(str(by)), part)
         elif part.startswith('"'):
-            parts[number] = re.sub(pattern.replace("|~", ""), lambda _: str(by), part)
+            parts[number] = re.sub(quoted, lambda _: str(by), part)
     return "".join(parts)

@@ -95,7 +95,8 @@ class Places:
     def renewed(self, node: int) -> Place:
         """The place of a node in a new cycle: in its copy nothing is left of the one before."""
         temporary = self._folder / f"t{node}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary.exists():
+            remove(temporary)
         temporary.mkdir()
         own: tuple[Path, ...] = (temporary,)
         if self._image is not None:
@@ -146,11 +147,18 @@ class Copy:
                 if path.is_dir() and not path.is_symlink():
                     is_known = path.name == BYTECODE and name.parent in self._folders
                     if not is_known and name not in self._folders:
-                        shutil.rmtree(path)
+                        remove(path)
                 elif path.parent.name == BYTECODE and path.suffix == ".pyc":
                     continue
                 elif self._stamps.get(name) != _stamp(path):
                     path.unlink()
+
+
+def remove(folder: Path) -> None:
+    """Deletes a folder, with what is read-only in it: a copy of such a dataset, say. Raises OSError."""
+    for inner, _, _ in os.walk(folder):
+        Path(inner).chmod(0o700)
+    shutil.rmtree(folder)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

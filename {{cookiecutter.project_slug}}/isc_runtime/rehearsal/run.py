@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from isc_runtime.rehearsal.cycle import (
     Interruption,
     Reached,
 )
-from isc_runtime.rehearsal.duplicate import Places
+from isc_runtime.rehearsal.duplicate import Places, remove
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json, conclusion
@@ -34,6 +35,7 @@ from isc_runtime.submission.command.train_arguments import options_of_train
 from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.project import check, homes
+from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
@@ -46,6 +48,8 @@ EXACT = {  # by whether the ranks compute on GPUs
 IN_COPIES = "each node has a copy of its own, and a TMPDIR, new in each cycle; all have your home directory"
 IN_PLACE = "it runs in the project itself: what the command deletes there is deleted"
 SHARED = "all nodes and cycles share it, which on the ISC they do not: one finds what another leaves there"
+CONFIG_FILE = "train.toml"  # what train.py reads unasked
+TIME_LIMIT = "max-seconds"  # in a command or a config file
 TRIAL_CODE = 7  # what the ranks end with in the trial start
 
 
@@ -139,7 +143,8 @@ class Rehearsal:
                 places = self._places(temporary, result)
                 self._cycles(self._runner(machine, result, places), result)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove(temporary)
 
     def _places(self, folder: Path, result: Verdict) -> Places:
         """Where the project is while it runs."""
@@ -264,6 +269,11 @@ class Rehearsal:
                 "Make room, or put its folder elsewhere with --output.",
             )
 
+    def _config(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            return read_text(self.root / CONFIG_FILE)
+        return ""
+
     def _compare(self, runner: CycleRunner, last: Cycle) -> Comparison:
         """Runs the same training without an interruption, as far as the other one has come."""
         artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
@@ -275,7 +285,8 @@ class Rehearsal:
         step = last_in_common(last, reference)
         ends = {max(cycle.saved, default=None) for cycle in (last, reference)}
         is_final = is_over and reference.end == COMPLETE and ends == {step}
-        comparison = Comparison(reference, step, is_final)
+        is_timed = TIME_LIMIT in f"{runner.command(runner.places.project(0))} {self._config()}"
+        comparison = Comparison(reference, step, is_final, is_timed)
         if step is not None:
             with self.screen.doing(f"Comparing the checkpoints of step {step}"):
                 comparison.differences = differences(last.saved[step], reference.saved[step])

@@ -30,12 +30,14 @@ class Comparison:
         reference: the uninterrupted run.
         step: of the checkpoints that were compared; None if there is no step that both saved.
         is_final: whether they are the last ones of the training.
+        is_timed: whether time ends it, at whatever step it is then.
         differences: where they differ; empty if they are equal bit for bit.
     """
 
     reference: Cycle
     step: int | None = None
     is_final: bool = False
+    is_timed: bool = False
     differences: list[str] = field(default_factory=list)
 
 
@@ -192,7 +194,7 @@ def _judge_left_out(cycles: list[Cycle]) -> Iterator[Finding]:
 def _judge_length(comparison: Comparison, last: Cycle) -> Iterator[Finding]:
     """Does it end where it ends without an interruption?"""
     expected = comparison.reference.trace.last_step
-    if expected is None:  # steps are not known
+    if expected is None or comparison.is_timed:  # steps are not known, or another one each time
         return
     ended = last.trace.last_step or max(last.saved, default=expected)  # it may have had nothing left to do
     is_longer = ended > expected and comparison.reference.end == COMPLETE

@@ -99,10 +99,10 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Bits, not values: a NaN equals itself here, and 0.0 is not -0.0."""
     import torch
 
+    from isc_runtime.ranks.shards import as_bytes
+
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     with contextlib.suppress(RuntimeError):  # a sparse or quantized tensor has no bytes to view
-        return torch.equal(
-            one.contiguous().flatten().view(torch.uint8), other.contiguous().flatten().view(torch.uint8)
-        )
+        return torch.equal(as_bytes(one), as_bytes(other))
     return torch.equal(one, other)

@@ -24,8 +24,9 @@ from typing import Any
 MOST = 1000  # paths of each kind: what is there in thousands is no state of a training
 CACHES = (".cache", ".config", ".local", ".matplotlib", ".nv", ".triton")  # in the home directory
 CACHE_VARIABLES = (
-    *("CUDA_CACHE_PATH", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_HOME"),
-    *("TRITON_CACHE_DIR", "XDG_CACHE_HOME"),
+    *("CUDA_CACHE_PATH", "HF_DATASETS_CACHE", "HF_HOME", "HF_HUB_CACHE", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"),
+    *("PYTHONPYCACHEPREFIX", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCH_HOME"),
+    *("TRITON_CACHE_DIR", "UV_CACHE_DIR", "XDG_CACHE_HOME"),
 )
 NAMES = ("os.rename", "os.link", "os.symlink")  # events that give a file the name in their second argument
 LOOKING = ("isc_runtime.submission.facts", "isc_runtime.ranks.sameness")  # they read all files of the project

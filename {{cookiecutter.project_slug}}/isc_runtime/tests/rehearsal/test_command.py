@@ -89,6 +89,7 @@ def test_data_that_the_command_does_not_name(command: str, extra: list[str]) -> 
         ("cd ~; ls", "cd /c; ls"),
         ('cd "$HOME/" && ls', 'cd "/c" && ls'),
         ("(cd /root/a-project)", "(cd /c/p)"),
+        ('[[ "$N" =~ ^0 ]] && ls ~+', None),
         ("PYTHONPATH=/root/a-project:/x ls </root/a-project/y", "PYTHONPATH=/c/p:/x ls </c/p/y"),
         ("ls /root/.x ~/x /root/* ~me $HOME/.y '$HOME' /root/a-project.old /x/root", None),
     ],

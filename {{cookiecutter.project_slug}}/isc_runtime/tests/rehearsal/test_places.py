@@ -11,7 +11,7 @@ import pytest
 
 from isc_runtime.errors import IscError
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, Cycle, CycleRunner
-from isc_runtime.rehearsal.duplicate import Copy, Places
+from isc_runtime.rehearsal.duplicate import Copy, Places, remove
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import Plan
 
@@ -95,6 +95,20 @@ def test_what_a_cycle_has_left_alone_is_not_copied_again(root: Path, tmp_path: P
     assert bytecode.exists()
     assert not (bytecode.parent / "state").exists()
     assert not elsewhere.parent.parent.exists()
+
+
+def test_what_is_read_only_is_no_obstacle(root: Path, tmp_path: Path) -> None:
+    places = Places(root, tmp_path)
+    places.take_image([], 1)
+    for _ in range(2):
+        place = places.renewed(0)
+        for folder in (place.temporary, place.project):
+            (folder / "data" / "deep").mkdir(parents=True)
+            (folder / "data" / "deep" / "x").write_text("")
+            (folder / "data" / "deep").chmod(0o500)
+            (folder / "data").chmod(0o500)
+    remove(tmp_path / "0")
+    assert not (tmp_path / "0").exists()
 
 
 def test_each_name_of_the_project_leads_to_the_copy(root: Path, tmp_path: Path) -> None:

@@ -427,6 +427,17 @@ def test_it_ends_where_it_ends_without_an_interruption(
         assert "counter" in findings[0].hint
 
 
+def test_where_time_ends_it_no_two_runs_end_at_the_same_step(tmp_path: Path) -> None:
+    last = make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 17), (0,), 12)
+    reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
+    cycles = [make_cycle(tmp_path), make_cycle(tmp_path, "cycle", KILLED, range(9, 12)), last]
+    for is_timed in (False, True):
+        comparison = Comparison(reference, 10, is_timed=is_timed)
+        verdict = Verdict(Plan(), tmp_path, cycles=cycles, comparison=comparison)
+        errors = [finding for finding in judge_whole(verdict) if finding.severity == "error"]
+        assert bool(errors) is not is_timed
+
+
 def test_only_what_was_saved_after_the_last_interruption_is_compared(tmp_path: Path) -> None:
     last = make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 13), (0,), 12)
     reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
@@ -470,7 +481,7 @@ def test_the_causes_are_those_that_lead_to_what_differs(
     last.trace.ranks[0].generators = generators
     reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
     verdict = Verdict(Plan(), tmp_path, cycles=[first, last])
-    verdict.comparison = Comparison(reference, 12, True, [difference])
+    verdict.comparison = Comparison(reference, 12, True, differences=[difference])
     (finding,) = judge_whole(verdict)
     assert all(hint in finding.hint for hint in hints)
     assert ("generator" in finding.hint) is ("generator" in hints[0])
@@ -481,7 +492,7 @@ def test_of_each_part_that_differs_one_place_is_shown(tmp_path: Path) -> None:
     reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
     differences = ["metrics.best=1 and not 2", "optimizer.a", "optimizer.b", "model.c", "model.d"]
     verdict = Verdict(
-        Plan(), tmp_path, cycles=cycles, comparison=Comparison(reference, 12, True, differences)
+        Plan(), tmp_path, cycles=cycles, comparison=Comparison(reference, 12, True, differences=differences)
     )
     (finding,) = judge_whole(verdict)
     assert finding.what.endswith("differs: metrics.best=1 and not 2, optimizer.a, model.c, and 2 more")
