@@ -26,7 +26,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.building import build as build
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.replicas import check_trained, exchange_explained, replicate
+from isc_runtime.ranks.replicas import check_trained, exchange_explained, make_replica
 from isc_runtime.ranks.sharding import (
     blocks,
     check_model,
@@ -77,7 +77,7 @@ def parallelize(
             block.compile()
     if is_sharded_model(model):
         return model
-    return replicate(model, group, first_loss, options.find_unused_parameters)
+    return make_replica(model, group, first_loss, options.find_unused_parameters)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ EXCHANGED |= {torch.float16, torch.float32, torch.float64, torch.complex64, torc
 FROZEN = "frozen_at_the_start"  # attribute of a replica: what was not trained then
 
 
-def replicate(
+def make_replica(
     model: nn.Module, group: Group, first_loss: Callable[[nn.Module], torch.Tensor], find_unused: bool
 ) -> nn.Module:
     """DistributedDataParallel, with its buckets already in the order that they will keep.

@@ -17,7 +17,7 @@ def logical_lines(file: Path) -> Iterator[tuple[int, str]]:
         return  # missing: it is said already
     start, joined = 0, ""
     for number, line in enumerate(lines, 1):
-        text = re.sub(r"(^|\s)#.*", "", line).strip()
+        text = re.sub(r"(^|\s)#.*", "", line).strip() if "#" in line else line.strip()
         if not text:
             continue
         start = start if joined else number

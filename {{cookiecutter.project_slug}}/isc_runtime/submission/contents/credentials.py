@@ -93,7 +93,7 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], bytes], ...] = (
         rb"(?<!github)://[^\s/?#@:\"'<>`{}$\\]{0,99}:(?P<password>[^\s/?#@:\"'<>`{}$\\]{3,99})@(?!sha256:)[\w\[]",
     ),
 )
-PATTERNS = [(kind, mark, re.compile(pattern)) for kind, marks, pattern in _KINDS for mark in marks]
+PATTERNS = [(kind, mark, pattern) for kind, marks, pattern in _KINDS for mark in marks]
 _NO_HOST = re.compile(rb"(?:[\w-]+\.)*example\.(?:com|org|net)\b")  # reserved for documentation: RFC 2606
 PLACEHOLDER = re.compile(rb"(?i)example|your|redacted|(.)\1{7}")  # in a token: it stands for one
 _NO_PASSWORD = re.compile(
@@ -162,7 +162,7 @@ def _search_text(text: bytes, is_first: bool, is_last: bool) -> Token | None:
     for kind, mark, pattern in PATTERNS:
         at = text.find(mark)
         while at >= 0:
-            match = pattern.match(text, at)
+            match = re.compile(pattern).match(text, at)  # most are never needed, and re keeps them
             if match and (is_first or at > 0) and (is_last or match.end() < len(text)) and _is_meant(match):
                 found.append((at, kind))
                 break

@@ -6,7 +6,7 @@ https://docs.docker.com/build/concepts/context.
 
 from __future__ import annotations
 
-import functools
+import itertools
 import json
 import os
 import re
@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isc_runtime.submission.logical_lines import logical_lines
+from isc_runtime.text_files import read_text
 
+# Of a pattern: wildcards, classes of characters, and characters, with a backslash before them or without.
+_PARTS = re.compile(r"\*\*/?|\*|\?|\[[^\]]+\]|\\.|.", flags=re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-([^}]*))?\})")
 
 
@@ -59,7 +62,7 @@ def copied_sources(root: Path) -> list[Source]:
 
 def _sources_in(rest: str, variables: dict[str, str]) -> list[str]:
     try:
-        words = json.loads(rest) if rest.lstrip().startswith("[") else shlex.split(rest)
+        words = _words(rest)
     except ValueError:
         return []  # docker will say it better
     if any(word.startswith(("--from", "<<")) for word in words):
@@ -69,21 +72,42 @@ def _sources_in(rest: str, variables: dict[str, str]) -> list[str]:
     return [source for source in known if source and "$" not in source and "://" not in source]
 
 
+def _words(rest: str) -> list[str]:
+    """As docker reads them: what is no JSON is for a shell."""
+    try:
+        words = json.loads(rest)
+    except ValueError:
+        words = None
+    if isinstance(words, list) and all(isinstance(word, str) for word in words):
+        return words
+    return shlex.split(rest)
+
+
 def _expand(match: re.Match[str], variables: dict[str, str]) -> str:
     return variables.get(match[1] or match[2]) or match[3] or match[0]
 
 
 class DockerIgnore:
-    """The rules of a project's .dockerignore; without the file nothing is ignored."""
+    """The rules of a project's .dockerignore; without the file nothing is ignored.
+
+    Attributes:
+        unreadable: rules with which docker build ends, and their lines.
+    """
 
     def __init__(self, root: Path) -> None:
         try:
-            lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+            lines = read_text(root / ".dockerignore").removeprefix("\ufeff").splitlines()
         except (OSError, ValueError):
             lines = []
-        rules = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        self._rules = [(matcher(rule.removeprefix("!")), not rule.startswith("!")) for rule in rules]
-        self._has_exceptions = any(rule.startswith("!") for rule in rules)
+        numbered = {number: line.strip() for number, line in enumerate(lines, 1) if not line.startswith("#")}
+        rules = [rule for rule in numbered.values() if rule]
+        self.unreadable = [(number, rule) for number, rule in numbered.items() if not is_pattern(rule)]
+        # Those that follow each other and do the same are one expression: a project has thousands of files.
+        self._rules = [
+            (re.compile("|".join(expression(rule.removeprefix("!")) for rule in alike)), is_out)
+            for is_out, alike in itertools.groupby(rules, key=lambda rule: not rule.startswith("!"))
+        ]
+        self._has_exceptions = not all(is_out for _, is_out in self._rules)
 
     def ignores(self, path: str) -> bool:
         """Whether a path of the project, with `/` between its parts, is kept out. The last rule wins."""
@@ -101,7 +125,7 @@ class DockerIgnore:
 def copied_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     """The files that a build would copy, and what they are, in no order. Links are not followed."""
     ignore = DockerIgnore(root)
-    sources = [matcher(source.pattern) for source in copied_sources(root)]
+    sources = re.compile("|".join(expression(source.pattern) for source in copied_sources(root)))
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -110,7 +134,7 @@ def copied_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
             if entry.is_dir(follow_symlinks=False):
                 if not ignore.ignores_all_of(path):
                     folders.append(f"{path}/")
-            elif any(source.fullmatch(path) for source in sources) and not ignore.ignores(path):
+            elif sources.fullmatch(path) and not ignore.ignores(path):
                 yield path, entry.stat(follow_symlinks=False)
 
 
@@ -122,18 +146,28 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-@functools.cache
-def matcher(pattern: str) -> re.Pattern[str]:
+def expression(pattern: str) -> str:
     """What a pattern of a Dockerfile or .dockerignore matches, with all that is below it: for `fullmatch`."""
     pattern = "/".join(part for part in pattern.strip().split("/") if part not in ("", "."))
     if not pattern:
-        return re.compile("(?s:.*)")
-    parts = re.findall(r"\*\*/?|\*|\?|\[[^\]]+\]|\\.|.", pattern, flags=re.DOTALL)
-    return re.compile("".join(map(_as_regex, parts)) + "(?s:/.*)?")
+        return "(?s:.*)"
+    return "".join(map(_as_regex, _PARTS.findall(pattern))) + "(?s:/.*)?"
+
+
+def is_pattern(text: str) -> bool:
+    """Whether docker build can read it. What is no class of characters, as [z-a], is none of its patterns."""
+    return not any(part in ("[", "\\") or not _is_class(part) for part in _PARTS.findall(text))
 
 
 def _as_regex(part: str) -> str:
-    if part.startswith("[") and len(part) > 1:
+    if part.startswith("[") and len(part) > 1 and _is_class(part):
         return part.replace("[!", "[\\!")  # Go negates with ^ alone
     meanings = {"**/": "(?s:(?:.*/)?)", "**": "(?s:.*)", "*": "[^/]*", "?": "[^/]"}
-    return meanings.get(part) or re.escape(part[-1])
+    return meanings.get(part) or re.escape(part if part.startswith("[") else part[-1])
+
+
+def _is_class(part: str) -> bool:
+    try:
+        return bool(re.compile(part if part.startswith("[") and len(part) > 1 else ""))
+    except re.error:
+        return False

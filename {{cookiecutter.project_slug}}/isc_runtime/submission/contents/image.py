@@ -91,6 +91,9 @@ def check_image(root: Path, content: Content) -> Iterator[Finding]:
 
 def _check_sources(root: Path) -> Iterator[Finding]:
     ignore = DockerIgnore(root)
+    for line, rule in ignore.unreadable:
+        hint = "Write \\ before a [ or \\ that is meant as it is; in [a-z] the smaller comes first."
+        yield Finding(f".dockerignore:{line}", f"{rule} is no pattern that docker build can read", hint)
     for source in copied_sources(root):
         where = f"Dockerfile:{source.line}"
         if not source.exists(root):

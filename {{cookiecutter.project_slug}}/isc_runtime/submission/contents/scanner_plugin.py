@@ -16,7 +16,7 @@ class TokensOfCheck(RegexBasedDetector):
     """Finds tokens by the forms that `check` looks for."""
 
     secret_type = "Token by its form"  # pragma: allowlist secret
-    denylist = tuple(re.compile(pattern.pattern.decode()) for kind, _, pattern in PATTERNS if kind in KINDS)
+    denylist = tuple(re.compile(pattern.decode()) for kind, _, pattern in PATTERNS if kind in KINDS)
 
     def analyze_string(self, string: str) -> Generator[str, None, None]:
         """The tokens in a line; what stands for one is none."""

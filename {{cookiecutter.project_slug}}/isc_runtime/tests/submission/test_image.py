@@ -93,6 +93,22 @@ def test_only_what_the_dockerfile_copies_counts(root: Path) -> None:
     assert sorted(path for path, _ in copied_files(root)) == ["config/x/y", "src/a.py"]
 
 
+@pytest.mark.parametrize("rule", ["[z-a]", "!data[", "notes\\"])
+def test_what_is_no_pattern_is_named(root: Path, rule: str) -> None:
+    write(root, ".dockerignore", f"\ufeff# caches\n*.pyc\n{rule}\n")
+    (finding,) = found(root)
+    assert finding.where == ".dockerignore:3"
+    assert finding.what == f"{rule} is no pattern that docker build can read"
+
+
+@pytest.mark.parametrize("source", ["[z-a]", "data["])
+def test_a_source_that_is_no_pattern_is_not_there(root: Path, source: str) -> None:
+    write(root, "Dockerfile", f"FROM scratch\nCOPY {source} train.py ./\n")
+    (finding,) = found(root)
+    assert finding.where == "Dockerfile:2"
+    assert finding.what == f"There is no {source} to copy"
+
+
 @pytest.mark.parametrize(
     ("rules", "kept"),
     [
