@@ -18,13 +18,14 @@ logger = logging.getLogger("checkpoint")
 class Collected:
     """Warns once of a training whose gradients go on from one batch to the next, and over a save.
 
-    A training that makes its gradients anew has new tensors for them, or steps in each batch. With several
-    optimizers it is not asked: the gradients of one may be left by the other's backward pass.
+    A training that makes its gradients anew has new tensors for them, or steps in each batch, but for those
+    that are skipped: so only what is seen after two saves in a row is said. With several optimizers it is not
+    asked: the gradients of one may be left by the other's backward pass.
     """
 
     def __init__(self) -> None:
         self._waits: Any = None  # the hook on the next step
-        self._is_told = False
+        self._is_seen = self._is_told = False
 
     def saved(self, parts: Mapping[str, Any]) -> None:
         """To be called at a save: looks at one gradient now, and before the next step of the optimizer."""
@@ -40,7 +41,9 @@ class Collected:
             self._waits.remove()
             self._waits = None
             is_later = position.progress.step > step  # a batch has passed without a step
-            if is_later and parameter.grad is gradient and _mark(gradient) != before:
+            is_seen = is_later and parameter.grad is gradient and _mark(gradient) != before
+            was_seen, self._is_seen = self._is_seen, is_seen
+            if is_seen and was_seen:
                 self._is_told = True
                 logger.warning(
                     "[STATE] The gradients of %s are collected over several batches, and are not saved: a "

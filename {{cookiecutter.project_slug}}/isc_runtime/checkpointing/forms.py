@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime.checkpointing.dict_parts import make_own, methods_of, shared
+from isc_runtime.printable import listed
 from isc_runtime.ranks.shards import is_sharded
 
 Changes = dict[str, dict[str, Any]]  # by part, of plain values
@@ -29,6 +30,11 @@ Places = list[list[int | None]]
 OTHER_FUNCTION = (
     "%s %r computed rates by another function than those that it is built with, and no function is saved: a "
     "resume goes on with those that it is built with. Build it with one function, which asks for the step."
+)
+
+OTHER_PARAMETERS = (
+    "[STATE] %r has other parameters than it was built with (%s), and a resume builds it as before: it will "
+    "not take this checkpoint. Build it in the form that it has now, or give it that before the training."
 )
 
 logger = logging.getLogger("checkpoint")
@@ -53,7 +59,9 @@ class Forms:
             name: shared(part, parts.values()) for name, part in parts.items() if isinstance(part, dict)
         }
         self._functions = {name: _functions(part) for name, part in parts.items()}
+        self._buffers = {name: {key for key, _ in _buffers(part)} for name, part in _modules(parts)}
         self._has_warned = False
+        self._told: set[str] = set()  # the modules with other parameters
 
     def changes(self, parts: Mapping[str, Any], state: Mapping[str, Any]) -> Changes:
         """What has changed since then; nothing of a part whose form is as it was. Asked at each save.
@@ -71,9 +79,9 @@ class Forms:
                     for key, parameter, was_trained in self._parameters[name]
                     if (one := parameter()) is not None and one.requires_grad != was_trained
                 }
-                types = self._types(name, module)
-                noted = {"buffers": made, "trained": thawed, "types": types}
-                found |= {name: noted} if made or thawed or types else {}
+                noted = {"buffers": made, "trained": thawed, "types": self._types(name, module)}
+                noted |= self._without(name, module, state[name])
+                found |= {name: noted} if any(noted.values()) else {}
         for name, optimizer in _optimizers(parts):
             groups = _groups(optimizer, parts)
             if groups != self._groups.get(name, groups):
@@ -112,8 +120,22 @@ class Forms:
         tensors, before = _tensors(state), self._tensors[name]
         if tensors == before:
             return []
-        buffers = dict(module.named_buffers(remove_duplicate=False))
+        buffers = dict(_buffers(module))
         return [key for key, form in tensors.items() if before.get(key) != form and key in buffers]
+
+    def _without(self, name: str, module: nn.Module, state: Mapping[str, Any]) -> dict[str, list[str]]:
+        """The buffers that are no more, and the parameters that are others: by name, or by shape."""
+        before = {key: shape for key, (shape, _) in self._tensors[name].items()}
+        now = {key: shape for key, (shape, _) in _tensors(state).items()}
+        if now == before:
+            return {}
+        gone = [key for key in before if key not in now and key in self._buffers[name]]
+        buffers = self._buffers[name].union(key for key, _ in _buffers(module))
+        others = [key for key in {**now, **before} if now.get(key) != before.get(key) and key not in buffers]
+        if others and name not in self._told:
+            self._told.add(name)
+            logger.warning(OTHER_PARAMETERS, name, listed(others))
+        return {"gone_buffers": gone, "others": others}
 
 
 def _groups(optimizer: Optimizer, parts: Mapping[str, Any]) -> list[list[list[str] | None]]:
@@ -139,6 +161,8 @@ def reform(parts: Mapping[str, Any], changes: Changes, loaded: Mapping[str, Any]
     for name, module in _modules(parts):
         for key in changes.get(name, {}).get("buffers", ()):
             _bind(module, key, loaded.get(name, {}).get(key))
+        for key in changes.get(name, {}).get("gone_buffers", ()):
+            _bind(module, key, None)
         own = dict(module.named_parameters())
         for key, is_trained in changes.get(name, {}).get("trained", {}).items():
             if key in own:
@@ -198,13 +222,15 @@ def _give_functions(name: str, part: Any, places: Sequence[list[int | None]]) ->
 
 
 def _bind(module: nn.Module, key: str, value: Any) -> None:
-    """Makes room for a buffer; its value is loaded with all others."""
+    """Makes room for a buffer, whose value is loaded with all others, or takes it out: None."""
     path, _, name = key.rpartition(".")
     try:
         owner = module.get_submodule(path)
     except AttributeError:
         return
-    if isinstance(value, Tensor) and (name in owner._buffers or not hasattr(owner, name)):
+    if value is None and name in owner._buffers:
+        owner._buffers[name] = None
+    elif isinstance(value, Tensor) and (name in owner._buffers or not hasattr(owner, name)):
         device = next((own.device for own in itertools.chain(module.parameters(), module.buffers())), None)
         owner.register_buffer(name, torch.empty_like(value, device=device))
 
@@ -231,6 +257,10 @@ def _give_groups(
         group["params"] = parameters
     for parameters, settings in list(zip(found, saved, strict=True))[len(own) :]:
         optimizer.add_param_group({**settings, "params": parameters})
+
+
+def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return module.named_buffers(remove_duplicate=False)
 
 
 def _modules(parts: Mapping[str, Any]) -> Iterator[tuple[str, nn.Module]]:

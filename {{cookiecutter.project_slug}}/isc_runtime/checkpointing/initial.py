@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from isc_runtime.checkpointing.on_disk.export import read_weights
 from isc_runtime.checkpointing.on_disk.manifest import checksum
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.printable import listed
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import ShardedTensors, distribute
 
 PART = "model"
-NAMED = 5  # in a message
 
 logger = logging.getLogger("checkpoint")
 
@@ -66,7 +66,7 @@ def _load(source: Path, parts: Mapping[str, Any], is_partly: bool) -> str:
         "unexpected": [name for name in weights if name not in own],
         "of another shape": [name for name in weights if name in own and name not in fitting],
     }
-    words = "; ".join(f"{kind}: {_listed(names)}" for kind, names in misfits.items() if names)
+    words = "; ".join(f"{kind}: {listed(names)}" for kind, names in misfits.items() if names)
     if words and (not is_partly or not fitting):
         raise IscError(
             f"The weights do not fit the model ({words})",
@@ -84,8 +84,3 @@ def _fits(value: Any, own: Any) -> bool:
     if isinstance(value, Tensor) and isinstance(own, Tensor):
         return value.shape == own.shape
     return own is not None and not isinstance(value, Tensor) and not isinstance(own, Tensor)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

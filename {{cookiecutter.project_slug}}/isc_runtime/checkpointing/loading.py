@@ -24,6 +24,7 @@ from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Damaged, Manifes
 from isc_runtime.checkpointing.on_disk.payload import read_state
 from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.position import Position
+from isc_runtime.printable import listed
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import ShardedTensors, distribute
 
@@ -131,6 +132,9 @@ def _must_fit(name: str, loaded: Mapping[str, Any], entry: Entry, source: str | 
     try:
         yield
     except (LookupError, AttributeError, RuntimeError, ValueError, TypeError) as error:
+        forms = loaded.get("asked", {}).get("forms", {})
+        if others := forms.get(name, {}).get("others"):
+            hint = f"It had been given other parameters ({listed(others)}): build it so that it has them."
         misfit = "it has none" if name not in loaded else " ".join(str(error).split())[:500]
         if isinstance(error, KeyError) and name in loaded:
             misfit = f"it has no {misfit}: the state of another kind of {name}?"

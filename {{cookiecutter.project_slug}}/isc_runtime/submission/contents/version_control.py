@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from isc_runtime.printable import listed
 from isc_runtime.submission.finding import Finding
 
-SHOWN = 3
 SECONDS = 20
 
 
@@ -71,8 +71,7 @@ def check_committed(root: Path, has_secrets: bool = False) -> Iterator[Finding]:
     """
     changed = changed_files(root) or []
     if changed:
-        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        names = ", ".join(name.encode(errors="backslashreplace").decode() for name in changed[:SHOWN])
+        names = listed([name.encode(errors="backslashreplace").decode() for name in changed], 3)
         hint = "Commit, so that the code of this experiment can be found again"
         hint += ", but not before the secrets are out." if has_secrets else ": git add --all && git commit"
-        yield Finding("git", f"Not committed: {names}{more}", hint, "warning")
+        yield Finding("git", f"Not committed: {names}", hint, "warning")

@@ -39,6 +39,7 @@ def test_what_is_collected_over_a_save_is_named_once(caplog: pytest.LogCaptureFi
 def test_what_is_made_anew_is_not(set_to_none: bool, caplog: pytest.LogCaptureFixture) -> None:
     trained(1, set_to_none)
     trained(1, skips=(5, 6, 10))
+    trained(1, set_to_none, skips=(5, 6))
     trained(5)  # a save is never in between
     trained(4, optimizers=2)
     assert caplog.text == ""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from isc_runtime.checkpointing.checkpointer import Checkpointer
 from isc_runtime.checkpointing.parts import State
@@ -179,6 +180,53 @@ def test_what_was_a_copy_is_one_and_what_was_the_model_s_own_is_that(store: Stor
     after.step()
     assert differences(training.kept, after.kept) == []
     assert after.kept["count"] is after.model["attention"].filled
+
+
+def test_a_buffer_that_is_no_more_is_none_after_a_resume(store: Store, group: Group) -> None:
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.step()
+    training.model["attention"].filled = training.model["attention"].later
+    training.model["attention"].register_buffer("growing", None)
+    after = resumed(store, group, training, Training)
+    assert after.model["attention"].growing is None
+    assert differences(training.everything(), after.everything()) == []
+
+
+def prune_layer(training: Training) -> None:
+    prune.l1_unstructured(training.model["attention"].scores, "weight", 0.5)  # type: ignore[no-untyped-call]
+
+
+def widen(training: Training) -> None:
+    training.model.get_submodule("attention.scores").weight = nn.Parameter(torch.ones(8, 4))
+
+
+def drop(training: Training) -> None:
+    del training.model["backbone"]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(prune_layer, "attention.scores.weight_orig"), (widen, "attention.scores.weight"), (drop, "backbone")],
+)
+def test_other_parameters_are_named_at_the_save_and_at_the_resume(
+    store: Store,
+    group: Group,
+    change: Callable[[Training], None],
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.step()
+    change(training)
+    with pytest.raises(IscError, match="'model' does not fit") as error:
+        resumed(store, group, training, Training)
+    (said,) = [record.message for record in caplog.records if "other parameters" in record.message]
+    assert said.startswith("[STATE] 'model' has other parameters than it was built with (")
+    assert name in said
+    assert name in error.value.hint
+    assert "build it so that it has them" in error.value.hint
 
 
 class Smaller(Training):
