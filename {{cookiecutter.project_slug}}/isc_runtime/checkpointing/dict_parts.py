@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from isc_runtime.ranks.shards import as_bytes, is_expanded, is_sharded
+from isc_runtime.ranks.shards import as_bytes, is_expanded, is_sharded, own_part
 from isc_runtime.tree import Path, leaves
 
 Items = dict[Any, Any]
@@ -62,21 +62,16 @@ def _places(parts: Iterable[Any]) -> Iterator[int]:
 def _place(tensor: Tensor) -> int:
     """Where its memory begins; 0 if it has none of its own."""
     try:
-        return _own(tensor).untyped_storage().data_ptr()
+        return own_part(tensor).untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):
         return 0
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """This rank's part."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def _write(old: Any, saved: Any, places: frozenset[int]) -> None:
     """Copies tensors to where they were. Of two that share memory the last one counts: `_filled` sees."""
     if _has_same_form(old, saved):
         if _place(old) not in places:
-            _own(old).copy_(_own(saved))
+            own_part(old).copy_(own_part(saved))
     elif isinstance(old, dict) and isinstance(saved, dict):
         for key in saved.keys() & old.keys():
             _write(dict.__getitem__(old, key), saved[key], places)
@@ -88,7 +83,7 @@ def _write(old: Any, saved: Any, places: frozenset[int]) -> None:
 def _has_same_form(old: Any, saved: Any) -> bool:
     if not (isinstance(old, Tensor) and isinstance(saved, Tensor)) or is_sharded(old) != is_sharded(saved):
         return False
-    own = _own(old)
+    own = own_part(old)
     is_plain = own.layout is torch.strided and not (own.is_quantized or own.is_meta or own.is_inference())
     return is_plain and not is_expanded(own) and (old.shape, old.dtype) == (saved.shape, saved.dtype)
 
@@ -149,7 +144,7 @@ def _is_equal(one: Any, other: Any) -> bool:
     """Bit by bit."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         is_alike = (one.shape, one.dtype) == (other.shape, other.dtype)
-        return is_alike and torch.equal(_bytes(one), _bytes(other).to(_own(one).device))
+        return is_alike and torch.equal(_bytes(one), _bytes(other).to(own_part(one).device))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -158,4 +153,4 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return as_bytes(_own(tensor).detach().resolve_conj().resolve_neg())
+    return as_bytes(own_part(tensor).detach().resolve_conj().resolve_neg())

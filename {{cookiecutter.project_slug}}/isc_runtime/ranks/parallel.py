@@ -34,7 +34,7 @@ from isc_runtime.ranks.sharding import (
     is_to_be_sharded,
     shard,
 )
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import is_sharded, own_part
 
 NOTHING_COUNTS = -math.inf  # the norm of a gradient of nothing: what is no number at all is NaN or inf
 
@@ -123,7 +123,7 @@ def clip_gradients(model: nn.Module, largest_norm: float, factor: torch.Tensor |
     norm = _norm_of([one.coalesce()._values() if one.is_sparse else one for one in gradients]) * factor
     coefficient = (largest_norm / (norm + 1e-6)).clamp(max=1.0) * factor
     for gradient in gradients:
-        own = gradient.to_local() if is_sharded(gradient) else gradient
+        own = own_part(gradient)
         (own._values() if own.is_sparse else own).mul_(coefficient)
     if not isinstance(factor, torch.Tensor):
         return norm if factor != math.inf else torch.full_like(norm, NOTHING_COUNTS)

@@ -33,6 +33,11 @@ def is_sharded(node: Any) -> TypeGuard[DTensor]:
     return isinstance(node, Tensor) and hasattr(node, "device_mesh")
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor in shards; any other tensor. Nobody else is asked."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
 def is_expanded(tensor: Tensor) -> bool:
     """Whether values of this tensor, which is dense, share memory."""
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))

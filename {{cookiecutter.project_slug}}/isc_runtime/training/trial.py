@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from isc_runtime.ranks.group import Group
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import own_part
 from isc_runtime.tree import mapped
 
 State = list[tuple[Optimizer, dict[Any, Any], list[dict[str, Any]]]]  # of each: its state and its settings
@@ -110,5 +110,4 @@ def _copy(state: Any, with_tensors: bool = True) -> dict[Any, Any]:
 
 
 def _is_finite(parameter: Tensor) -> bool:
-    own: Any = parameter.to_local() if is_sharded(parameter) else parameter
-    return bool(own.detach().isfinite().all())
+    return bool(own_part(parameter).detach().isfinite().all())

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import own_part
 from isc_runtime.tree import leaves, name_of
 
 WITHOUT = (
@@ -25,7 +25,7 @@ def names_of_not_finite(state: Any, name: str = "", trained: frozenset[str] | No
             diverges holds a NaN or a +inf as well. None: of all.
     """
     for path, node in leaves(state, (name,) if name else ()):
-        own, leaf = name_of(path), node.to_local() if is_sharded(node) else node  # no rank asks another
+        own, leaf = name_of(path), own_part(node)
         if not (_is_finite(leaf) or (trained is not None and own not in trained and _is_mask(leaf))):
             yield own
 

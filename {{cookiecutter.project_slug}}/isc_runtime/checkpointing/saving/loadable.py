@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.shards import is_expanded, is_sharded
+from isc_runtime.ranks.shards import is_expanded, own_part
 from isc_runtime.tree import Path, name_of, nodes
 
 PLAIN = (bool, int, float, str, complex, bytes, type(None))
@@ -35,7 +35,7 @@ def check_loadable(path: Path, node: Any) -> None:
         IscError: it is of another kind; the message says what to save instead.
     """
     if isinstance(node, Tensor):
-        wrong = _wrong_with_tensor(node.to_local() if is_sharded(node) else node)
+        wrong = _wrong_with_tensor(own_part(node))
     elif isinstance(node, dict):
         keys = [key for key in node if not _is_good_key(key)]
         kind = f"A dict with the key {keys[0]!r}, a {type(keys[0]).__name__}," if keys else ""

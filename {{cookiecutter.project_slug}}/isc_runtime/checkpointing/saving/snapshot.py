@@ -20,7 +20,7 @@ from isc_runtime.checkpointing.saving.loadable import check_loadable
 from isc_runtime.checkpointing.saving.pinned import PinnedMemory
 from isc_runtime.checkpointing.saving.unchanged import Pairs, Unchanged
 from isc_runtime.ranks.device import use_in_this_thread
-from isc_runtime.ranks.shards import is_sharded
+from isc_runtime.ranks.shards import own_part
 from isc_runtime.tree import Path, leaves, mapped
 
 SAMPLED_TENSORS, SAMPLED_VALUES = 500, 100  # at most about so many, and of each: some milliseconds in all
@@ -70,7 +70,7 @@ class Snapshot:
     def pin(self, state: Any) -> None:
         """Makes memory for the copies of what a state has on the GPU. In the background, after a restore."""
         tensors = [leaf for _, leaf in leaves(state) if isinstance(leaf, Tensor) and leaf.is_cuda]
-        self._pinned.reserve([_own(leaf) for leaf in tensors])
+        self._pinned.reserve([own_part(leaf) for leaf in tensors])
 
     def take(self, state: Any, owned: Owned = MappingProxyType({})) -> Any:
         """`state` with each tensor replaced by its copy; valid from `complete` to the next call.
@@ -281,7 +281,7 @@ def deferrable(optimizers: list[torch.optim.Optimizer], parts: Iterable[Any]) ->
     weights = [weight for part in parts if isinstance(part, nn.Module) for weight in part.parameters()]
     found: dict[int, list[Tensor]] = {_address(one): [] for one in weights if not one.requires_grad}
     for tensor in (tensor for part in (*owned, *states) for tensor in part if isinstance(tensor, Tensor)):
-        found.setdefault(_address(tensor), []).extend((tensor, _own(tensor)))
+        found.setdefault(_address(tensor), []).extend((tensor, own_part(tensor)))
     found.pop(0, None)
     return found
 
@@ -289,11 +289,6 @@ def deferrable(optimizers: list[torch.optim.Optimizer], parts: Iterable[Any]) ->
 def _address(tensor: Tensor) -> int:
     """Of this rank's part; 0 if that is empty, or has no memory of its own, as what is sparse."""
     try:
-        return _own(tensor).data_ptr()
+        return own_part(tensor).data_ptr()
     except RuntimeError:
         return 0
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """This rank's part."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
