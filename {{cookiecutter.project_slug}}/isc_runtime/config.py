@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -190,5 +191,6 @@ def as_toml(values: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON and TOML can write it."""
-    return value if value is None or type(value) in PLAIN else str(value)
+    """A setting as JSON and TOML can write it: not all have words for what is not finite."""
+    is_plain = type(value) in PLAIN and not (isinstance(value, float) and not math.isfinite(value))
+    return value if value is None or is_plain else str(value)
