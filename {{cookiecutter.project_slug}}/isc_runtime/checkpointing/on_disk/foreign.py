@@ -204,14 +204,14 @@ def described(path: Path) -> Foreign:
         return Foreign(str(path), f"a link to {path.readlink()}", [], 0)
     file = path / METADATA if path.is_dir() else path
     kind = DISTRIBUTED if path.is_dir() or path.suffix == PART else _kind_of(_head(path))
-    content: Any = None
-    size = 0
+    size, keys = 0, list[str]()
     with contextlib.suppress(*UNREADABLE):
         size = file.lstat().st_size
         content = _content(file, kind)
-    if kind == DISTRIBUTED and isinstance(content, dict):
-        content = content.get("state_dict_metadata")
-    return Foreign(str(path), kind, list(_keys(content)), size)
+        if kind == DISTRIBUTED and isinstance(content, dict):
+            content = content.get("state_dict_metadata")
+        keys = list(_keys(content))  # a number may be too long for a text
+    return Foreign(str(path), kind, keys, size)
 
 
 def _content(file: Path, kind: str) -> Any:

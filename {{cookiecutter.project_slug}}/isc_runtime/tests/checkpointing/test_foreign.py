@@ -216,6 +216,9 @@ def damaged_archives(directory: Path) -> None:
         for at, one in {place: value, **flag}.items():
             changed[at] = one
         (directory / f"{name}.pt").write_bytes(changed)
+    number = 10**5000
+    (directory / "number.pth").write_bytes(pickle.dumps({"torch": number}))
+    (directory / "key.pth").write_bytes(pickle.dumps({number: "torch"}))
     deep = b'{"a":' * 200_000
     (directory / "deep.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
 
