@@ -177,7 +177,9 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from isc_runtime.checkpointing.on_disk.export import export
+    from isc_runtime.ranks.interruption import end_in_order
 
+    end_in_order()
     done = export(arguments.checkpoint, arguments.file, arguments.force, arguments.part)
     print(
         f"{done.file}: {done.tensors} tensors, {done.bytes} bytes, of step {done.step} in {done.checkpoint}"
@@ -188,7 +190,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from isc_runtime.checkpointing.importing import Wishes, good_checkpoint, import_checkpoint
+    from isc_runtime.checkpointing.importing import Wishes, import_checkpoint, is_needed
+    from isc_runtime.ranks.interruption import end_in_order
+
+    end_in_order()
 
     def said(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -196,7 +201,7 @@ def _import(arguments: argparse.Namespace) -> int:
     environment = Environment.read()
     layout = arguments.layout or ("artifact" if environment.isc_mode else "local")
     target = arguments.into or environment.checkpoint_directory
-    if arguments.if_needed and (environment.node_rank or good_checkpoint(target, layout == "artifact")):
+    if arguments.if_needed and (environment.node_rank or not is_needed(target, layout == "artifact")):
         print(f"Nothing to import: node {environment.node_rank}, {target}")
         return 0
     wishes = Wishes(

@@ -146,7 +146,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--fresh",
         action="store_true",
         help="start over; checkpoints that exist are moved to set-aside/, not deleted (the ISC is not "
-        "sure to keep that); where torchrun restarts the ranks, the first attempt alone does this",
+        "sure to keep that); ranks that torchrun restarts go on from what they have saved since",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ OPTION = "--config"
 PRINT = "--print-config"
 NOT_IN_FILES = {OPTION, PRINT, "--help"}
 PLAIN = (bool, int, float, str)
+LARGEST = 2**63 - 1
 
 
 class ConfigError(ValueError):
@@ -190,5 +192,10 @@ def as_toml(values: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON and TOML can write it."""
-    return value if value is None or type(value) in PLAIN else str(value)
+    """A setting as JSON and TOML can write it: not what is not finite, nor what 64 bits do not hold."""
+    is_known = type(value) in PLAIN
+    if isinstance(value, float):
+        is_known &= math.isfinite(value)
+    elif isinstance(value, int):
+        is_known &= -LARGEST <= value <= LARGEST
+    return value if value is None or is_known else str(value)

@@ -264,12 +264,19 @@ def _check_shared(directory: Path, group: Group) -> None:
     """Does every node see what the master writes? AtomicDirectory needs it, and nothing promises it."""
     token = f"{PROBE_PREFIX}{uuid.uuid4().hex}"
     token = group.master(lambda: token)
-    group.master(lambda: write_durably(directory / token, token.encode()))
+    group.master(lambda: _show(directory / token))
     try:
         group.each(lambda: _wait_for(directory / token) if group.environment.local_rank == 0 else None)
     finally:
         if group.is_master:
             (directory / token).unlink(missing_ok=True)
+
+
+def _show(file: Path) -> None:
+    try:
+        write_durably(file, file.name.encode())
+    except OSError as error:  # it was writable a moment ago
+        raise _unfit("The checkpoint directory is not writable any more", file.parent, error) from error
 
 
 def _wait_for(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from isc_runtime.checkpointing.imported import IMPORTED, POSITION
-from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry, newest_good
+from isc_runtime.checkpointing.on_disk.entries import PAYLOAD, Entry, Resume, newest_good
 from isc_runtime.checkpointing.on_disk.foreign_source import find_foreign, read_foreign
-from isc_runtime.checkpointing.on_disk.foreign_state import Taken, count_in, take_parts
-from isc_runtime.checkpointing.on_disk.layout import SAVER, ArtifactLayout, Layout, LocalLayout, has_manifest
+from isc_runtime.checkpointing.on_disk.foreign_state import Taken, count_in, own_position, take_parts
+from isc_runtime.checkpointing.on_disk.layout import (
+    SAVER,
+    ArtifactLayout,
+    Layout,
+    LocalLayout,
+    has_manifest,
+    is_ours,
+)
 from isc_runtime.checkpointing.on_disk.manifest import WHOLE
 from isc_runtime.checkpointing.on_disk.untrusted import LARGEST, is_count
 from isc_runtime.checkpointing.saving.loadable import check_state
@@ -26,6 +33,12 @@ from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.tree import mapped, name_of
+
+WHOLE_AGAIN = (
+    "It is one of this project that had lost its manifest. All that is in it is taken, random numbers and "
+    "position too; but nothing tells any more whether each byte is as it was saved, and how long it had "
+    "trained (--max-seconds counts from 0)."
+)
 
 
 @dataclass(frozen=True)
@@ -98,12 +111,19 @@ def import_checkpoint(source: Path, target: Path, is_artifact: bool, wishes: Wis
 
 
 def _import(file: Path, target: Path, is_artifact: bool, wishes: Wishes) -> Imported:
-    taken = take_parts(read_foreign(file, wishes.trust_pickle), file, wishes.keys, wishes.strip)
+    content = read_foreign(file, wishes.trust_pickle)
+    asks = wishes.numbers or wishes.keys or wishes.without or wishes.strip
+    if not asks and (at := own_position(content)):
+        check_state(content)
+        details: dict[str, Any] = {**at, "world_size": max(1, len(content["rng"]))}
+        return Imported(_write(content, details, _opened(target, is_artifact)).path, [WHOLE_AGAIN])
+    taken = take_parts(content, file, wishes.keys, wishes.strip)
     parts = {name: part for name, part in taken.parts.items() if name not in wishes.without}
     numbers = _numbers(taken, wishes, file)
     state = _plain(parts, file) | {POSITION: numbers, "rng": [], "saves": 0}
     check_state(state)
-    entry = _write(state, numbers, _opened(target, is_artifact), file.name)
+    details = {**numbers, "world_size": 1, IMPORTED: file.name}
+    entry = _write(state, details, _opened(target, is_artifact))
     return Imported(entry.path, list(_notes(taken, parts, numbers, wishes)))
 
 
@@ -163,15 +183,46 @@ def good_checkpoint(target: Path, is_artifact: bool) -> Entry | None:
     Raises:
         IscError: the directory cannot be read.
     """
-    layout: Layout = (ArtifactLayout if is_artifact else LocalLayout)(target)
+    chosen = _there(target, is_artifact, lambda layout: newest_good(layout.entries())).chosen
+    return chosen and chosen[0]
+
+
+def is_needed(target: Path, is_artifact: bool) -> bool:
+    """Whether a training there has nothing of its own to go on from, and never had.
+
+    Args:
+        target: the directory; it need not exist.
+        is_artifact: whether it is one as on the ISC, or local mode's.
+
+    Raises:
+        IscError: it had something, and cannot go on from it: with an import it would begin with that again,
+            and nobody would notice. Or the directory cannot be read.
+    """
+    found = _there(target, is_artifact, lambda layout: layout.resume(layout.entries()))
+    if found.chosen is not None:
+        return False
+    had = [f"{entry.name}: {reason}" for entry, reason in found.damaged if entry.is_complete]
+    is_strangers = bool(found.foreign) and not any(map(is_ours, found.foreign))
+    if had or not (found.begins or is_strangers):
+        raise IscError(
+            "There are checkpoints of this project, and none of them can be used",
+            f"{target.absolute()} ({'; '.join(had) or found.obstacle})",
+            "Nothing was imported. Bring a good one back; or move them to another place: then the training "
+            "begins with the import again.",
+            ExitCode.CHECKPOINT,
+        )
+    return True
+
+
+def _there(target: Path, is_artifact: bool, look: Callable[[Layout], Resume]) -> Resume:
+    """What `look` finds in a directory, which need not exist. Raises IscError."""
     try:
-        chosen = newest_good(layout.entries()).chosen
+        return look((ArtifactLayout if is_artifact else LocalLayout)(target))
     except FileNotFoundError:
-        return None
+        return Resume(None, [], begins=True)
     except OSError as error:
         hint = "Name a directory that can be read and written: --into DIRECTORY."
         raise IscError(f"It cannot be read ({error.strerror})", target.absolute(), hint) from None
-    return chosen and chosen[0]
 
 
 def _opened(target: Path, is_artifact: bool) -> Store:
@@ -198,12 +249,17 @@ def _check_free(target: Path, is_artifact: bool) -> None:
         )
 
 
-def _write(state: dict[str, Any], numbers: dict[str, int], store: Store, name: str) -> Entry:
+def _write(state: dict[str, Any], details: dict[str, Any], store: Store) -> Entry:
     store.check_room(size_of(state))
-    payload = store.prepare(numbers["step"], force=False)
-    details = {**numbers, "force": False, "anchor": False, "world_size": 1, "format": WHOLE, IMPORTED: name}
-    store.save(state, payload, numbers["step"], details, lambda: check_readable(store.staged(payload)))
-    store.publish(payload)
+    step: int = details["step"]
+    payload = store.prepare(step, force=False)
+    details = {**details, "force": False, "anchor": False, "format": WHOLE}
+    try:
+        store.save(state, payload, step, details, lambda: check_readable(store.staged(payload)))
+        store.publish(payload)
+    except OSError as error:
+        hint = "Look at its directory: full, read-only, over quota?"
+        raise IscError(f"It cannot be written ({error.strerror})", payload, hint, ExitCode.SAVE) from None
     return store.layout.entry_of(payload)
 
 

@@ -86,6 +86,7 @@ class Publisher:
             while (ended := self._group.master(lambda: self._publish(save, waited))) is None:
                 pass
         except RankError as error:
+            save.give_up()
             self.failed(error, save.step)
             return
         self._is_torn = False

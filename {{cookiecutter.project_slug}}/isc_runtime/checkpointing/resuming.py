@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from isc_runtime.checkpointing.asked import Asked
@@ -22,6 +23,7 @@ from isc_runtime.checkpointing.parts import (
 from isc_runtime.checkpointing.run import Run
 from isc_runtime.checkpointing.saving.save import Equipment
 from isc_runtime.checkpointing.saving.state_size import expected_size
+from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.checkpointing.unsaved import Unsaved
 from isc_runtime.options import CheckpointOptions
 from isc_runtime.position import Position
@@ -65,8 +67,8 @@ def resume(
     asked.begin(parts)
     equipment.trained = names_of_parameters(training)
     warn_of_what_is_left_out(training)
-    if options.fresh and not group.environment.restarts:  # only the first attempt of torchrun's
-        group.master(store.set_all_aside)
+    if options.fresh:
+        group.master(partial(_begin_anew, store, group.environment.restarts))
     size = group.each(lambda: expected_size(parts.values()))  # a state_dict may be a collective
     group.master(lambda: store.check_room(size))
     chosen = choose(store, group)
@@ -94,3 +96,16 @@ def resume(
         str(parts.get(EVALUATION, "")),
     )
     return Resumed(saves, float(manifest.details.get("seconds", 0.0)))
+
+
+def _begin_anew(store: Store, restarts: int) -> None:
+    """Sets all aside that was there before torchrun started its first attempt. The master's.
+
+    What the attempts since then have saved is gone on from; there may be none that came so far.
+
+    Args:
+        store: where checkpoints live.
+        restarts: how often torchrun has started the ranks again.
+    """
+    if not restarts or store.newest_count() < store.fence.count - restarts:
+        store.set_all_aside()

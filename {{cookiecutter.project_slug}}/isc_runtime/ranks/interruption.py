@@ -36,6 +36,17 @@ class Stopped(SystemExit):
         self.exit_code = 128 + signal_number
 
 
+def end_in_order() -> None:
+    """For a command: what asks it to end is an exception from here on, which takes half a file away."""
+
+    def end_now(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end_now)
+
+
 class StopRequest:
     """What the signals said: the first one asks, a second one, a moment later, ends the process at once.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 from isc_runtime import preflight
 from isc_runtime.__main__ import _parser
-from isc_runtime.errors import ExitCode
+from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.group import Group
 from isc_runtime.tests.processes import PROJECT, UNSET, Place, copy_of_the_runtime
 
 Break = Callable[[Place], None]
@@ -147,10 +149,6 @@ def test_what_a_directory_refuses_is_said_with_its_cure(
     tmp_path: Path, call: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call of the probe may be the one that fails; root is refused nothing, so the call is replaced."""
-    import errno
-
-    from isc_runtime.errors import IscError
-
     monkeypatch.chdir(tmp_path)
     for name in ("LOSSY_ARTIFACT_PATH", "CHECKPOINT_ARTIFACT_PATH", "OUTPUT_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -169,6 +167,19 @@ def test_what_a_directory_refuses_is_said_with_its_cure(
     assert os.strerror(number) in raised.value.what
     assert raised.value.where == str(tmp_path / "checkpoints")
     assert raised.value.hint == preflight.CURES[number]
+
+
+def test_a_disk_that_fills_up_between_two_looks_is_said_with_its_cure(
+    tmp_path: Path, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preflight, "write_durably", full)
+    with pytest.raises(IscError, match=r"not writable any more \(No space.*The disk is full") as raised:
+        preflight.open_store(group.environment, group)
+    assert raised.value.where == str(tmp_path / "checkpoints")
 
 
 def test_stage_1_does_not_import_torch(tmp_path: Path) -> None:

@@ -90,6 +90,18 @@ def test_without_a_tracker_the_record_has_a_folder_all_the_same(tmp_path: Path) 
     assert (tmp_path / "runs" / RECORD).exists()
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", str(2**70)])
+def test_an_option_that_is_no_number_of_64_bits_ends_no_record(
+    tmp_path: Path, project: Path, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    """JSON has no words for the first ones, and what has them is not read again."""
+    for step in (0, 40):
+        start(project, tmp_path / "logs", step, clip=int(value) if value.isdecimal() else float(value))
+    content = json.loads((tmp_path / "logs" / RECORD).read_text())
+    assert [one["options"]["clip"] for one in content["starts"]] == [value] * 2
+    assert "was not written" not in caplog.text
+
+
 def test_a_record_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "MOST", 5)
     for step in range(9):

@@ -26,8 +26,15 @@ def sync_file(file: Path) -> None:
     descriptor = os.open(file, os.O_RDONLY)
     try:
         sync(descriptor)
+    except OSError as error:
+        raise _of(file, error) from None
     finally:
         os.close(descriptor)
+
+
+def _of(file: Path, error: OSError) -> OSError:
+    """The same error with the path: of what is written to a descriptor the system does not say it."""
+    return OSError(error.errno, error.strerror or str(error), str(file))
 
 
 def sync_directory(directory: Path) -> None:
@@ -58,10 +65,10 @@ def write_durably(file: Path, content: bytes) -> None:
             stream.flush()
             sync(stream.fileno())
         temporary.replace(file)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise
+        raise _of(file, error) from None
     sync_directory(file.parent)
 
 

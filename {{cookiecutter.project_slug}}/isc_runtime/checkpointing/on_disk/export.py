@@ -235,16 +235,17 @@ def _tensors(state: dict[str, Any], part: str, checkpoint: Path) -> tuple[dict[s
     tensors: dict[str, Tensor] = {}
     memory: set[int] = set()
     for name, value in state.items():
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and isinstance(name, str):
             if value.layout is not torch.strided:
                 hint = "Make it dense in model.py: the format has no other tensors."
                 raise IscError(f"The tensor {name} is sparse", checkpoint, hint)
+            value = value.resolve_conj().resolve_neg()  # the format knows no views that change what they show
             address = value.untyped_storage().data_ptr()
             tensors[name] = value.clone() if address in memory else value.contiguous()
             memory.add(address)
     if not tensors:
         raise IscError(f"The part {part!r} of this checkpoint has no tensors", checkpoint, "Export another.")
-    return tensors, [name for name in state if name not in tensors]
+    return tensors, [str(name) for name in state if name not in tensors]
 
 
 @contextlib.contextmanager
@@ -282,3 +283,6 @@ def _save(details: dict[str, str], tensors: dict[str, Tensor], file: Path) -> No
         save_file(tensors, file, metadata=details)
     except SafetensorError as error:
         raise OSError(str(error)) from None
+    except (KeyError, UnicodeEncodeError) as error:  # a dtype, a name
+        hint = "Convert it in model.py, or name with --part another part of the training."
+        raise IscError(f"The format has no words for {error}", details["checkpoint"], hint) from None

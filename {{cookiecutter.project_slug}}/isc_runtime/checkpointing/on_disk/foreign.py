@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,13 @@ OURS = (b"rng", b"saves")  # keys that each checkpoint of this project has, and 
 ZIP, LEGACY, PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80"
 TORCH, OLD_TORCH, SAFETENSORS = "torch.save", "torch.save of before 1.6", "safetensors"
 DISTRIBUTED, A_PICKLE, UNKNOWN = "torch.distributed.checkpoint", "a pickle", "unknown format"
+
+# What Python's readers raise of damaged files: a flipped bit may ask for a password, or a version of zip or
+# a compression that nobody has, or make a name that is none.
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, ArithmeticError, RuntimeError),
+    *(struct.error, zlib.error, zipfile.BadZipFile),
+)
 
 Nature = Literal["empty", "torn", "own", "foreign"]
 
@@ -73,7 +81,7 @@ def nature(payload: Path) -> Nature:
             content = _pickle_in(stream)
     except FileNotFoundError:
         return "empty"
-    except (OSError, zipfile.BadZipFile, EOFError, struct.error):
+    except UNREADABLE:
         return "torn"
     is_ours = content is not None and all(
         b"X" + len(key).to_bytes(4, "little") + key in content for key in OURS
@@ -89,7 +97,7 @@ def is_foreign(payload: Path) -> bool:
 def may_be_first(payload: Path) -> bool:
     """Whether a file may be the first save of a training: one that was cut short, or one that says so."""
     content: Any = None
-    with contextlib.suppress(OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile):
+    with contextlib.suppress(*UNREADABLE):
         content = _content(payload, TORCH)
     saves = content.get("saves") if isinstance(content, dict) else None
     return not is_foreign(payload) and not (type(saves) is int and saves > 1)
@@ -196,14 +204,14 @@ def described(path: Path) -> Foreign:
         return Foreign(str(path), f"a link to {path.readlink()}", [], 0)
     file = path / METADATA if path.is_dir() else path
     kind = DISTRIBUTED if path.is_dir() or path.suffix == PART else _kind_of(_head(path))
-    content: Any = None
-    size = 0
-    with contextlib.suppress(OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile):
+    size, keys = 0, list[str]()
+    with contextlib.suppress(*UNREADABLE):
         size = file.lstat().st_size
         content = _content(file, kind)
-    if kind == DISTRIBUTED and isinstance(content, dict):
-        content = content.get("state_dict_metadata")
-    return Foreign(str(path), kind, list(_keys(content)), size)
+        if kind == DISTRIBUTED and isinstance(content, dict):
+            content = content.get("state_dict_metadata")
+        keys = list(_keys(content))  # a number may be too long for a text
+    return Foreign(str(path), kind, keys, size)
 
 
 def _content(file: Path, kind: str) -> Any:

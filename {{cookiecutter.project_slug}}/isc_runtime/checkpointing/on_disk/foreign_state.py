@@ -12,6 +12,8 @@ from torch import Tensor
 from isc_runtime.checkpointing.on_disk.foreign_folder import OPTIMIZERS, SCHEDULERS, WEIGHTS
 from isc_runtime.checkpointing.on_disk.untrusted import LARGEST, is_count
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.ranks.shards import MARK
+from isc_runtime.tree import nodes
 
 # As people and their libraries call them; a number after a dot is a place in a list, as Lightning has them.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -162,6 +164,19 @@ def _at(state: Any, key: str) -> Any:
     else:
         return None
     return _at(inner, rest) if rest else inner
+
+
+def own_position(state: Mapping[str, Any]) -> dict[str, int] | None:
+    """How far a training of this project was, if the state is one of its own, with all that is in one.
+
+    It is imported where the manifest was lost. Shards have their own files, and are no such thing.
+    """
+    position, names = state.get("sampler"), ("epoch", "batch", "samples", "step", "seed")
+    if not isinstance(position, dict) or not all(is_count(position.get(name)) for name in names):
+        return None
+    is_own = isinstance(state.get("rng"), list) and is_count(state.get("saves")) and "model" in state
+    has_shards = any(isinstance(node, dict) and MARK in node for _, node in nodes(state))
+    return {name: position[name] for name in names[:4]} if is_own and not has_shards else None
 
 
 def count_in(value: Any) -> int | None:

@@ -17,6 +17,7 @@ from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.checkpointing.on_disk.untrusted import (
     is_count,
     is_file_name,
+    is_seconds,
     parse,
     plain_file,
     plain_size,
@@ -116,6 +117,7 @@ class Manifest:
             and is_count(self.step)
             and all(is_count(known[name]) for name in ("epoch", "batch", "world_size"))
             and isinstance(known["force"], bool)
+            and is_seconds(self.details.get("seconds", 0))
             and known["format"] in (WHOLE, SHARDED)
             and isinstance(owner, dict)
             and is_count(owner.get("count"))

@@ -73,8 +73,12 @@ class _Machine:
         elif name in ("SETITEM", "SETITEMS", "DICT"):
             self._set_items(name)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            second = stack.pop() if argument is None else None
-            stack.append(Named(argument if second is None else f"{stack.pop()} {second}"))
+            if argument is None:
+                second, first = stack.pop(), stack.pop()
+                if not (isinstance(first, str) and isinstance(second, str)):  # as text a dict may have no end
+                    raise ValueError("a name that is no text")
+                argument = f"{first} {second}"
+            stack.append(Named(argument))
         elif name in ("REDUCE", "NEWOBJ"):
             self._make()
         elif name == "BUILD":

@@ -7,13 +7,12 @@ a directory that a link names, as those of savers are. It is no checkpoint, and 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from isc_runtime.checkpointing.on_disk.untrusted import is_count, parse, read_plain
+from isc_runtime.checkpointing.on_disk.untrusted import is_count, is_seconds, parse, read_plain
 
 SAVER = "starts"  # as if it were one of cycling_utils'
 FOLDER, LINK = f"{SAVER}_checkpoint_0", f"{SAVER}.latest_checkpoint"
@@ -78,13 +77,9 @@ class StartNotes:
 
 
 def _is_start(values: dict[str, Any]) -> bool:
-    kinds: dict[str, Callable[[object], bool]] = {"float": _is_seconds, "int": is_count, "bool": _is_flag}
+    kinds: dict[str, Callable[[object], bool]] = {"float": is_seconds, "int": is_count, "bool": _is_flag}
     return all(kinds[str(field.type)](values[field.name]) for field in fields(Start))
 
 
 def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value < 1e9

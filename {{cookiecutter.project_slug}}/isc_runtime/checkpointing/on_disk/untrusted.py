@@ -105,3 +105,8 @@ def is_file_name(name: object) -> bool:
 def is_count(value: object) -> bool:
     """Whether this is a whole number, neither negative nor larger than 64 bits hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def is_seconds(value: object) -> bool:
+    """Whether this is a number of seconds that somebody can have waited: JSON can say infinity, too."""
+    return isinstance(value, int | float) and 0 <= value < 1e9

@@ -115,6 +115,7 @@ class Save(ABC):
         self.held_up = self.write_seconds = 0.0
         self._equipment = equipment
         self._written: Future[Manifest] | None = None  # the master's
+        self._is_given_up = False
 
     @abstractmethod
     def start(self, state: dict[str, Any], deferred: Owned) -> None:
@@ -189,7 +190,13 @@ class Save(ABC):
             check_readable(self._equipment.store.staged(self.payload))
             self._equipment.is_proven = True
 
+    def give_up(self) -> None:
+        """It has failed, and may be written all the same, late: the next one uses the memory of its copy."""
+        self._is_given_up = True
+
     def _check_whole(self) -> None:
+        if self._is_given_up:
+            raise IscError("It was given up", self.payload, "The storage answers again.", ExitCode.SAVE)
         if self._equipment.snapshot.is_torn():
             raise IscError(
                 TORN,

@@ -45,6 +45,11 @@ class Fence:
         self.folder = layout.directory
 
     @property
+    def count(self) -> int:
+        """How many starts there were here, with this one."""
+        return self._mark[0]
+
+    @property
     def owner(self) -> dict[str, int | str]:
         """This run, as a manifest names it."""
         return {"count": self._mark[0], "run": self._mark[1]}
@@ -58,7 +63,7 @@ class Fence:
             OSError: the folder cannot be made.
         """
         entries = self._layout.entries()
-        counts = [count for (count, _), _ in self._runs()] + [self._count_of(entry) for entry in entries]
+        counts = [count for (count, _), _ in self._runs()] + [self.count_of(entry) for entry in entries]
         if (highest := max(counts, default=0)) >= MOST_STARTS:
             raise IscError(
                 f"Something here says that it is of start {highest}, and no start can have a higher number",
@@ -92,8 +97,8 @@ class Fence:
         if self._is_replaced():
             raise self._replaced()
         if not self.folder.is_dir():  # a sync of the ISC may have deleted it: nothing says that it stays
-            newer = [one for one in self._layout.entries() if self._count_of(one) > self._mark[0]]
-            if newer:
+            newer = [one for one in self._layout.entries() if self.count_of(one) > self._mark[0]]
+            if newer or any(self._runs()):  # or the directory was moved, and another run has one in its place
                 raise self._replaced()
             self.folder.mkdir(exist_ok=True)
 
@@ -141,7 +146,8 @@ class Fence:
         )
 
     @staticmethod
-    def _count_of(entry: Entry) -> int:
+    def count_of(entry: Entry) -> int:
+        """How many starts there were with the one that saved it; 0 if it does not say."""
         try:
             return entry.read_manifest().owner_count
         except (Damaged, IscError):

@@ -35,6 +35,6 @@ def superfluous(
             is_forced = bool(details.get("force"))
             if not details.get("anchor", is_forced):  # what is forced by an old version is kept
                 (best if is_forced else usual).append(entry)
-    kept = [*usual[-keep:], *best[len(best) - keep_best :], newest]
+    kept = [*usual[-keep:], *best[max(0, len(best) - keep_best) :], newest]
     paths = {one.path for one in kept if one is not None}
     return [entry for entry in [*usual, *best] if entry.path not in paths]

@@ -21,7 +21,7 @@ from isc_runtime.checkpointing.on_disk.durable import (
     sync_directory,
 )
 from isc_runtime.checkpointing.on_disk.entries import Entry, Examine, Resume
-from isc_runtime.checkpointing.on_disk.foreign import METADATA, is_foreign
+from isc_runtime.checkpointing.on_disk.foreign import METADATA, PART, nature
 from isc_runtime.checkpointing.on_disk.foreign_folder import meant_by
 from isc_runtime.checkpointing.on_disk.layout import Layout, is_ours
 from isc_runtime.checkpointing.on_disk.manifest import Manifest
@@ -176,9 +176,9 @@ class Repair:
             return
         newest = latest or complete[-1]
         for entry in entries[entries.index(newest) + 1 :]:
-            if not entry.is_complete and not is_foreign(entry.payload):
-                if latest is None:
-                    self.set_aside(entry, "it has no manifest, and there is no link to tell its age")
+            if not entry.is_complete and (kind := nature(entry.payload)) != "foreign":
+                if latest is None or kind == "own":  # whole: somebody may have brought it, and not all of it
+                    self.set_aside(entry, "it has no manifest: cut short, or not all of it was copied")
                 else:
                     for path in filter(os.path.lexists, entry.parts()):
                         with contextlib.suppress(OSError):
@@ -213,10 +213,15 @@ class Repair:
             return None
         if found.foreign:
             raise self._not_taken(found)
+        bring = "Bring a good one back"
+        bare = [entry.payload for entry, _ in found.damaged if not entry.is_complete]
+        if bare and nature(bare[0]) == "own" and not list(bare[0].parent.glob(f"*{PART}")):
+            one = shlex.quote(str(bare[0]))
+            bring += f", with its manifest; or python -m isc_runtime import {one} does without"
         raise IscError(
             "There are checkpoints, and none of them can be used",
             f"{self.layout.directory} ({found.obstacle})",
-            f"Bring a good one back, or {START_OVER}.",
+            f"{bring}; or {START_OVER}.",
             ExitCode.CHECKPOINT,
         )
 

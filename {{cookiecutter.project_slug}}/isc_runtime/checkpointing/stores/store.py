@@ -12,11 +12,11 @@ import contextlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
 
+from isc_runtime.background import Background
 from isc_runtime.checkpointing.on_disk.durable import (
     TEMPORARY_SUFFIX,
     link_durably,
@@ -87,6 +87,10 @@ class Store(ABC):
     def entries(self) -> list[Entry]:
         """All that looks like a checkpoint, oldest first. The master's."""
         return self.layout.entries()
+
+    def newest_count(self) -> int:
+        """How many starts there were with the last one that has saved something here. The master's."""
+        return max(map(self.fence.count_of, self.entries()), default=0)
 
     def check_room(self, size: int) -> None:
         """There must be room for two checkpoints: the old one goes when the new one is there. The master's.
@@ -217,10 +221,12 @@ class Store(ABC):
         try:
             with written_by_torch(payload):
                 handed = self.write(state, staged)
-            with ThreadPoolExecutor(1) as reader:  # the checksum costs no time while the disk is waited for
-                described = reader.submit(Manifest.of, [staged], step, saved_at, details, more_files)
-                if handed is None:
-                    sync_file(staged)
+            # The checksum costs no time while the disk is waited for; and none of them holds up an end.
+            reader = Background("checkpoint-reader")
+            described = reader.submit(Manifest.of, [staged], step, saved_at, details, more_files)
+            reader.close(wait=False)
+            if handed is None:
+                sync_file(staged)
             manifest = described.result()
             if handed is not None and manifest.files[staged.name]["xxh3_128"] != handed:
                 self._altered(payload)

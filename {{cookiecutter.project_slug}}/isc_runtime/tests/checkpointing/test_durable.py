@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from isc_runtime.checkpointing.on_disk import durable
-from isc_runtime.checkpointing.on_disk.durable import link_durably, probe, write_durably
+from isc_runtime.checkpointing.on_disk.durable import link_durably, probe, sync_file, write_durably
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -20,6 +21,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(OSError, match="directory"):
         write_durably(file, b"new")
     assert file.read_bytes() == b"old"
+
+
+def test_what_the_system_says_of_a_descriptor_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    calls: list[Callable[[], None]] = [
+        lambda: write_durably(tmp_path / "file", b"new"),
+        lambda: sync_file(tmp_path),
+    ]
+    for failing in calls:
+        with pytest.raises(OSError, match=r"No space left on device: '/") as raised:
+            failing()
+        assert str(raised.value.filename).startswith(str(tmp_path))
 
 
 def test_a_link_is_replaced_whatever_stands_in_its_way(tmp_path: Path) -> None:

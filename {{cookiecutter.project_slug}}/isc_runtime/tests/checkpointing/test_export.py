@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ class Tied(nn.Module):
         self.register_buffer("part", self.inputs.weight.detach()[1:3])
         self.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
         self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("conjugate", torch.tensor([1 + 2j, 3 - 4j]).conj())
+        self.register_buffer("negative", torch.tensor([1 + 2j, 3 - 4j]).conj().imag)
 
 
 def save(store: Store, model: nn.Module, step: int = 10, **more: object) -> Path:
@@ -153,10 +156,39 @@ def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
     assert [path.name for path in tmp_path.glob("weights*")] == [file.name]
 
 
+HALF_WRITTEN = """
+import signal, sys
+import safetensors.torch
+from isc_runtime.__main__ import main
+
+def save_file(tensors, file, metadata):
+    file.write_bytes(b"half")
+    print("half", flush=True)
+    signal.pause()
+
+safetensors.torch.save_file = save_file
+main(["export", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("store", ["local"], indirect=True)
+def test_one_that_is_asked_to_end_takes_half_a_file_away(store: Store, tmp_path: Path) -> None:
+    payload, before = save(store, Network()), sorted(tmp_path.iterdir())
+    command = [sys.executable, "-c", HALF_WRITTEN, str(payload), str(tmp_path / "weights.safetensors")]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_what_is_no_tensor_is_left_out_and_said(store: Store, tmp_path: Path) -> None:
     payload = store.prepare(1, False)
-    store.save({"model": {"weight": torch.ones(2), "_extra_state": {"a": 1}}}, payload, 1, {})
-    assert export(payload, tmp_path / "w.safetensors").left_out == ["_extra_state"]
+    part = {"weight": torch.ones(2), "_extra_state": {"a": 1}, 7: torch.ones(2)}
+    store.save({"model": part}, payload, 1, {})
+    assert export(payload, tmp_path / "w.safetensors").left_out == ["_extra_state", "7"]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +198,8 @@ def test_what_is_no_tensor_is_left_out_and_said(store: Store, tmp_path: Path) ->
         ({"model": {}}, "has no tensors"),
         ({"model": 3}, "no weights of the name 'model'"),
         ({"model": {"w": torch.ones(2, 2).to_sparse()}}, "The tensor w is sparse"),
+        ({"model": {"w": torch.ones(2, dtype=torch.complex128)}}, "no words for torch.complex128"),
+        ({"model": {"\udcff": torch.ones(2)}}, "no words for 'utf-8' codec"),
     ],
 )
 def test_what_cannot_be_exported_says_why(

@@ -100,6 +100,20 @@ def test_a_folder_of_a_run_that_a_sync_has_deleted_is_made_again(store: Store) -
     assert resumed_step(store) == 20
 
 
+def test_a_run_whose_directory_was_moved_leaves_the_one_in_its_place_alone(store: Store) -> None:
+    """However many starts it counts: `mv checkpoints old`, and another training begins."""
+    old = successor(successor(store), 10)
+    old.directory.rename(old.directory.with_name(f"{old.directory.name}.old"))
+    old.directory.mkdir()
+    new = type(store)(old.directory, store.group)
+    save(new, 1)
+    with pytest.raises(IscError, match="Another run has taken over") as raised:
+        save(old, 20)
+    assert raised.value.exit_code is ExitCode.TAKEN
+    save(new, 2)
+    assert resumed_step(new) == 2
+
+
 def test_only_the_folder_of_the_last_run_is_there(store: Store) -> None:
     for _ in range(3):
         successor(store)

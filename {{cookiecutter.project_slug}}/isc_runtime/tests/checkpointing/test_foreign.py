@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,34 @@ def test_a_training_does_not_start_over_beside_one(tmp_path: Path) -> None:
     assert "last.pth" in ended.output
     shutil.rmtree(place.checkpoints)
     assert place.train("--epochs", "1").code == 0
+
+
+def damaged_archives(directory: Path) -> None:
+    """One bit is another one in each: Python's own reader stumbles over it in a way of its own."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}q\x00." * 50)
+    content = whole.getvalue()
+    stream, entry = content.index(b"data.pkl") + 8, content.index(b"PK\x01\x02")
+    for name, place, value in (
+        *(("stream", stream, 0xFF), ("version", entry + 6, 64), ("secret", entry + 8, 1)),
+        *(("method", entry + 10, 97), ("name", content.rindex(b"x/data"), 0xFF)),
+    ):
+        flag = {content.index(b"PK\x03\x04") + 7: 8, entry + 9: 8} if name == "name" else {}
+        changed = bytearray(content)
+        for at, one in {place: value, **flag}.items():
+            changed[at] = one
+        (directory / f"{name}.pt").write_bytes(changed)
+    number = 10**5000
+    (directory / "number.pth").write_bytes(pickle.dumps({"torch": number}))
+    (directory / "key.pth").write_bytes(pickle.dumps({number: "torch"}))
+    deep = b'{"a":' * 200_000
+    (directory / "deep.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+
+
+def test_what_no_reader_can_read_is_no_traceback(tmp_path: Path, group: Group) -> None:
+    damaged_archives(tmp_path)
+    assert take_inventory(tmp_path).is_stuck
+    with pytest.raises(IscError) as raised:
+        open_store("local", tmp_path, group).choose()
+    assert raised.value.exit_code is ExitCode.CHECKPOINT

@@ -47,6 +47,7 @@ def gone(keep: int, keep_best: int = 1, immovable: Iterable[str] = (), newest: s
         ({"keep": 1}, "bcfh"),
         ({"keep": 2, "keep_best": 2}, "cf"),
         ({"keep": 9, "keep_best": 9}, ""),
+        ({"keep": 1, "keep_best": 3}, "cfh"),
         ({"keep": 1, "immovable": ["i"]}, "bcf"),
         ({"keep": 1, "newest": "c"}, "bfh"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
+from isc_runtime.checkpointing.on_disk.manifest import Checksums, Damaged, Manifest
 from isc_runtime.errors import IscError
 
 
@@ -80,4 +80,15 @@ def test_a_newer_format_is_said_in_words(described: tuple[Path, Path]) -> None:
     _, path = described
     Manifest(7, "", {}, {"checkpoint.pt": {"size": 1, "xxh3_128": ""}}, format_version=99).write(path)
     with pytest.raises(IscError, match=r"format 99.*reads up to 1.*manifest\.json.*Update isc_runtime"):
+        Manifest.read(path)
+
+
+@pytest.mark.parametrize("seconds", ["long", None, [1], -1, float("inf")])
+def test_a_training_that_took_no_number_of_seconds_is_damage(
+    described: tuple[Path, Path], seconds: object
+) -> None:
+    _, path = described
+    files: Checksums = {"checkpoint.pt": {"size": 1, "xxh3_128": ""}}
+    Manifest(7, "2026-01-01T00:00:00+00:00", {"seconds": seconds}, files).write(path)
+    with pytest.raises(Damaged, match="is not a manifest"):
         Manifest.read(path)

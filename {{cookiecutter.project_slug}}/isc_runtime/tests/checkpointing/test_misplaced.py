@@ -16,7 +16,7 @@ from isc_runtime.checkpointing.stores.store import Store
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.tests.checkpointing.test_inventory import tree
-from isc_runtime.tests.checkpointing.test_store import resumed_step, save
+from isc_runtime.tests.checkpointing.test_store import reopened, resumed_step, save
 from isc_runtime.tests.conftest import open_store
 from isc_runtime.tests.processes import Place
 
@@ -150,3 +150,15 @@ def test_a_later_save_that_was_copied_without_its_manifest_is_no_first_one(
     with pytest.raises(IscError, match=r"none of them can be used.*manifest\.json is missing"):
         again.choose()
     assert payload.read_bytes() == before
+
+
+def test_one_that_was_brought_without_its_manifest_is_not_deleted(store: Store) -> None:
+    """It is newer than all that is there, and may be the only copy."""
+    save(store, 10)
+    payload = store.prepare(900, False)
+    payload.parent.mkdir(exist_ok=True)
+    torch.save({"model": {}, "rng": [], "saves": 9}, payload)
+    before = payload.read_bytes()
+    assert resumed_step(reopened(store)) == 10
+    (aside,) = (store.directory / SET_ASIDE).rglob(payload.name)
+    assert aside.read_bytes() == before

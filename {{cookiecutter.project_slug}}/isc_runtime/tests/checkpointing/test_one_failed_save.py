@@ -15,6 +15,7 @@ import pytest
 
 from isc_runtime import rng
 from isc_runtime.checkpointing.checkpointer import PAUSE
+from isc_runtime.checkpointing.on_disk import manifest
 from isc_runtime.checkpointing.saving.shard_writer import _Planner
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
 from isc_runtime.environment import Environment
@@ -190,7 +191,14 @@ def end_beside_a_stuck_disk(training: Training) -> None:
         training.checkpointer.save()
 
 
-@pytest.mark.parametrize("work", [train_beside_a_stuck_disk, end_beside_a_stuck_disk])
+def read_from_a_stuck_disk(training: Training) -> None:
+    vars(manifest)["checksum"] = stuck
+    with training.checkpointer:
+        training.step()
+        training.checkpointer.save()
+
+
+@pytest.mark.parametrize("work", [train_beside_a_stuck_disk, end_beside_a_stuck_disk, read_from_a_stuck_disk])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_disk_that_never_answers_ends_the_run_in_time(
     tmp_path: Path, work: Callable[[Training], None], ranks: int

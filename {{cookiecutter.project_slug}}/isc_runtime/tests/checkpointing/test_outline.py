@@ -81,3 +81,13 @@ def test_whatever_comes_it_ends(content: bytes) -> None:
 
 def test_an_ordered_dict_is_one() -> None:
     assert outline(io.BytesIO(pickle.dumps(collections.OrderedDict(a=1)))) == {"a": 1}
+
+
+def test_a_name_that_takes_for_ever_to_write_down_is_none() -> None:
+    """A dict with the one before it in it twice, forty times."""
+    content = b"\x80\x04}\x94"
+    for number in range(40):
+        before = b"h" + bytes([number])
+        content += b"}\x94(\x8c\x01a" + before + b"\x8c\x01b" + before + b"u"
+    with pytest.raises(ValueError, match="a name that is no text"):
+        outline(io.BytesIO(content + b"\x8c\x01x\x93."))

@@ -230,6 +230,21 @@ def test_a_save_that_does_not_end_is_given_up_between_batches(
     gate.open()
 
 
+def test_a_save_that_was_given_up_and_ends_late_is_no_checkpoint(store: Store, group: Group) -> None:
+    """The next save copies into the memory that the first one is still to be written from."""
+    training, gate = Training(store, group, save_timeout=0.2), Gate()
+    training.step()
+    gate.before_payload(store)
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    assert training.checkpointer.failed_saves == 1
+    training.step()
+    training.checkpointer.save()
+    gate.open()
+    training.checkpointer.equipment.close(wait=True)
+    assert [step for entry in store.entries() if (step := entry.read_manifest().step) == 1] == []
+
+
 def lose_a_shard(training: Training) -> None:
     """Rank 1's storage does not answer; the master does not wait for it for ever, nor does rank 1."""
     training.step()

@@ -13,6 +13,7 @@ import torch
 
 from isc_runtime.checkpointing.on_disk.layout import SET_ASIDE
 from isc_runtime.checkpointing.on_disk.manifest import Damaged, Manifest
+from isc_runtime.checkpointing.resuming import _begin_anew
 from isc_runtime.checkpointing.stores.artifact_store import ArtifactStore
 from isc_runtime.checkpointing.stores.local_store import LocalStore
 from isc_runtime.checkpointing.stores.store import Store
@@ -209,6 +210,28 @@ def test_a_fresh_start_keeps_the_old_ones_aside(store: Store) -> None:
     assert len(kept) == 1
     save(reopened(store), 5)
     assert resumed_step(store) == 5
+
+
+@pytest.mark.parametrize("attempts", [[False], [True], [False, False], [True, False], [False, True]])
+def test_a_fresh_start_that_torchrun_repeats_goes_on_from_its_own_attempts_only(
+    store: Store, attempts: list[bool]
+) -> None:
+    """The first attempt may have failed before it could set aside what was there.
+
+    Args:
+        attempts: of this start, whether each has saved something before it failed.
+    """
+    save(store, 10)
+    saved = None
+    for restarts, is_saved in enumerate([*attempts, False]):
+        attempt = reopened(store)
+        if is_saved or restarts == len(attempts):
+            _begin_anew(attempt, restarts)
+            chosen = attempt.choose()
+            assert (chosen and chosen[1].step) == saved
+        if is_saved:
+            saved = 20 + restarts
+            save(attempt, saved)
 
 
 def test_a_payload_that_the_manifest_does_not_name_is_damage(store: Store) -> None:
