@@ -75,8 +75,8 @@ def examine(root: Path, git: GitFiles | None = None) -> Report:
         git: what git has or would take of it; None asks git.
     """
     root = root.resolve()
-    with ThreadPoolExecutor(1) as beside:  # it waits for the process that judges the arguments
-        launching = beside.submit(_check_launch_files, root)
+    with ThreadPoolExecutor(1) as beside:  # it waits for the processes that judge arguments and launch.sh
+        launching = beside.submit(_check_launching, root)
         image, git = image_content(root), files_of_git(root) if git is None else git
         leaks = check_leaks(root, image, git)
         code = files_of(root, ROOTS)
@@ -128,10 +128,11 @@ def _verdict(errors: int, warnings: int) -> str:
     return f"No errors, {counts[0]} to settle before you submit." if counts else "Ready to submit."
 
 
-def _check_launch_files(root: Path) -> list[Finding]:
+def _check_launching(root: Path) -> list[Finding]:
+    """What other programs are asked about, which takes its time."""
     files = [file for file in sorted(root.glob("*.isc")) if file.name != credentials.ISC]
     findings = [finding for file in files for finding in check_launch_file(file, root, homes(root))]
-    return [*findings, *_check_place(root)]
+    return [*findings, *_check_place(root), *_check_launch_script(root / "launch.sh")]
 
 
 def _command(root: Path) -> str:
@@ -168,7 +169,6 @@ def _files_of_command(root: Path) -> list[str]:
 def _check_files(root: Path, code: dict[Path, ast.Module], git: GitFiles) -> Iterator[Finding]:
     for file in code:
         yield from _check_syntax(root, file)
-    yield from _check_launch_script(root / "launch.sh")
     yield from check_lock(root)
     yield from check_imports(root, code)
     yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
