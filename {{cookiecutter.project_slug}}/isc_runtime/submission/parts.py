@@ -52,6 +52,11 @@ FOR_SUBMIT = ("experiment.isc", "Dockerfile", ".dockerignore", "tests", "README.
 DISPENSABLE = ("tests/", "README.md")  # a container does without, where .dockerignore says so
 CODE = "code of the training"
 OPTIONS = "options of the training"
+NAMED = "named by the command"  # weights, say, which somebody may copy into a container
+KINDS = {
+    **dict.fromkeys((".py", ".sh"), CODE),
+    **dict.fromkeys((".json", ".toml", ".yaml", ".yml"), OPTIONS),
+}
 BESIDE = "train.toml"  # which train.py reads without being told; somebody may mean it for this machine alone
 MOUNTED = "/data/"  # datasets: the ISC has them at the same place
 MOST_LINKS = 40  # one after the other: Linux follows no more
@@ -62,7 +67,7 @@ def check_parts(root: Path, code: Iterable[str], image: Content, git: GitFiles) 
 
     Args:
         root: the project.
-        code: the files of the training and of its options besides, as paths in the project.
+        code: what the training and its command need besides, as paths in the project.
         image: what the image takes from it.
         git: what git has or would take.
     """
@@ -78,8 +83,7 @@ def check_parts(root: Path, code: Iterable[str], image: Content, git: GitFiles) 
         what = f"It copies nothing of this project into the image: {OTHERWISE}"
         yield Finding("Dockerfile", what, "Write in it: COPY . .")
     parts = {name.rstrip("/"): purpose for name, purpose in expected.items() if (root / name).exists()}
-    kinds = {path: CODE if path.endswith((".py", ".sh")) else OPTIONS for path in code}
-    parts |= {path: kind for path, kind in kinds.items() if path not in parts}
+    parts |= {path: KINDS.get(PurePosixPath(path).suffix, NAMED) for path in code if path not in parts}
     parts |= dict.fromkeys(_runtime(root, image, git), EXPECTED[f"{RUNTIME}/"])
     yield from _Takers(root, image, git).check(parts)
 
@@ -186,10 +190,10 @@ class _Takers:
         what = f"The image does not take it{more}, and in a container {self._effect(path)}: it is {purpose}"
         if DockerIgnore(self.root).ignores(path) or (self.root / path).is_dir():
             hint = "change the rule in .dockerignore that keeps it out"
-            hint += ", or move it to another folder." if purpose in (CODE, OPTIONS) else "."
+            hint += ", or move it to another folder." if purpose in (CODE, OPTIONS, NAMED) else "."
         else:
             hint = "copy it in the Dockerfile: COPY . . takes all that .dockerignore does not keep out."
-        return Finding(path, what, self._hint(path, hint), self._severity(path))
+        return Finding(path, what, self._hint(path, hint), _severity(path, purpose))
 
     def _not_in_git(self, path: str, more: str, purpose: str) -> Finding:
         folders = [str(folder) for folder in PurePosixPath(path).parents][:-1]
@@ -203,10 +207,7 @@ class _Takers:
             )
         else:
             hint = f"run: git add -- {shlex.quote(path)}"
-        return Finding(path, what, self._hint(path, hint), self._severity(path))
-
-    def _severity(self, path: str) -> Severity:
-        return "warning" if path == BESIDE else "error"
+        return Finding(path, what, self._hint(path, hint), _severity(path, purpose))
 
     def _effect(self, path: str) -> str:
         """What it is like where it is not."""
@@ -225,6 +226,10 @@ class _Takers:
         """The module that a package hides, as data/ does data.py; "" if there is none."""
         folder, _, name = path.rpartition("/")
         return f"{folder}.py" if name == "__init__.py" and (self.root / f"{folder}.py").is_file() else ""
+
+
+def _severity(path: str, purpose: str) -> Severity:
+    return "warning" if path == BESIDE or purpose == NAMED else "error"
 
 
 def _in_submodule(submodule: str, path: str) -> Finding:

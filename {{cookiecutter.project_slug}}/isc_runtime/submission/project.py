@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from isc_runtime.config import config_file
+from isc_runtime.config import OPTION
 from isc_runtime.python_files import files_of, parse_python
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission.contents import credentials
@@ -155,15 +155,20 @@ def _check_place(root: Path) -> Iterator[Finding]:
 
 
 def _files_of_command(root: Path) -> list[str]:
-    """The files of code and options that it needs. A container, where they are, is what the ISC runs."""
+    """The files of the project that it names. A container, where they are, is what the ISC runs."""
     places, command = homes(root), _command(root)
     if str(root) in places:
         return []
-    pattern = r"([\w./-]+\.(?:py|sh|toml|json|ya?ml))\b"
-    names = [name for place in places for name in re.findall(rf"{re.escape(place)}/{pattern}", command)]
-    if options := config_file(re.sub("[\"']", "", command).split(), root / BESIDE):
-        names.append(os.path.relpath(root / options, root))
-    return [name for name in names if ".." not in name and (root / name).is_file()]
+    names = [] if OPTION in command else [BESIDE]
+    for word in re.split(r"[\s\"'=;&|()<>]+", command):
+        place = next((place for place in places if word.startswith(f"{place}/")), "")
+        names.append(os.path.normpath(word.removeprefix(place).lstrip("/") if place else word))
+    inside = [name for name in names if not name.startswith(("/", "..")) and (root / name).is_file()]
+    return [
+        name
+        for name in inside
+        if not any((root / top / "pyvenv.cfg").is_file() for top in Path(name).parents)
+    ]
 
 
 def _check_files(root: Path, code: dict[Path, ast.Module], git: GitFiles) -> Iterator[Finding]:

@@ -435,6 +435,25 @@ def test_the_command_looks_where_the_image_has_it(root: Path) -> None:
     assert found(root) == []
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "/root/copied/w.safetensors", "~/copied/w.safetensors"])
+def test_weights_that_the_command_names_may_be_copied_by_hand(root: Path, name: str) -> None:
+    command = f"{COMMAND} --init-from='{name}'"
+    write("experiment.isc", OTHERS["experiment.isc"].replace(COMMAND, command))(root)
+    write("train.py", "import model, data\n")(root)
+    write("w.safetensors", "x")(root)
+    said = [finding for finding in found(root) if finding.where == "w.safetensors"]
+    assert [finding.severity for finding in said] == ["warning"] * 2
+    assert "The image does not take it" in said[0].what
+    assert all(finding.what.endswith("it is named by the command") for finding in said)
+
+
+def test_an_environment_that_the_command_names_is_made_where_it_runs(root: Path) -> None:
+    several(write(".venv/pyvenv.cfg", ""), write(".venv/bin/activate", ""))(root)
+    command = f"source /root/copied/.venv/bin/activate && {COMMAND}"
+    write("experiment.isc", OTHERS["experiment.isc"].replace(COMMAND, command))(root)
+    assert found(root) == []
+
+
 def test_a_project_that_got_another_name_is_where_the_dockerfile_says(root: Path) -> None:
     text = (root / "pyproject.toml").read_text()
     write("pyproject.toml", text.replace('name = "copied"', 'name = "other"'))(root)
