@@ -22,6 +22,7 @@ from isc_runtime.text_files import read_text
 # Of a pattern: wildcards, classes of characters, and characters, with a backslash before them or without.
 _PARTS = re.compile(r"\*\*/?|\*|\?|\[[^\]]+\]|\\.|.", flags=re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-([^}]*))?\})")
+_HERE = re.compile(r"^(?:RUN|COPY|ADD)\s.*<<-?[\"']?(\w+)", re.IGNORECASE)
 _PLACE = re.compile(r"/[\w.+@/-]+")  # of a project in the image; no variables
 
 
@@ -54,8 +55,12 @@ def copied_sources(root: Path) -> list[Source]:
     """The sources of each COPY and ADD, as far as they are in this project and known before the build."""
     variables: dict[str, str] = {}
     sources: list[Source] = []
-    directory = ""
+    directory, end = "", ""
     for number, line in logical_lines(root / "Dockerfile"):
+        if end:  # of a here-document, whose lines are no instructions
+            end = "" if line == end else end
+            continue
+        end = match[1] if (match := _HERE.search(line)) else ""
         instruction, *rest = line.split(None, 1)
         words = _words("".join(rest))
         match instruction.upper():
@@ -76,7 +81,11 @@ def copied_sources(root: Path) -> list[Source]:
 
 def place_in_image(root: Path) -> str:
     """The directory that the image has the project in, by its Dockerfile; "" if that does not say it."""
-    places = [source.target for source in copied_sources(root) if source.pattern == "."]
+    places = [
+        source.target.removesuffix("/launch.sh")
+        for source in copied_sources(root)
+        if re.fullmatch(expression(source.pattern), "launch.sh")
+    ]
     return places[-1] if places else ""
 
 

@@ -80,6 +80,9 @@ def test_more_than_a_container_takes_is_an_error(root: Path) -> None:
         ("FROM x\nWORKDIR /root\nWORKDIR it/\ncopy --link . ./\n", "/root/it"),
         ("ARG A=1 BASE=x\nFROM $BASE\nENV SRC=. TO=/root/it\nWORKDIR ${TO}\nCOPY $SRC .\n", "/root/it"),
         ("FROM x\nENV TO /root/it\nCOPY . $TO\n", "/root/it"),
+        ("FROM x\nWORKDIR /root/it\nCOPY *.py *.sh ./\nCOPY tests /x\n", "/root/it"),
+        ("FROM x\nCOPY launch.sh /root/it/launch.sh\n", "/root/it"),
+        ("FROM x\nWORKDIR /root/it\nRUN cat <<'EOF' > /x\nWORKDIR /no\nEOF\nCOPY . .\n", "/root/it"),
         ("FROM x\nCOPY . $TO\n", ""),
         ("FROM x\nCOPY . .\n", ""),
         ("FROM x AS made\nWORKDIR /made\nCOPY . .\nFROM y\nCOPY --from=made /made /root/it\n", ""),
@@ -87,6 +90,7 @@ def test_more_than_a_container_takes_is_an_error(root: Path) -> None:
     ],
 )
 def test_where_the_image_has_the_project(root: Path, text: str, place: str | None) -> None:
+    (root / "launch.sh").touch()
     (root / "Dockerfile").write_text(text)
     assert place_in_image(root) == (place or "")
     assert bool(image_content(root).files) == (place is not None)
