@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 # Of a repository around this one: set when this runs below a git hook.
-FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
 def version(template: Path) -> str:

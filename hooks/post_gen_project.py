@@ -24,7 +24,7 @@ TEMPLATE, BAKE, ANSWERS = json.loads(r"""{{ [template_directory(), bake(), cooki
 PROJECT = Path.cwd()
 UNDER_CRUFT = "_commit" in ANSWERS
 # Set when this runs below a git hook, where they would point to the repository of that hook.
-FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in FOREIGN}
 
 NEXT_STEPS = """

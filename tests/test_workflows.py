@@ -108,6 +108,8 @@ def test_the_devcontainer_is_the_image(project: Path) -> None:
     assert f"WORKDIR {container['workspaceFolder']}\n" in (project / "Dockerfile").read_text()
     assert f",target={container['workspaceFolder']}," in container["workspaceMount"]
     assert container["postCreateCommand"] == "make setup"
+    installed = re.findall(r"no-install-recommends \\\n +(.+) \\", (project / "Dockerfile").read_text())
+    assert "make" in installed[0].split()
     recommended = json.loads((project / ".vscode" / "extensions.json").read_text())["recommendations"]
     assert container["customizations"]["vscode"]["extensions"] == recommended
 

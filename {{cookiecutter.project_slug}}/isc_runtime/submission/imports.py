@@ -12,6 +12,7 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from isc_runtime.python_files import Import, imports_of_others
@@ -24,8 +25,10 @@ from isc_runtime.submission.lock import (
     required_names,
     unconditional_names,
 )
+from isc_runtime.submission.logical_lines import logical_lines
 
 ROOTS = ("train.py", "model.py", "data.py")
+_PIP = re.compile(r"\bpip3?\s+install\s([^&|;]*)")
 
 
 def check_imports(root: Path, code: dict[Path, ast.Module]) -> Iterator[Finding]:
@@ -37,11 +40,21 @@ def check_imports(root: Path, code: dict[Path, ast.Module]) -> Iterator[Finding]
     """
     if not locked_names(root, LOCK):
         return  # it is missing, or names nothing, and that is said already
-    brought = required_names(root)
+    beside, is_more = _beside_the_lock(root)
+    brought = required_names(root) | beside
     missing: dict[str, Import] = {}
     for imported in imports_of_others(root, code):
         if imported.top not in missing and not _is_brought(imported, brought):
             missing[imported.top] = imported
+    for name in list(missing):
+        if place := next((path.parent for path in root.glob(f"*/{name}*") if _is_module(path, name)), None):
+            what = f"{name} lies in {place.name}/, where Python looks only if it is told to"
+            hint = f"If sys.path or PYTHONPATH does that, all is well; what {name} imports is not checked."
+            yield Finding(missing.pop(name).where, what, hint, "warning")
+    if missing and is_more:
+        what = f"{', '.join(missing)} may be missing: the Dockerfile installs by paths or addresses, too"
+        yield Finding(next(iter(missing.values())).where, what, "See that it brings them.", "warning")
+        return
     if not missing:
         return
     # Those with a condition may not be meant for this machine.
@@ -57,6 +70,25 @@ def check_imports(root: Path, code: dict[Path, ast.Module]) -> Iterator[Finding]
         names = ", ".join(imported.top for imported in unclear)
         what = f"{names} may be missing in {LOCK}: not all of it is installed here, so names were compared"
         yield Finding(unclear[0].where, what, "Check again with the Python that trains here.", "warning")
+
+
+def _beside_the_lock(root: Path) -> tuple[set[str], bool]:
+    """The distributions that the Dockerfile names besides, and whether it installs by path or address."""
+    names, is_more = set[str](), False
+    for _, line in logical_lines(root / "Dockerfile"):
+        for words in _PIP.findall(line):
+            for before, word in pairwise(["", *re.sub("[\"']", "", words).split()]):
+                if before in ("-r", "--requirement"):
+                    names |= locked_names(root, word)
+                elif word == "." or "/" in word:
+                    is_more |= before in ("-e", "--editable") or not before.startswith("-")
+                elif match := re.match(r"\w[\w.-]*", word):
+                    names.add(normalized(match[0]))
+    return names, is_more
+
+
+def _is_module(path: Path, name: str) -> bool:
+    return path.name == f"{name}.py" or (path.name == name and any(path.rglob("*.py")))
 
 
 def _is_brought(imported: Import, brought: set[str]) -> bool:

@@ -7,7 +7,7 @@ what .dockerignore or .gitignore keep out, and of a link out of the project the 
 from __future__ import annotations
 
 import itertools
-import os
+import posixpath
 import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from isc_runtime.python_files import RUNTIME
 from isc_runtime.submission.contents.dockerfile import DockerIgnore
 from isc_runtime.submission.contents.image import Content
 from isc_runtime.submission.contents.version_control import GitFiles, ignoring_rule
-from isc_runtime.submission.finding import Finding
+from isc_runtime.submission.finding import Finding, Severity
 from isc_runtime.submission.logical_lines import logical_lines
 from isc_runtime.text_files import read_bytes
 
@@ -51,6 +51,13 @@ OTHERWISE = "the training would fail"
 FOR_SUBMIT = ("experiment.isc", "Dockerfile", ".dockerignore", "tests", "README.md", "pyproject.toml")
 DISPENSABLE = ("tests/", "README.md")  # a container does without, where .dockerignore says so
 CODE = "code of the training"
+OPTIONS = "options of the training"
+NAMED = "named by the command"  # weights, say, which somebody may copy into a container
+KINDS = {
+    **dict.fromkeys((".py", ".sh"), CODE),
+    **dict.fromkeys((".json", ".toml", ".yaml", ".yml"), OPTIONS),
+}
+BESIDE = "train.toml"  # which train.py reads without being told; somebody may mean it for this machine alone
 MOUNTED = "/data/"  # datasets: the ISC has them at the same place
 MOST_LINKS = 40  # one after the other: Linux follows no more
 
@@ -60,7 +67,7 @@ def check_parts(root: Path, code: Iterable[str], image: Content, git: GitFiles) 
 
     Args:
         root: the project.
-        code: the files of the training besides, as paths in the project.
+        code: what the training and its command need besides, as paths in the project.
         image: what the image takes from it.
         git: what git has or would take.
     """
@@ -76,7 +83,7 @@ def check_parts(root: Path, code: Iterable[str], image: Content, git: GitFiles) 
         what = f"It copies nothing of this project into the image: {OTHERWISE}"
         yield Finding("Dockerfile", what, "Write in it: COPY . .")
     parts = {name.rstrip("/"): purpose for name, purpose in expected.items() if (root / name).exists()}
-    parts |= {path: CODE for path in code if path not in parts}
+    parts |= {path: KINDS.get(PurePosixPath(path).suffix, NAMED) for path in code if path not in parts}
     parts |= dict.fromkeys(_runtime(root, image, git), EXPECTED[f"{RUNTIME}/"])
     yield from _Takers(root, image, git).check(parts)
 
@@ -183,10 +190,10 @@ class _Takers:
         what = f"The image does not take it{more}, and in a container {self._effect(path)}: it is {purpose}"
         if DockerIgnore(self.root).ignores(path) or (self.root / path).is_dir():
             hint = "change the rule in .dockerignore that keeps it out"
-            hint += ", or move it to another folder." if purpose == CODE else "."
+            hint += ", or move it to another folder." if purpose in (CODE, OPTIONS, NAMED) else "."
         else:
             hint = "copy it in the Dockerfile: COPY . . takes all that .dockerignore does not keep out."
-        return Finding(path, what, self._hint(path, hint))
+        return Finding(path, what, self._hint(path, hint), _severity(path, purpose))
 
     def _not_in_git(self, path: str, more: str, purpose: str) -> Finding:
         folders = [str(folder) for folder in PurePosixPath(path).parents][:-1]
@@ -200,12 +207,14 @@ class _Takers:
             )
         else:
             hint = f"run: git add -- {shlex.quote(path)}"
-        return Finding(path, what, self._hint(path, hint))
+        return Finding(path, what, self._hint(path, hint), _severity(path, purpose))
 
     def _effect(self, path: str) -> str:
         """What it is like where it is not."""
         if module := self._hidden(path):
             return f"Python takes {module}, which this one hides here"
+        if path == BESIDE:
+            return "the training has other options"
         return "`submit` refuses" if path in FOR_SUBMIT else "the training fails"
 
     def _hint(self, path: str, hint: str) -> str:
@@ -217,6 +226,10 @@ class _Takers:
         """The module that a package hides, as data/ does data.py; "" if there is none."""
         folder, _, name = path.rpartition("/")
         return f"{folder}.py" if name == "__init__.py" and (self.root / f"{folder}.py").is_file() else ""
+
+
+def _severity(path: str, purpose: str) -> Severity:
+    return "warning" if path == BESIDE or purpose == NAMED else "error"
 
 
 def _in_submodule(submodule: str, path: str) -> Finding:
@@ -251,7 +264,7 @@ def _way(root: Path, path: str) -> tuple[list[str], dict[str, str]]:
             return [*steps, path], {}
         steps.append(link)
         target = str((root / link).readlink())
-        path = os.path.normpath(f"{PurePosixPath(link).parent}/{target}{path[len(link) :]}")
+        path = posixpath.normpath(f"{PurePosixPath(link).parent}/{target}{path[len(link) :]}")
         if Path(target).is_absolute() or path.partition("/")[0] == "..":
             return steps, {link: target}
     return steps, {}

@@ -11,14 +11,17 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from isc_runtime.config import OPTION
 from isc_runtime.python_files import files_of, parse_python
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission.contents import credentials
+from isc_runtime.submission.contents.dockerfile import place_in_image
 from isc_runtime.submission.contents.image import Content, check_image, image_content
 from isc_runtime.submission.contents.leaks import check_leaks
 from isc_runtime.submission.contents.version_control import GitFiles, check_committed, files_of_git
@@ -26,10 +29,12 @@ from isc_runtime.submission.finding import Finding as Finding
 from isc_runtime.submission.imports import ROOTS, check_imports
 from isc_runtime.submission.launch_file import check_launch_file
 from isc_runtime.submission.lock import check_cycling_utils, check_lock, project_table
-from isc_runtime.submission.parts import check_parts
+from isc_runtime.submission.parts import BESIDE, check_parts
 from isc_runtime.submission.update import check_update, conflict
 from isc_runtime.text_files import read_bytes, read_text
 from isc_runtime.toml import load_toml
+
+SECONDS = 5  # for a bash that only reads
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,12 @@ def examine(root: Path, git: GitFiles | None = None) -> Report:
         git: what git has or would take of it; None asks git.
     """
     root = root.resolve()
-    with ThreadPoolExecutor(1) as beside:  # it waits for the process that judges the arguments
-        launching = beside.submit(_check_launch_files, root)
+    with ThreadPoolExecutor(1) as beside:  # it waits for the processes that judge arguments and launch.sh
+        launching = beside.submit(_check_launching, root)
         image, git = image_content(root), files_of_git(root) if git is None else git
         leaks = check_leaks(root, image, git)
         code = files_of(root, ROOTS)
-        parts = check_parts(root, [*map(Path.as_posix, code), *_scripts_of_command(root)], image, git)
+        parts = check_parts(root, [*map(Path.as_posix, code), *_files_of_command(root)], image, git)
         rest = [*_check_files(root, code, git), *check_image(root, image)]
         found = [*parts, *launching.result(), *rest]
     has_secrets = any(leak.severity == "error" for leak in leaks)
@@ -123,32 +128,52 @@ def _verdict(errors: int, warnings: int) -> str:
     return f"No errors, {counts[0]} to settle before you submit." if counts else "Ready to submit."
 
 
-def _check_launch_files(root: Path) -> list[Finding]:
+def _check_launching(root: Path) -> list[Finding]:
+    """What other programs are asked about, which takes its time."""
     files = [file for file in sorted(root.glob("*.isc")) if file.name != credentials.ISC]
-    return [finding for file in files for finding in check_launch_file(file, root, homes(root))]
+    findings = [finding for file in files for finding in check_launch_file(file, root, homes(root))]
+    return [*findings, *_check_place(root), *_check_launch_script(root / "launch.sh")]
 
 
-def _scripts_of_command(root: Path) -> list[str]:
-    """The files of code that the command names. A container, where they are, is what the ISC runs."""
-    places = homes(root)
-    if str(root) in places:
-        return []
+def _command(root: Path) -> str:
+    """The command of experiment.isc, with /root for ~; "" if it cannot be read, which is said already."""
     try:
         command = str(load_toml(read_text(root / "experiment.isc")).get("command"))
     except (OSError, ValueError, ImportError):
-        return []  # it is said already
-    names = [
+        return ""
+    return re.sub(r"(?<![\w/])(~|\$HOME|\$\{HOME\})(?=/)", "/root", command)
+
+
+def _check_place(root: Path) -> Iterator[Finding]:
+    """Whether the command looks for the project where the image has it. A container knows it better."""
+    place, command = place_in_image(root), _command(root)
+    named = [home for home in homes(root) if re.search(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", command)]
+    if place and named and place not in named and str(root) not in named:
+        what = f"The command looks for the project in {named[0]}, and the image has it in {place}"
+        hint = "Correct the command, or WORKDIR in the Dockerfile; for a clone in that place it is right."
+        yield Finding("experiment.isc", what, hint, "warning")
+
+
+def _files_of_command(root: Path) -> list[str]:
+    """The files of the project that it names. A container, where they are, is what the ISC runs."""
+    places, command = homes(root), _command(root)
+    if str(root) in places:
+        return []
+    names = [] if OPTION in command else [BESIDE]
+    for word in re.split(r"[\s\"'=;&|()<>]+", command):
+        place = next((place for place in places if word.startswith(f"{place}/")), "")
+        names.append(os.path.normpath(word.removeprefix(place).lstrip("/") if place else word))
+    inside = [name for name in names if not name.startswith(("/", "..")) and (root / name).is_file()]
+    return [
         name
-        for place in places
-        for name in re.findall(rf"{re.escape(place)}/([\w./-]+\.(?:py|sh))\b", command)
+        for name in inside
+        if not any((root / top / "pyvenv.cfg").is_file() for top in Path(name).parents)
     ]
-    return [name for name in names if ".." not in name and (root / name).is_file()]
 
 
 def _check_files(root: Path, code: dict[Path, ast.Module], git: GitFiles) -> Iterator[Finding]:
     for file in code:
         yield from _check_syntax(root, file)
-    yield from _check_launch_script(root / "launch.sh")
     yield from check_lock(root)
     yield from check_imports(root, code)
     yield from check_cycling_utils(root / "requirements-cycling-utils.txt")
@@ -156,16 +181,11 @@ def _check_files(root: Path, code: dict[Path, ast.Module], git: GitFiles) -> Ite
 
 
 def homes(root: Path) -> list[str]:
-    """Where the project may be on the ISC: the image puts it under its name, people clone it anywhere."""
-    found = [f"/root/{root.name}"]
-    try:
-        found.insert(0, f"/root/{project_table(root)['name']}")
-    except (OSError, ValueError, ImportError, LookupError):  # it is said; the Dockerfile may know it
-        with contextlib.suppress(OSError, ValueError):
-            found[:0] = re.findall(
-                r"^WORKDIR +(/root/[^\s/]+)$", read_text(root / "Dockerfile"), re.MULTILINE
-            )
-    return list(dict.fromkeys(found))
+    """Where it may be on the ISC: as the Dockerfile says, under its name; people clone it anywhere."""
+    found = [place_in_image(root)]
+    with contextlib.suppress(OSError, ValueError, ImportError, LookupError):  # it is said
+        found.append(f"/root/{project_table(root)['name']}")
+    return list(dict.fromkeys(filter(None, [*found, f"/root/{root.name}"])))
 
 
 def _check_syntax(root: Path, file: Path) -> Iterator[Finding]:
@@ -192,3 +212,10 @@ def _check_launch_script(file: Path) -> Iterator[Finding]:
     if b"\r" in content:
         hint = "Save it with Unix line ends; in git: git config core.autocrlf input"
         yield Finding(file.name, "It has Windows line ends, which bash takes for a part of the words", hint)
+        return
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # there may be no bash
+        read = subprocess.run(["bash", "-n", str(file)], capture_output=True, check=False, timeout=SECONDS)
+        said = read.stderr.decode(errors="replace").strip().splitlines()
+        if read.returncode and said:
+            what = f"bash cannot read it ({said[0].removeprefix(f'{file}: ')})"
+            yield Finding(file.name, what, "Fix that: it would run up to there, and fail.")

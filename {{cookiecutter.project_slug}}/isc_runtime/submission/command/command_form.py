@@ -20,6 +20,8 @@ WITH_ONE_ARGUMENT = frozenset({".", "cd", "source"})
 # Where a line begins with one of these, a command is meant to begin.
 _BEGINNINGS = (PREPARATIONS - {"", "[", ".", ":"}) | SHELLS
 _BEGINNINGS |= {"accelerate", "conda", "deepspeed", "do", "done", "else", "exec", "fi", "for", "if", "isc"}
+# What only belongs to the form of `if`, `for`, `while`, `case` or a group.
+_FORMS = frozenset({"do", "done", "elif", "else", "esac", "fi", "then", "}"})
 _BEGINNINGS |= {"isc_run", "mpirun", "nohup", "pip", "pip3", "python", "python3", "srun", "then", "torchrun"}
 
 
@@ -37,6 +39,30 @@ def check_form(command: str, where: str) -> Iterator[Finding]:
     if (start := comment_at(text)) is not None:
         yield _comment(command, start, where)
     yield from _check_operators(split(as_meant(command)), where)
+
+
+def check_chain(simple_commands: Sequence[SimpleCommand], where: str) -> Iterator[Finding]:
+    """Operators by which a command goes on after a failure, and ends with 0 all the same, once each.
+
+    Args:
+        simple_commands: of it.
+        where: the place in the launch file.
+    """
+    stops, fails_in_pipes, said = False, False, {""}
+    for simple in simple_commands:
+        operator = simple.operator.strip("()")
+        first = simple.words[0] if simple.words else ""
+        is_form = first in _FORMS or operator == ";;"
+        is_right = (operator == ";" and stops) or (operator == "|" and fails_in_pipes)
+        is_right |= operator == "||" and simple.program in ("exit", "false", "return")
+        if simple.words and operator not in said | {"&&"} and not (is_form or is_right):
+            said.add(operator)
+            what = f"The command goes on after a failure, because of {operator!r}"
+            hint = "Chain with &&, so that the experiment fails when something does."
+            yield Finding(where, what, hint, "warning")
+        if simple.program == "set":
+            stops |= any(re.fullmatch(r"-\w*e\w*|errexit", word) for word in simple.arguments)
+            fails_in_pipes |= "pipefail" in simple.arguments
 
 
 def as_meant(command: str) -> str:

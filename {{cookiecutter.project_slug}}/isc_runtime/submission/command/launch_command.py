@@ -18,14 +18,17 @@ from isc_runtime.submission.command.command_form import (
     PREPARATIONS,
     WITH_ONE_ARGUMENT,
     as_meant,
+    check_chain,
     check_form,
 )
 from isc_runtime.submission.command.on_a_node import (
     LAUNCH,
     MODULES,
     PYTHON,
+    Directory,
     check_quotes,
     check_simple_command,
+    resolved,
 )
 from isc_runtime.submission.command.shell import SimpleCommand, joined, programs_of, split
 from isc_runtime.submission.command.train_arguments import check_arguments
@@ -55,6 +58,7 @@ class LaunchCommand:
         homes: the directories that the project may be in when the command runs; the first is the usual one.
         datasets: the ids of the mounted datasets.
         is_part: whether it is only what a shell is told to run by another command.
+        directory: where it begins, "" if nobody knows.
     """
 
     text: str
@@ -63,6 +67,7 @@ class LaunchCommand:
     homes: Sequence[str]
     datasets: Sequence[str]
     is_part: bool = False
+    directory: str = ""
 
     def check(self) -> Iterator[Finding]:
         """What is wrong with it, as far as a person will read."""
@@ -100,34 +105,32 @@ class LaunchCommand:
             return
         yield from check_form(self.text, self.where)
         yield from self._check_simple_commands(simple_commands)
-        yield from check_quotes(text, self.where)
-        yield from self._check_variables(text)
-        yield from self._check_mounts(text)
+        if not self.is_part:  # what is within quotes is looked at, too
+            yield from self._check_programs(programs_of(simple_commands))
+            yield from check_quotes(text, self.where)
+            yield from self._check_variables(text)
+            yield from self._check_mounts(text)
 
     def _check_simple_commands(self, simple_commands: list[SimpleCommand]) -> Iterator[Finding]:
-        directory = ""
+        yield from check_chain(simple_commands, self.where)
+        directory = Directory(self.directory)
         for simple in simple_commands:
-            if simple.words and simple.operator not in ("", "&&", "(", ")"):
-                hint = "Chain with &&, so that the experiment fails when something does."
-                yield self._warning(
-                    f"The command goes on after a failure, because of {simple.operator!r}", hint
-                )
+            directory.enter(simple.operator)
             yield from check_simple_command(simple, self.where)
             if simple.program in NO_COMMANDS:
                 yield self._error(
                     f"There is no command {simple.program} on a node", NO_COMMANDS[simple.program]
                 )
-            elif simple.program in ("cd", "pushd") and simple.arguments:
-                directory = _resolved(simple.arguments[0], directory)
-                if is_wrong := list(self._check_path(directory)):
+            elif simple.program in ("cd", "popd", "pushd"):
+                directory.change(simple)
+                if is_wrong := list(self._check_path(directory.path)):
                     yield from is_wrong
-                    directory = "$"  # unknown: one finding is enough
+                    directory.path = "$"  # unknown: one finding is enough
             elif (inner := simple.shell_text) is not None:
-                yield from replace(self, text=inner, is_part=True).check()
+                place = directory.of(simple)
+                yield from replace(self, text=inner, is_part=True, directory=place).check()
             else:
-                yield from self._check_program(simple, directory)
-        if not self.is_part:
-            yield from self._check_programs(programs_of(simple_commands))
+                yield from self._check_program(simple, directory.of(simple))
 
     def _check_programs(self, programs: set[str]) -> Iterator[Finding]:
         """Whether one of them trains, and how."""
@@ -160,17 +163,17 @@ class LaunchCommand:
 
     def _check_module(self, directory: str) -> Iterator[Finding]:
         """train.py is found in the working directory, unless the command names another place."""
-        resolved = _resolved(f"{MODULE}.py", directory)
-        if resolved.startswith(("/", "$")):
-            yield from self._check_path(resolved)
+        path = resolved(f"{MODULE}.py", directory)
+        if path.startswith(("/", "$")):
+            yield from self._check_path(path)
         elif "PYTHONPATH" not in self.text:
             what = f"Python looks for {MODULE} in the working directory, and nobody promises one"
             yield self._error(what, f"Write before it: cd {self.homes[0]} &&")
 
     def _check_relative(self, path: str, directory: str) -> Iterator[Finding]:
-        resolved = _resolved(path, directory)
-        if resolved.startswith(("/", "$")):
-            yield from self._check_path(resolved)
+        whole = resolved(path, directory)
+        if whole.startswith(("/", "$")):
+            yield from self._check_path(whole)
         elif "://" not in path:
             hint = f"Nobody promises a working directory: write {self.homes[0]}/..."
             yield self._error(f"The path {path} is relative", hint)
@@ -201,17 +204,19 @@ class LaunchCommand:
         return path.startswith("/root/") and not is_named and not os.access(path, os.F_OK)
 
     def _check_variables(self, text: str) -> Iterator[Finding]:
-        own = {*re.findall(r"\b([A-Za-z_]\w*)=", text), *os.environ}
+        own = set(re.findall(r"\b([A-Za-z_]\w*)=", text))
         for name in dict.fromkeys(re.findall(r"\$\{?([A-Za-z_]\w*)", text)):
             close = meant(name, VARIABLES, cutoff=0.8)
+            if name in own:
+                continue
             if name in TORCHRUN_VARIABLES:
                 what = f"The ISC does not set {name} for the command"
                 yield self._warning(what, TORCHRUN_VARIABLES[name])
-            elif close and name not in VARIABLES and name not in own:
+            elif close and name not in VARIABLES and name not in os.environ:
                 yield self._warning(f"The ISC sets no variable {name}", f"Did you mean {close}?")
 
     def _check_mounts(self, text: str) -> Iterator[Finding]:
-        for dataset in dict.fromkeys(re.findall(r"""(?<![\w./-])/data/([^/\s'"$<>&|;*]+)""", text)):
+        for dataset in dict.fromkeys(re.findall(r"""(?<![\w./~}-])/data/([^/\s'"$<>&|;*]+)""", text)):
             if dataset not in self.datasets:
                 hint = f'Put "{dataset}" into dataset_id_list, or correct the path.'
                 yield self._error(f"The dataset /data/{dataset} is not mounted", hint)
@@ -234,11 +239,3 @@ def _starts_training(words: Sequence[str], place: int) -> bool:
     # A program that was named before has the rest for itself.
     named = [after for word, after in pairwise(before) if AS_MODULE.fullmatch(word)]
     return MODULES.keys() >= set(named) and not any(word.endswith(".py") for word in before)
-
-
-def _resolved(path: str, directory: str) -> str:
-    """A path as seen from a directory; `~` is /root on the ISC. Relative if nothing else is known."""
-    path = re.sub(r"^(~|\$HOME|\$\{HOME\})(?=/|$)", "/root", path)
-    if path.startswith(("/", "$")) or not directory:
-        return path.rstrip("/") or "/"
-    return os.path.normpath(f"{directory}/{path}")

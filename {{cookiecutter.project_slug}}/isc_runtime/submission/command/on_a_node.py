@@ -1,7 +1,11 @@
-"""What would run on the ISC's nodes otherwise than it was meant: a simple command, words within quotes."""
+"""What would run on the ISC's nodes otherwise than it was meant: a simple command, words within quotes.
+
+And where it would run.
+"""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -24,6 +28,7 @@ FETCHES = {
     "uv": ("add", "install", "sync"),
 }
 DETACHING = {"tmux": re.compile(r"new(-session)?|-d"), "screen": re.compile(r"-\w*[dD]\w*")}
+HOME = "/root"  # of the user there
 _LITERAL = re.compile(r"([A-Za-z_]\w*)=([^$`]*)")  # a value that nothing is put into
 
 
@@ -126,3 +131,58 @@ def _check_nodes(arguments: tuple[str, ...], where: str) -> Iterator[Finding]:
     elif not {"node_rank", "rdzv_backend", "rdzv_endpoint"} & told.keys():
         what = "torchrun is not told which node it is on"
         yield Finding(where, what, "Write --node-rank=$NODE_RANK.", "warning")
+    elif not {"master_addr", "rdzv_endpoint"} & told.keys():
+        what = "torchrun is not told where node 0 is, and each node takes itself for it"
+        hint = "Write --master-addr=$MASTER_ADDR --master-port=$MASTER_PORT."
+        yield Finding(where, what, hint, "warning")
+    elif "nproc_per_node" not in told:
+        what = "torchrun is not told of the GPUs, and starts one process on each node"
+        yield Finding(where, what, "Write --nproc-per-node=$N_PROC.", "warning")
+
+
+class Directory:
+    """The working directory, as far as it is known while a command is read.
+
+    Attributes:
+        path: absolute; "" if nobody promises one, and "$" if it only cannot be told.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = self._first = path
+        self._outside: list[str] = []
+
+    def enter(self, operator: str) -> None:
+        """Reads an operator: what a parenthesis encloses changes nothing outside."""
+        if not operator:
+            self.path, self._outside = self._first, []
+        for character in operator:
+            if character == "(":
+                self._outside.append(self.path)
+            elif character == ")" and self._outside:
+                self.path = self._outside.pop()
+
+    def change(self, simple: SimpleCommand) -> None:
+        """Reads cd, pushd or popd."""
+        words = [word for word in simple.arguments if not re.fullmatch(r"--|-[LPe@n]+", word)]
+        if simple.program == "popd" or words[:1] == ["-"] or (simple.program == "pushd" and not words):
+            self.path = "$"
+        else:
+            self.path = resolved(words[0] if words else HOME, self.path)
+
+    def of(self, simple: SimpleCommand) -> str:
+        """Where a program runs: `env -C` has one of its own."""
+        before = simple.words[: simple.start]
+        for word, after in zip(before, [*before, ""][1:], strict=True):
+            if word in ("-C", "--chdir"):
+                return resolved(after, self.path)
+            if word.startswith("--chdir="):
+                return resolved(word.partition("=")[2], self.path)
+        return self.path
+
+
+def resolved(path: str, directory: str) -> str:
+    """A path as seen from a directory; `~` is /root on the ISC. Relative if nothing else is known."""
+    path = re.sub(r"^(~root|~|\$HOME|\$\{HOME\})(?=/|$)", HOME, path)
+    if path.startswith(("/", "$")) or not directory:
+        return path.rstrip("/") or "/"
+    return posixpath.normpath(f"{directory}/{path}")

@@ -32,6 +32,7 @@ _WRAPPERS = frozenset(
     }
 )
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_WITH_VALUE = frozenset({"-C", "--chdir", "-a", "-o", "-s", "--signal", "-u", "--unset"})  # of these
 _COMMENT = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|(?P<comment>(?<![^\s;&|()])\#)""", re.DOTALL)
 _QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\."""
 _SUBSTITUTION = re.compile(rf"{_QUOTED}|(?P<begin>[$<>]\()", re.DOTALL)
@@ -63,6 +64,8 @@ class SimpleCommand:
                 continue
             if word in _WRAPPERS:
                 is_wrapped = True
+            elif is_wrapped and place and self.words[place - 1] in _WITH_VALUE:
+                continue
             elif not (is_wrapped and re.fullmatch(r"-.*|[\d.]+[smhd]?", word)):
                 return place
         return len(self.words)

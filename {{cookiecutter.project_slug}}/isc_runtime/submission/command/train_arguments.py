@@ -11,7 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isc_runtime.config import OPTION, config_file
@@ -60,6 +61,10 @@ def check_arguments(
     if not (root / "train.py").is_file():
         return  # that is said already
     words, missing = _with_config_here(root, words)
+    if missing and not missing.startswith("/root/") and missing.startswith("/"):
+        what = f"The config file {missing} is not here, so the arguments of train.py were not checked"
+        yield Finding(where, what, "Make sure that the nodes have it.", "warning")
+        return
     if missing:
         hint = "Put it into the project, and name it by its path in it: launch.sh runs train.py there."
         yield Finding(where, f"There is no config file {missing}", hint)
@@ -118,10 +123,16 @@ def _with_config_here(root: Path, words: Sequence[str]) -> tuple[list[str], str]
     given = config_file(words, root / "none")
     if given is None or "$" in str(given):
         return list(words), ""
-    parts = given.parts[3:] if given.parts[:2] == ("/", "root") else given.parts  # /root/<project>/...
-    here = Path(*parts)
-    named = [word for word in words if word != str(given) and word.partition("=")[0] != OPTION]
-    return [f"{OPTION}={here}", *named], "" if (root / here).is_file() else str(given)
+    whole = PurePosixPath(re.sub("^~(root)?(?=/)", "/root", str(given)))
+    # /root/<project>/..., wherever in /root the project is; else as it is
+    inside = [Path(*whole.parts[n:]) for n in range(3, len(whole.parts)) if whole.is_relative_to("/root")]
+    here = next((file for file in inside if (root / file).is_file()), Path(whole))
+    named = [
+        word
+        for before, word in pairwise(["", *words])
+        if before != OPTION and word.partition("=")[0] != OPTION
+    ]
+    return [f"{OPTION}={here}", *named], "" if (root / here).is_file() else str(whole)
 
 
 def _check_dataset(given: str | None, datasets: Sequence[str], where: str) -> Iterator[Finding]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import posixpath
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isc_runtime.submission.logical_lines import logical_lines
@@ -21,6 +22,8 @@ from isc_runtime.text_files import read_text
 # Of a pattern: wildcards, classes of characters, and characters, with a backslash before them or without.
 _PARTS = re.compile(r"\*\*/?|\*|\?|\[[^\]]+\]|\\.|.", flags=re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-([^}]*))?\})")
+_HERE = re.compile(r"^(?:RUN|COPY|ADD)\s.*<<-?[\"']?(\w+)", re.IGNORECASE)
+_PLACE = re.compile(r"/[\w.+@/-]+")  # of a project in the image; no variables
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class Source:
     Attributes:
         line: where it says so.
         text: as it is written there, variables replaced.
+        target: where it goes in the image, an absolute path; "" if that is not known.
     """
 
     line: int
     text: str
+    target: str = ""
 
     @property
     def pattern(self) -> str:
@@ -49,41 +54,73 @@ class Source:
 def copied_sources(root: Path) -> list[Source]:
     """The sources of each COPY and ADD, as far as they are in this project and known before the build."""
     variables: dict[str, str] = {}
-    sources = []
+    sources: list[Source] = []
+    directory, end = "", ""
     for number, line in logical_lines(root / "Dockerfile"):
-        instruction, _, rest = line.partition(" ")
-        if instruction.upper() == "ARG":
-            name, _, default = rest.strip().partition("=")
-            variables[name] = default.strip("\"'")
-        elif instruction.upper() in ("COPY", "ADD"):
-            sources += [Source(number, text) for text in _sources_in(rest, variables)]
+        if end:  # of a here-document, whose lines are no instructions
+            end = "" if line == end else end
+            continue
+        end = match[1] if (match := _HERE.search(line)) else ""
+        instruction, *rest = line.split(None, 1)
+        words = _words("".join(rest))
+        match instruction.upper():
+            case "FROM":  # what was copied before is in another image
+                directory, sources = "", [replace(source, target="") for source in sources]
+            case "ARG" | "ENV":
+                variables |= _assigned(words)
+            case "WORKDIR":
+                directory = _inside(directory, _expanded("".join(rest).strip("\"'"), variables))
+            case "COPY" | "ADD":
+                expanded = [_expanded(word, variables) for word in words if not word.startswith("--")]
+                target = _inside(directory, expanded[-1] if expanded else "")
+                is_of_project = not any(word.startswith(("--from", "<<")) for word in words)
+                known = [text for text in expanded[:-1] if text and "$" not in text and "://" not in text]
+                sources += [Source(number, text, target) for text in known if is_of_project]
     return sources
 
 
-def _sources_in(rest: str, variables: dict[str, str]) -> list[str]:
-    try:
-        words = _words(rest)
-    except ValueError:
-        return []  # docker will say it better
-    if any(word.startswith(("--from", "<<")) for word in words):
-        return []
-    sources = [word for word in words if not word.startswith("--")][:-1]
-    known = [_VARIABLE.sub(lambda match: _expand(match, variables), source) for source in sources]
-    return [source for source in known if source and "$" not in source and "://" not in source]
+def place_in_image(root: Path) -> str:
+    """The directory that the image has the project in, by its Dockerfile; "" if that does not say it."""
+    places = [
+        source.target.removesuffix("/launch.sh")
+        for source in copied_sources(root)
+        if re.fullmatch(expression(source.pattern), "launch.sh")
+    ]
+    return places[-1] if places else ""
+
+
+def _inside(directory: str, path: str) -> str:
+    """A directory of the image, as seen from another one; "" if it is not known."""
+    whole = posixpath.normpath(posixpath.join(directory, path))
+    return whole if _PLACE.fullmatch(whole) else ""
+
+
+def _assigned(words: list[str]) -> dict[str, str]:
+    """What ARG or ENV says; the old form of ENV has no `=`."""
+    if len(words) == 2 and "=" not in words[0]:
+        return {words[0]: words[1]}
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def _expanded(text: str, variables: Mapping[str, str]) -> str:
+    return _VARIABLE.sub(lambda match: _expand(match, variables), text)
 
 
 def _words(rest: str) -> list[str]:
-    """As docker reads them: what is no JSON is for a shell."""
+    """As docker reads them: what is no JSON is for a shell. None where a quote is open: docker says it."""
     try:
         words = json.loads(rest)
     except ValueError:
         words = None
     if isinstance(words, list) and all(isinstance(word, str) for word in words):
         return words
-    return shlex.split(rest)
+    try:
+        return shlex.split(rest)
+    except ValueError:
+        return []
 
 
-def _expand(match: re.Match[str], variables: dict[str, str]) -> str:
+def _expand(match: re.Match[str], variables: Mapping[str, str]) -> str:
     return variables.get(match[1] or match[2]) or match[3] or match[0]
 
 

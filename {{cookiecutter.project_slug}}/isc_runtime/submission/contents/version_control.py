@@ -13,6 +13,8 @@ from isc_runtime.printable import listed
 from isc_runtime.submission.finding import Finding
 
 SECONDS = 20
+# Set below a git hook, or in a linked worktree's: they would name its repository, wherever this project is.
+FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ def ask_git(root: Path, *arguments: str) -> str | None:
     """What git says in a project's folder; None if it says nothing, in time, or there is no git."""
     # It must not wait for, or take, the lock of somebody's `git add`.
     command = ["git", "--no-optional-locks", *arguments]
+    own = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     try:
-        ended = subprocess.run(command, cwd=root, capture_output=True, check=False, timeout=SECONDS)
+        ended = subprocess.run(command, cwd=root, env=own, capture_output=True, check=False, timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(ended.stdout) if ended.returncode == 0 else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission.contents.dockerfile import copied_files
+from isc_runtime.submission.contents.dockerfile import copied_files, place_in_image
 from isc_runtime.submission.contents.image import check_image, image_content
 from isc_runtime.submission.finding import Finding
 from isc_runtime.tests.processes import PROJECT
@@ -71,6 +71,29 @@ def test_more_than_a_container_takes_is_an_error(root: Path) -> None:
     assert ("error", "26 GB would be copied into the image, and a container has room for 25 GB in all") in [
         (finding.severity, finding.what) for finding in found(root)
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("FROM x\nWORKDIR /root/it\nCOPY\t. .\n", "/root/it"),
+        ("FROM x\nWORKDIR /root\nWORKDIR it/\ncopy --link . ./\n", "/root/it"),
+        ("ARG A=1 BASE=x\nFROM $BASE\nENV SRC=. TO=/root/it\nWORKDIR ${TO}\nCOPY $SRC .\n", "/root/it"),
+        ("FROM x\nENV TO /root/it\nCOPY . $TO\n", "/root/it"),
+        ("FROM x\nWORKDIR /root/it\nCOPY *.py *.sh ./\nCOPY tests /x\n", "/root/it"),
+        ("FROM x\nCOPY launch.sh /root/it/launch.sh\n", "/root/it"),
+        ("FROM x\nWORKDIR /root/it\nRUN cat <<'EOF' > /x\nWORKDIR /no\nEOF\nCOPY . .\n", "/root/it"),
+        ("FROM x\nCOPY . $TO\n", ""),
+        ("FROM x\nCOPY . .\n", ""),
+        ("FROM x AS made\nWORKDIR /made\nCOPY . .\nFROM y\nCOPY --from=made /made /root/it\n", ""),
+        ("FROM x\nWORKDIR /root/it\nCOPY 'open . .\n", None),
+    ],
+)
+def test_where_the_image_has_the_project(root: Path, text: str, place: str | None) -> None:
+    (root / "launch.sh").touch()
+    (root / "Dockerfile").write_text(text)
+    assert place_in_image(root) == (place or "")
+    assert bool(image_content(root).files) == (place is not None)
 
 
 def test_there_is_a_limit_to_looking(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

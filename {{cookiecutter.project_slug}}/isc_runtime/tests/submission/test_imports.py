@@ -135,6 +135,38 @@ def test_this_project_brings_what_it_imports(tmp_path: Path) -> None:
     assert list(check_imports(tmp_path, files_of(tmp_path, ROOTS))) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install --no-cache-dir 'Left_Pad[x]>=1' b",
+        "cd /x && uv pip install -r more.txt",
+        "pip3 install left-pad==1",
+    ],
+)
+def test_what_the_dockerfile_installs_besides_is_brought(root: Path, line: str) -> None:
+    (root / "Dockerfile").write_text(f"FROM x\nRUN {line} && ls\n")
+    (root / "more.txt").write_text("left-pad==1\n")
+    assert found(root, "import left_pad") == []
+    assert [finding.severity for finding in found(root, "import yaml")] == ["error"]
+
+
+@pytest.mark.parametrize("words", [".", "-e ./libs/mine", "git+https://a.b/c.git"])
+def test_nobody_knows_what_a_path_or_an_address_brings(root: Path, words: str) -> None:
+    (root / "Dockerfile").write_text(f"FROM x\nRUN pip install --index-url https://a.b/ {words}\n")
+    (finding,) = found(root, "import yaml")
+    assert (finding.severity, finding.where) == ("warning", "model.py:1")
+    assert "yaml may be missing" in finding.what
+
+
+@pytest.mark.parametrize("file", ["src/mine.py", "lib/mine/part.py"])
+def test_a_module_in_a_folder_that_python_is_told_of(root: Path, file: str) -> None:
+    (root / file).parent.mkdir(parents=True)
+    (root / file).touch()
+    (finding,) = found(root, "import mine")
+    assert (finding.severity, finding.where) == ("warning", "model.py:1")
+    assert finding.what.startswith(f"mine lies in {file.partition('/')[0]}/")
+
+
 def test_without_a_lock_nothing_is_said_twice(root: Path) -> None:
     (root / "requirements.lock").unlink()
     assert found(root, "import yaml") == []

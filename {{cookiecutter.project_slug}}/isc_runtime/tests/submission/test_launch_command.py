@@ -140,6 +140,21 @@ ERRORS = {
     "on a screen": (f"screen -dm {START}", "screen leaves the training", "without"),
     "background in a subshell": (f"({START} &)", "in the background", "Delete it"),
     "checkpoints deleted": (f"rm -rf $CHECKPOINT_ARTIFACT_PATH/* && {START}", "deletes the check", "anyway"),
+    "what a subshell changes": (
+        f"(cd {HOME} && ls) && bash launch.sh --dataset-id uds-one",
+        "launch.sh is relative",
+        f"write {HOME}",
+    ),
+    "what a substitution changes": (
+        f"P=$(cd {HOME} && pwd) && bash launch.sh --dataset-id uds-one",
+        "launch.sh is relative",
+        f"write {HOME}",
+    ),
+    "not mounted, within a shell": (
+        f"bash -c '{START} --data-root /data/uds-two'",
+        "is not mounted",
+        "dataset",
+    ),
     "this project's file elsewhere": (
         f"python /root/no-such/data.py && {START}",
         "/root/no-such/data.py is outside",
@@ -154,6 +169,9 @@ WARNINGS = {
     ),
     "pipe": (f"{START} | tee /tmp/log", "goes on after a failure, because of '|'", "Chain with &&"),
     "semicolon": (f"cd {HOME}; {START}", "because of ';'", "Chain with &&"),
+    "a pipe in a strict shell": (f"set -e; {START} | cat", "because of '|'", "Chain with &&"),
+    "a loop before": (f"for n in 1 2; do date; done; {START}", "because of ';'", "Chain with &&"),
+    "config of the nodes": (f"{START} --config /data/uds-one/a.toml", "a.toml is not here", "Make sure"),
     "model": (f"{START} --model=mine", "MODELS in model.py does not name 'mine'", "add yours to MODELS"),
     "unused dataset": (f"bash {HOME}/launch.sh", "none of the datasets", "Add --dataset-id uds-one"),
     "comment at the end": (f"{START} # --epochs 3", "makes a comment", "quote it"),
@@ -207,6 +225,19 @@ ACCEPTED = {
     "a number before a redirection": f"{START} --epochs 3 > /tmp/log && {START} --epochs 3 2>/tmp/log",
     "unpacked by env, too": f"env -S 'A=1 B=2' {START}",
     "what is deleted is no checkpoint": f"rm -rf /tmp/cache && {START}",
+    "from home": "cd && bash copied/launch.sh --dataset-id uds-one",
+    "from root's home": "cd ~root/copied && bash launch.sh --dataset-id uds-one",
+    "cd with options": f"cd -P -- {HOME} && bash launch.sh --dataset-id uds-one",
+    "and back": f"cd {HOME}/tests && cd - && {START}",
+    "popped": f"pushd {HOME} && ls && popd && bash launch.sh --dataset-id uds-one",
+    "a shell begins where it is started": f"cd {HOME} && bash -c 'bash launch.sh --dataset-id uds-one'",
+    "env has a directory": f"env -C {HOME} bash launch.sh --dataset-id uds-one",
+    "env has one, in one word": f"env --chdir={HOME} bash -c './launch.sh --dataset-id uds-one'",
+    "a folder called data": f"{START} --data-root ~/data/mine && ls ${{PLACE}}/data/mine",
+    "a shell that ends with an error": f"set -euo pipefail; cd {HOME}; {START} | tee /tmp/log",
+    "a choice": f"if [ $NODE_RANK = 0 ]; then date; else sleep 1; fi && {START} || exit 1",
+    "a loop": f"for n in 1 2; do echo $n; done && {START}",
+    "a variable of its own": f"export RANK=$NODE_RANK && {START} --seed $RANK",
 }
 # how torchrun is told of the nodes -> what is said
 NODES = {
@@ -215,8 +246,10 @@ NODES = {
     "--nnodes=10 --node-rank=$NODE_RANK": "waits for 10 nodes",
     "--nnodes 1 --node_rank $NODE_RANK": "waits for 1 node,",
     "--nnodes=$NNODES": "is not told which node it is on",
-    "--nnodes=$NNODES --node_rank=$NODE_RANK": "",
-    "--nnodes $NNODES --rdzv-backend c10d --rdzv-endpoint $MASTER_ADDR": "",
+    "--nnodes=$NNODES --nproc-per-node=$N_PROC --node_rank=$NODE_RANK": "where node 0 is",
+    "--nnodes=$NNODES --node_rank=$NODE_RANK --master_addr=$MASTER_ADDR": "starts one process on each node",
+    "--nnodes=$NNODES --node_rank=$NODE_RANK --master-addr $MASTER_ADDR --nproc_per_node 8": "",
+    "--nnodes $NNODES --nproc-per-node $N_PROC --rdzv-backend c10d --rdzv-endpoint $MASTER_ADDR": "",
 }
 
 

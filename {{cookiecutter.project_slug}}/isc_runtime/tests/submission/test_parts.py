@@ -51,6 +51,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in OTHERS.items():
         write(name, text)(root)
     text = (root / "pyproject.toml").read_text()
+    dockerfile = re.sub("^WORKDIR .*", "WORKDIR /root/copied", (root / "Dockerfile").read_text(), flags=re.M)
+    write("Dockerfile", dockerfile)(root)
     write("pyproject.toml", re.sub("^name = .*", 'name = "copied"', text, count=1, flags=re.MULTILINE))(root)
     git(root, "init", "-q")
     return root
@@ -129,7 +131,9 @@ def test_this_project_is_whole(root: Path) -> None:
 
 
 PREPARED = OTHERS["experiment.isc"].replace("bash", "bash /root/copied/artifacts/prepare.sh && bash", 1)
+WITH_OPTIONS = OTHERS["experiment.isc"].replace(COMMAND, f"{COMMAND} --config ./artifacts/a.toml")
 COPIES = """FROM x
+WORKDIR /root/copied
 COPY isc_runtime isc_runtime
 COPY tests tests
 COPY *.py *.isc *.toml *.sh *.md req* Docker* .docker* ./
@@ -242,6 +246,11 @@ NOT_THERE: dict[str, tuple[Change, str, list[str]]] = {
         add(".dockerignore", "Dockerfile\n"),
         "Dockerfile",
         ["in a container `submit` refuses: it is the image's recipe"],
+    ),
+    "options that the command names": (
+        several(write("artifacts/a.toml", ""), write("experiment.isc", WITH_OPTIONS)),
+        "artifacts/a.toml",
+        ["The image does not take it", "Git does not take it", "it is options of the training"],
     ),
     "a script that the command names": (
         several(write("artifacts/prepare.sh", "true\n"), write("experiment.isc", PREPARED)),
@@ -404,16 +413,60 @@ def test_too_much_to_look_at_is_no_alarm(root: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[project]\nname = "called"\n', "/root/called"),
-        ("<<<<<<< ours\n", "/root/in-the-image"),
-        ("[project]\n", "/root/in-the-image"),
-        ("project = 1\n", "/root/in-the-image"),
+        ('[project]\nname = "called"\n', ["/root/called"]),
+        ("<<<<<<< ours\n", []),
+        ("[project]\n", []),
+        ("project = 1\n", []),
     ],
 )
-def test_where_it_will_be(tmp_path: Path, text: str, expected: str) -> None:
+def test_where_it_will_be(tmp_path: Path, text: str, expected: list[str]) -> None:
     write("pyproject.toml", text)(tmp_path)
-    write("Dockerfile", "FROM x\nWORKDIR /root/in-the-image\nWORKDIR /tmp\n")(tmp_path)
-    assert homes(tmp_path) == [expected, f"/root/{tmp_path.name}"]
+    write("Dockerfile", "FROM x\nWORKDIR /root/in-the-image\nCOPY . .\nWORKDIR /tmp\n")(tmp_path)
+    assert homes(tmp_path) == ["/root/in-the-image", *expected, f"/root/{tmp_path.name}"]
+
+
+def test_the_command_looks_where_the_image_has_it(root: Path) -> None:
+    text = (root / "Dockerfile").read_text()
+    write("Dockerfile", text.replace("WORKDIR /root/copied", "WORKDIR /workspace/it"))(root)
+    (finding,) = found(root)
+    assert finding.severity == "warning"
+    assert "in /root/copied, and the image has it in /workspace/it" in finding.what
+    write("experiment.isc", OTHERS["experiment.isc"].replace("/root/copied", "/workspace/it"))(root)
+    assert found(root) == []
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "/root/copied/w.safetensors", "~/copied/w.safetensors"])
+def test_weights_that_the_command_names_may_be_copied_by_hand(root: Path, name: str) -> None:
+    command = f"{COMMAND} --init-from='{name}'"
+    write("experiment.isc", OTHERS["experiment.isc"].replace(COMMAND, command))(root)
+    write("train.py", "import model, data\n")(root)
+    write("w.safetensors", "x")(root)
+    said = [finding for finding in found(root) if finding.where == "w.safetensors"]
+    assert [finding.severity for finding in said] == ["warning"] * 2
+    assert "The image does not take it" in said[0].what
+    assert all(finding.what.endswith("it is named by the command") for finding in said)
+
+
+def test_an_environment_that_the_command_names_is_made_where_it_runs(root: Path) -> None:
+    several(write(".venv/pyvenv.cfg", ""), write(".venv/bin/activate", ""))(root)
+    command = f"source /root/copied/.venv/bin/activate && {COMMAND}"
+    write("experiment.isc", OTHERS["experiment.isc"].replace(COMMAND, command))(root)
+    assert found(root) == []
+
+
+def test_a_project_that_got_another_name_is_where_the_dockerfile_says(root: Path) -> None:
+    text = (root / "pyproject.toml").read_text()
+    write("pyproject.toml", text.replace('name = "copied"', 'name = "other"'))(root)
+    other = root.rename(root.parent / "another")
+    assert found(other) == []
+
+
+def test_options_beside_the_training_may_be_for_this_machine_alone(root: Path) -> None:
+    write("train.toml", "epochs = 3\n")(root)
+    assert found(root) == []
+    several(add(".gitignore", "train.toml\n"), add(".dockerignore", "train.toml\n"))(root)
+    assert [finding.severity for finding in found(root)] == ["warning"] * 2
+    assert all("the training has other options" in finding.what for finding in found(root))
 
 
 def test_a_linked_runtime_looks_at_the_project_that_it_is_linked_into(root: Path) -> None:

@@ -64,6 +64,7 @@ def project(tmp_path: Path) -> Path:
     for name, text in OWN.items():
         write(name, text)(copy)
     replace("pyproject.toml", "^name = .*", 'name = "copied"')(copy)
+    replace("Dockerfile", "^WORKDIR .*", f"WORKDIR {HOME}")(copy)
     launch_file()(copy)
     return copy
 
@@ -207,6 +208,7 @@ LAUNCH_FILE = {
 }
 FILES = {
     **{f"no {name}": (delete(name), name, "missing", purpose) for name, purpose in EXPECTED.items()},
+    "no bash": (append(LAUNCH, "if true; then\n"), LAUNCH, "bash cannot read it (line", "Fix that"),
     "Windows": (write(LAUNCH, "true\r\n"), LAUNCH, "Windows line ends", "autocrlf"),
     "syntax": (write("train.py", "x = 1\nif x\n"), "train.py:2", "Python cannot read", "Fix this line"),
     "too deep": (write("train.py", "-" * 200_000 + "1"), "train.py", "nested too deep", "no deeper"),

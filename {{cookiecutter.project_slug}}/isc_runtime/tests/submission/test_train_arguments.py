@@ -144,7 +144,9 @@ def test_a_config_file_in_the_command_is_judged_as_its_options_are(tmp_path: Pat
         return "\n".join(map(str, findings))
 
     assert said("dataset-id = 'uds-x'\nepochs = 3") == ""
-    assert said("dataset-id = 'uds-x'", "/root/any-project/configs/a.toml") == ""
+    for home in ("/root/any-project", "~/any-project", "~root/any-project", "/root/team/any-project", "."):
+        assert said("dataset-id = 'uds-x'", f"{home}/configs/a.toml") == ""
+    assert "There is no config file /root/any-project/b.toml" in said("", "/root/any-project/b.toml")
     assert "configs/a.toml: argument --epochs: '0' is not" in said("dataset-id = 'uds-x'\nepochs = 0")
     assert "no option epoch; did you mean epochs?" in said("epoch = 2")
     assert "The dataset uds-y is not in dataset_id_list" in said("dataset-id = 'uds-y'")

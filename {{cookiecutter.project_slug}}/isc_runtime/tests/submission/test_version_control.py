@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isc_runtime.submission.contents.version_control import check_committed
+from isc_runtime.submission.contents.version_control import check_committed, files_of_git
 
 IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
 
@@ -44,6 +44,17 @@ def test_other_parts_of_a_larger_repository_do_not_count(repository: Path) -> No
     part = repository / "part"
     part.mkdir()
     assert list(check_committed(part)) == []
+
+
+def test_below_the_hook_of_another_repository_it_is_the_projects_own_that_is_asked(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    git(other, "init", "-q")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", ".git/index.lock")
+    assert list(check_committed(repository)) == []
+    assert files_of_git(repository).tracked == {"train.py"}
 
 
 def test_no_repository_and_no_git_are_no_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
