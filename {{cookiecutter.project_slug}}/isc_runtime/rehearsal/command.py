@@ -19,8 +19,10 @@ ENVIRONMENT = Path("/opt/venv")  # where its images have the virtual environment
 _SCRIPT = re.compile(r"(?<![\w.-])(launch\.sh|train\.py)(?![\w.-])['\"]?")
 _WORD = r"""(?:'[^']*'|"[^"]*"|[^\s'"&|;])+"""
 _DATASET = re.compile(rf"\s--dataset-id(?:=|\s+)(?P<id>{_WORD})")
+_ACTIVATES = re.compile(rf"""(?<!\S)(?:source|\.)\s+(['"]?){ENVIRONMENT}/bin/activate\1(?=$|[\s;&|)])""")
 _END = r"(?![\w.*?$-])"  # of a path's last name
 _END_OF_HOME = r"/?(?![\w./*?$+-])"  # of the home directory itself, nothing in it
+_BARE_CD = re.compile(r"((?:^|[;&|({])\s*)cd\s*(?=$|[;&|)])")  # it goes home
 _TO_THE_NEXT_COMMAND = re.compile(rf"(?:{_WORD}|\s)*")
 
 
@@ -70,12 +72,10 @@ def localize(
     if home is not None:  # `cd /root && bash a-project/launch.sh`
         text = _replace_path(text, re.escape(HOME.rstrip("/")) + _END_OF_HOME, home)
         text = _replace_home(text, _END_OF_HOME, home)
-    if (
-        not ENVIRONMENT.exists()
-        and (mapped := _replace_path(text, f"{ENVIRONMENT}{_END}", Path(sys.prefix))) != text
-    ):
-        text = mapped
-        notes.append(f"{ENVIRONMENT} is {sys.prefix}")
+        text = _BARE_CD.sub(lambda match: f"{match[1]}cd {shlex.quote(str(home))} ", text)
+    if not ENVIRONMENT.exists():
+        text, note = map_environment(text, Path(sys.prefix))
+        notes += note
     if data_root is not None:
         # Whether it takes a dataset at all may stand in a config file; without one this changes nothing.
         is_told = _SCRIPT.search(text) or _DATASET.search(text)
@@ -93,6 +93,26 @@ def localize(
         text = _add_arguments(text, extra)
         notes.append(f"added for train.py: {shlex.join(extra)}")
     return LocalCommand(text, tuple(notes))
+
+
+def map_environment(text: str, prefix: Path) -> tuple[str, list[str]]:
+    """Puts this Python's environment in the place of the image's.
+
+    Args:
+        text: a command.
+        prefix: of this Python, which may be conda's or the system's, and have nothing to activate.
+
+    Returns:
+        The command, and a note if it is another one.
+    """
+    notes = []
+    activate = prefix / "bin" / "activate"
+    if not activate.is_file() and (without := _ACTIVATES.sub(":", text)) != text:
+        text = without
+        notes.append(f"{ENVIRONMENT} is {prefix}, whose programs are in PATH: there is no {activate}")
+    if (mapped := _replace_path(text, f"{ENVIRONMENT}{_END}", prefix)) != text:
+        text, notes = mapped, notes or [f"{ENVIRONMENT} is {prefix}"]
+    return text, notes
 
 
 def _replace_path(text: str, path: str, by: Path) -> str:

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,10 @@ class Duplicate:
     """A copy.
 
     Attributes:
-        path: where it is.
         files: how many files it has.
         size: in bytes.
     """
 
-    path: Path
     files: int
     size: int
 
@@ -64,10 +62,11 @@ class Places:
     Args:
         root: the project.
         folder: for the copies, and what is temporary. Short: sockets are made in it.
+        data: the directory with the datasets.
     """
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, folder: Path, data: Path = Path("/data")) -> None:
+        self.root, self.data = root, data
         self.since = time.time()
         self._folder = folder
         self._image: Path | None = None  # the copy that the others are made of
@@ -105,6 +104,11 @@ class Places:
             own = (temporary, copy.path)
         return Place(self.project(node), temporary, own)
 
+    def left(self) -> list[str]:
+        """The files that were made or changed in the copies since they were renewed; no caches."""
+        names = {name for copy in self._copies.values() for name in copy.changed()}
+        return sorted(str(Path(*name.parts[1:])) for name in names if not _is_cache(name))
+
 
 class Copy:
     """A copy of a folder, again and again.
@@ -139,6 +143,14 @@ class Copy:
                     _copy(source, target, self._original, self.path)
                     self._stamps[name] = _stamp(target)
 
+    def changed(self) -> Iterator[Path]:
+        """The files that are not as they were copied, by their names in the folder."""
+        for folder, _, files in os.walk(self.path):
+            for path in (Path(folder, name) for name in files):
+                name = path.relative_to(self.path)
+                if self._stamps.get(name) != _stamp(path):
+                    yield name
+
     def _clean(self) -> None:
         """Deletes what is not as it was copied."""
         for folder, folders, files in os.walk(self.path, topdown=False):
@@ -154,6 +166,10 @@ class Copy:
                     path.unlink()
 
 
+def _is_cache(name: Path) -> bool:
+    return BYTECODE in name.parts or any(part.startswith(".") for part in name.parts)
+
+
 def remove(folder: Path) -> None:
     """Deletes a folder, with what is read-only in it: a copy of such a dataset, say. Raises OSError."""
     for inner, _, _ in os.walk(folder):
@@ -167,7 +183,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def duplicate(root: Path, path: Path, copies: int = 1) -> Duplicate:
+def duplicate(root: Path, path: Path, copies: int) -> Duplicate:
     """Copies what the image would take of a project, and links to the virtual environments in its folder.
 
     Args:
@@ -185,8 +201,8 @@ def duplicate(root: Path, path: Path, copies: int = 1) -> Duplicate:
         raise IscError(f"The project has more than {len(content.files)} files to copy", path.parent, HINT)
     if content.size * copies > free:
         sizes = f"it has {readable_size(content.size)}, and {readable_size(free)} are free"
-        many = "a copy" if copies == 1 else f"{copies} copies (one a node, and one to make them of)"
-        raise IscError(f"There is no room for {many} of the project: {sizes}", path.parent, HINT)
+        many = f"{copies} copies (one a node, and one to make them of) of the project"
+        raise IscError(f"There is no room for {many}: {sizes}", path.parent, HINT)
     path.mkdir()
     for name in content.files:
         target = path / name
@@ -196,7 +212,7 @@ def duplicate(root: Path, path: Path, copies: int = 1) -> Duplicate:
     for mark in root.glob("*/pyvenv.cfg"):  # a clone's; the image has another one
         if not (path / mark.parent.name).exists():
             (path / mark.parent.name).symlink_to(mark.parent, target_is_directory=True)
-    return Duplicate(path, len(content.files), content.size)
+    return Duplicate(len(content.files), content.size)
 
 
 def _copy(source: Path, target: Path, root: Path, copy: Path) -> None:

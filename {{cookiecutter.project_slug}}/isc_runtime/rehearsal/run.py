@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.errors import IscError
 from isc_runtime.rehearsal import artifact, cycle_findings, trace, verdict
-from isc_runtime.rehearsal.command import LocalCommand, localize
+from isc_runtime.rehearsal.command import DATA, LocalCommand, localize
 from isc_runtime.rehearsal.cycle import (
     COMPLETE,
     FAILED,
@@ -35,7 +35,6 @@ from isc_runtime.submission.command.train_arguments import options_of_train
 from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.project import check, homes
-from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
@@ -48,8 +47,6 @@ EXACT = {  # by whether the ranks compute on GPUs
 IN_COPIES = "each node has a copy of its own, and a TMPDIR, new in each cycle; all have your home directory"
 IN_PLACE = "it runs in the project itself: what the command deletes there is deleted"
 SHARED = "all nodes and cycles share it, which on the ISC they do not: one finds what another leaves there"
-CONFIG_FILE = "train.toml"  # what train.py reads unasked
-TIME_LIMIT = "max-seconds"  # in a command or a config file
 TRIAL_CODE = 7  # what the ranks end with in the trial start
 
 
@@ -94,7 +91,7 @@ class Rehearsal:
         Raises:
             IscError: this place is not ready to rehearse in.
         """
-        result = Verdict(self.plan, self.folder, self.stand_in, facts(self.root))
+        result = Verdict(self.plan, self.folder, self.stand_in, facts(self.root), self.data_root or DATA)
         is_over = False
         try:
             self._check(result)
@@ -107,7 +104,7 @@ class Rehearsal:
             raise IscError(
                 f"The rehearsal cannot go on ({error.strerror})",
                 error.filename or self.folder,
-                "If there is no room for its folder, put it elsewhere with --output.",
+                "If there is no room: --output puts its folder elsewhere, TMPDIR the copies of the project.",
             ) from error
         finally:
             if result.is_ready or not is_over:
@@ -148,7 +145,7 @@ class Rehearsal:
 
     def _places(self, folder: Path, result: Verdict) -> Places:
         """Where the project is while it runs."""
-        places = Places(self.root, folder)
+        places = Places(self.root, folder, result.data)
         if self.in_place:
             result.notes += [IN_PLACE, SHARED]
             return places
@@ -161,8 +158,8 @@ class Rehearsal:
         return places
 
     def _runner(self, machine: Machine, result: Verdict, places: Places) -> CycleRunner:
-        text = str(self._read_launch_file()["command"])
-        command = self._localize(text, places.project(0))
+        localized = self._localizer()
+        command = localized(places.project(0))
         ranks = self.plan.nodes * self.plan.procs
         on_gpus = machine.has_gpus(self.plan.nodes, self.plan.procs)
         where = f"{ranks} ranks on {'GPUs, by NCCL' if on_gpus else 'the CPU, by gloo'}"
@@ -173,7 +170,7 @@ class Rehearsal:
         return CycleRunner(
             machine,
             places,
-            lambda project: self._localize(text, project).text,
+            lambda project: localized(project).text,
             self.folder,
             traces,
             self.plan,
@@ -188,10 +185,16 @@ class Rehearsal:
         except (OSError, ValueError):
             return {}  # the check says why
 
-    def _localize(self, command: str, place: Path) -> LocalCommand:
-        options = options_of_train(self.root)
-        home = None if self.in_place else place.parent
-        return localize(command, homes(self.root), place, self.data_root, options, self.extra, home)
+    def _localizer(self) -> Callable[[Path], LocalCommand]:
+        """Maps the command of the launch file to where the project is on a node."""
+        text = str(self._read_launch_file()["command"])
+        places, options = homes(self.root), options_of_train(self.root)
+
+        def localized(project: Path) -> LocalCommand:
+            home = None if self.in_place else project.parent
+            return localize(text, places, project, self.data_root, options, self.extra, home)
+
+        return localized
 
     def _cycles(self, runner: CycleRunner, result: Verdict) -> None:
         result.findings += self._trial(runner)
@@ -238,7 +241,10 @@ class Rehearsal:
             fail = {trace.FAIL_VARIABLE: str(TRIAL_CODE)}
             cycle = runner.run(TRIAL, 1, 1, artifacts, Reached(artifacts.checkpoints), fail)
         shutil.rmtree(artifacts.logs, ignore_errors=True)
-        return list(cycle_findings.judge_start(cycle, TRIAL_CODE, runner.places.project(0)))
+        findings = list(cycle_findings.judge_start(cycle, TRIAL_CODE, runner.places.project(0)))
+        if not findings:  # it tells of a failure that was made, and is none
+            shutil.rmtree(cycle.logs[0].parent)
+        return findings
 
     def _moved(self, artifacts: Artifacts, planned: CyclePlan) -> Artifacts:
         if self.plan.move and planned.number > 1:
@@ -269,11 +275,6 @@ class Rehearsal:
                 "Make room, or put its folder elsewhere with --output.",
             )
 
-    def _config(self) -> str:
-        with contextlib.suppress(OSError, ValueError):
-            return read_text(self.root / CONFIG_FILE)
-        return ""
-
     def _compare(self, runner: CycleRunner, last: Cycle) -> Comparison:
         """Runs the same training without an interruption, as far as the other one has come."""
         artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
@@ -285,8 +286,7 @@ class Rehearsal:
         step = last_in_common(last, reference)
         ends = {max(cycle.saved, default=None) for cycle in (last, reference)}
         is_final = is_over and reference.end == COMPLETE and ends == {step}
-        is_timed = TIME_LIMIT in f"{runner.command(runner.places.project(0))} {self._config()}"
-        comparison = Comparison(reference, step, is_final, is_timed)
+        comparison = Comparison(reference, step, is_final)
         if step is not None:
             with self.screen.doing(f"Comparing the checkpoints of step {step}"):
                 comparison.differences = differences(last.saved[step], reference.saved[step])

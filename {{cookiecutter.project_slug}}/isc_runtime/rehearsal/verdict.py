@@ -11,6 +11,7 @@ from typing import Any
 from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
 from isc_runtime.rehearsal.cycle_findings import judge_end
+from isc_runtime.rehearsal.elsewhere import judge_elsewhere
 from isc_runtime.rehearsal.left_behind import judge_left_behind
 from isc_runtime.rehearsal.pace import Pace, judge_pace
 from isc_runtime.rehearsal.plan import Plan
@@ -30,14 +31,12 @@ class Comparison:
         reference: the uninterrupted run.
         step: of the checkpoints that were compared; None if there is no step that both saved.
         is_final: whether they are the last ones of the training.
-        is_timed: whether time ends it, at whatever step it is then.
         differences: where they differ; empty if they are equal bit for bit.
     """
 
     reference: Cycle
     step: int | None = None
     is_final: bool = False
-    is_timed: bool = False
     differences: list[str] = field(default_factory=list)
 
 
@@ -50,6 +49,7 @@ class Verdict:
         folder: where the logs are.
         stand_in: whether cycling_utils was not the real one.
         project: what was rehearsed (isc_runtime.submission.facts).
+        data: the directory with the datasets.
         cycles: what was done.
         findings: errors stop it, warnings are for a person to judge.
         notes: in what this differed from the real thing.
@@ -61,6 +61,7 @@ class Verdict:
     folder: Path
     stand_in: bool = False
     project: dict[str, Any] = field(default_factory=dict)
+    data: Path = Path("/data")
     cycles: list[Cycle] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -126,7 +127,9 @@ def judge_whole(verdict: Verdict) -> Iterator[Finding]:
         yield from judge_end(comparison.reference)
     yield from _judge_samples(verdict)
     yield from _judge_left_out(verdict.cycles)
-    yield from judge_left_behind([*verdict.cycles, *([comparison.reference] if comparison else [])])
+    cycles = [*verdict.cycles, *([comparison.reference] if comparison else [])]
+    yield from judge_left_behind(cycles)
+    yield from judge_elsewhere(cycles, verdict.data)
     if comparison is not None and comparison.reference.end not in (HUNG, FAILED):
         is_one = list(_judge_length(comparison, verdict.cycles[-1]))
         yield from is_one or _judge_state(comparison, verdict.cycles)
@@ -194,7 +197,8 @@ def _judge_left_out(cycles: list[Cycle]) -> Iterator[Finding]:
 def _judge_length(comparison: Comparison, last: Cycle) -> Iterator[Finding]:
     """Does it end where it ends without an interruption?"""
     expected = comparison.reference.trace.last_step
-    if expected is None or comparison.is_timed:  # steps are not known, or another one each time
+    is_timed = any(rank.is_timed for rank in comparison.reference.trace.ranks.values())
+    if expected is None or is_timed:  # steps are not known, or another one each time
         return
     ended = last.trace.last_step or max(last.saved, default=expected)  # it may have had nothing left to do
     is_longer = ended > expected and comparison.reference.end == COMPLETE

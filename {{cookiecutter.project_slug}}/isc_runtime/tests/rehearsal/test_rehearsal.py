@@ -432,7 +432,8 @@ def test_where_time_ends_it_no_two_runs_end_at_the_same_step(tmp_path: Path) -> 
     reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
     cycles = [make_cycle(tmp_path), make_cycle(tmp_path, "cycle", KILLED, range(9, 12)), last]
     for is_timed in (False, True):
-        comparison = Comparison(reference, 10, is_timed=is_timed)
+        reference.trace.ranks[0].is_timed = is_timed
+        comparison = Comparison(reference, 10)
         verdict = Verdict(Plan(), tmp_path, cycles=cycles, comparison=comparison)
         errors = [finding for finding in judge_whole(verdict) if finding.severity == "error"]
         assert bool(errors) is not is_timed
@@ -556,6 +557,17 @@ def test_a_folder_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[s
     code, said = refuse(capsys, "--stand-in", "--output", str(tmp_path))
     assert code == ExitCode.USAGE
     assert f"The folder for the logs is not empty: {tmp_path}. Name another one with --output." in said
+
+
+@pytest.mark.parametrize(("option", "name"), [("--plot", "curve.png"), ("--output", "deep/logs")])
+def test_what_a_rehearsal_makes_is_no_part_of_the_project(
+    capsys: pytest.CaptureFixture[str], option: str, name: str
+) -> None:
+    """`submit` would say that the project was changed since."""
+    code, said = refuse(capsys, "--stand-in", option, str(PROJECT / name))
+    assert code == ExitCode.USAGE
+    assert f"for a changed one: {PROJECT / name}. Name a place outside of the project" in said
+    assert not (PROJECT / name).parent.joinpath("logs").exists()
 
 
 def test_help_needs_no_torch() -> None:
