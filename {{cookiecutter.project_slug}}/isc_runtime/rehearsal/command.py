@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.submission.command.shell import joined
+from isc_runtime.submission.command.train_arguments import options_of_train
+from isc_runtime.submission.project import homes
 
 DATA = Path("/data")  # where the ISC mounts datasets
 HOME = "/root/"  # of the user of a container of the ISC
@@ -37,6 +39,27 @@ class LocalCommand:
 
     text: str
     notes: tuple[str, ...]
+
+
+def localizer(
+    command: str, root: Path, data_root: Path | None, extra: Sequence[str], in_place: bool
+) -> Callable[[Path], LocalCommand]:
+    """Maps the command of a project's launch file to where the project is on a node.
+
+    Args:
+        command: as the launch file has it.
+        root: the project.
+        data_root: what takes the place of /data, if anything does.
+        extra: arguments to add for train.py.
+        in_place: whether it runs in the project itself, and not in a copy with a folder of its own.
+    """
+    places, options = homes(root), options_of_train(root)
+
+    def localized(project: Path) -> LocalCommand:
+        home = None if in_place else project.parent
+        return localize(command, places, project, data_root, options, extra, home)
+
+    return localized
 
 
 def localize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.errors import IscError
 from isc_runtime.rehearsal import artifact, cycle_findings, trace, verdict
-from isc_runtime.rehearsal.command import DATA, LocalCommand, localize
+from isc_runtime.rehearsal.command import DATA, localizer
 from isc_runtime.rehearsal.cycle import (
     COMPLETE,
     FAILED,
@@ -31,14 +31,13 @@ from isc_runtime.rehearsal.verdict import Comparison, Verdict, last_in_common
 from isc_runtime.rehearsal.weights import differences
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission import journal
-from isc_runtime.submission.command.train_arguments import options_of_train
 from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.project import check, homes
 from isc_runtime.toml import load_toml
 
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
-TRIAL, REFERENCE = "trial start", "uninterrupted"
+TRIAL, REFERENCE, AGAIN = "trial start", "uninterrupted", "uninterrupted again"
 ROOM = 3  # checkpoints: less is a full disk to a training, which keeps the old while it writes the new
 EXACT = {  # by whether the ranks compute on GPUs
     False: "bit for bit is meant on CPUs; on GPUs it takes --deterministic, too, which is the default",
@@ -158,7 +157,8 @@ class Rehearsal:
         return places
 
     def _runner(self, machine: Machine, result: Verdict, places: Places) -> CycleRunner:
-        localized = self._localizer()
+        text = str(self._read_launch_file()["command"])
+        localized = localizer(text, self.root, self.data_root, self.extra, self.in_place)
         command = localized(places.project(0))
         ranks = self.plan.nodes * self.plan.procs
         on_gpus = machine.has_gpus(self.plan.nodes, self.plan.procs)
@@ -184,17 +184,6 @@ class Rehearsal:
             raise IscError(str(error), LAUNCH_FILE, "Install tomli, or use Python 3.11 or newer.") from error
         except (OSError, ValueError):
             return {}  # the check says why
-
-    def _localizer(self) -> Callable[[Path], LocalCommand]:
-        """Maps the command of the launch file to where the project is on a node."""
-        text = str(self._read_launch_file()["command"])
-        places, options = homes(self.root), options_of_train(self.root)
-
-        def localized(project: Path) -> LocalCommand:
-            home = None if self.in_place else project.parent
-            return localize(text, places, project, self.data_root, options, self.extra, home)
-
-        return localized
 
     def _cycles(self, runner: CycleRunner, result: Verdict) -> None:
         result.findings += self._trial(runner)
@@ -277,21 +266,29 @@ class Rehearsal:
 
     def _compare(self, runner: CycleRunner, last: Cycle) -> Comparison:
         """Runs the same training without an interruption, as far as the other one has come."""
-        artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
-        self._make(artifacts)
-        is_over = last.end == COMPLETE
-        until = Reached(artifacts.checkpoints, None if is_over else max(last.saved, default=0))
-        with self.screen.doing("The same without an interruption"):
-            reference = runner.run(REFERENCE, last.nodes, last.procs, artifacts, until)
+        reference = self._uninterrupted(runner, last, REFERENCE, "The same without an interruption")
         step = last_in_common(last, reference)
         ends = {max(cycle.saved, default=None) for cycle in (last, reference)}
-        is_final = is_over and reference.end == COMPLETE and ends == {step}
+        is_final = last.end == reference.end == COMPLETE and ends == {step}
         comparison = Comparison(reference, step, is_final)
         if step is not None:
             with self.screen.doing(f"Comparing the checkpoints of step {step}"):
                 comparison.differences = differences(last.saved[step], reference.saved[step])
-        reference.synced = artifact.foresee(artifacts.checkpoints)
+        if comparison.differences:  # are the interruptions to blame?
+            again = self._uninterrupted(runner, last, AGAIN, "Once more, for it is another training")
+            common = max(set(reference.saved) & set(again.saved), default=None)
+            if common is not None and (found := differences(reference.saved[common], again.saved[common])):
+                comparison.step, comparison.differences, comparison.is_repeatable = common, found, False
         return comparison
+
+    def _uninterrupted(self, runner: CycleRunner, last: Cycle, name: str, what: str) -> Cycle:
+        artifacts = Artifacts(self.artifacts / name, self.logs_of(name))
+        self._make(artifacts)
+        step = None if last.end == COMPLETE else max(last.saved, default=0)
+        with self.screen.doing(what):
+            cycle = runner.run(name, last.nodes, last.procs, artifacts, Reached(artifacts.checkpoints, step))
+        cycle.synced = artifact.foresee(artifacts.checkpoints)
+        return cycle
 
 
 def _concerns(finding: Finding) -> bool:

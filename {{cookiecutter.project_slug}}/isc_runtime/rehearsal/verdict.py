@@ -20,6 +20,10 @@ from isc_runtime.rehearsal.weights import LAST
 from isc_runtime.submission.finding import Finding
 
 TRAINING = "train.py"  # where the cause is, as far as a rehearsal can tell
+NOT_REPEATABLE = (
+    "Look for what differs from start to start: the order of a set or of a folder's files (sort them), the "
+    "time, os.urandom and uuid, generators without a seed, files that the other run has left, threads."
+)
 SHOWN = 3  # of many differences, each of another part
 
 
@@ -32,12 +36,14 @@ class Comparison:
         step: of the checkpoints that were compared; None if there is no step that both saved.
         is_final: whether they are the last ones of the training.
         differences: where they differ; empty if they are equal bit for bit.
+        is_repeatable: False if two uninterrupted runs differ, too: `step` and `differences` are theirs then.
     """
 
     reference: Cycle
     step: int | None = None
     is_final: bool = False
     differences: list[str] = field(default_factory=list)
+    is_repeatable: bool = True
 
 
 @dataclass
@@ -131,7 +137,7 @@ def judge_whole(verdict: Verdict) -> Iterator[Finding]:
     yield from judge_left_behind(cycles)
     yield from judge_elsewhere(cycles, verdict.data)
     if comparison is not None and comparison.reference.end not in (HUNG, FAILED):
-        is_one = list(_judge_length(comparison, verdict.cycles[-1]))
+        is_one = comparison.is_repeatable and [*_judge_length(comparison, verdict.cycles[-1])]
         yield from is_one or _judge_state(comparison, verdict.cycles)
 
 
@@ -223,18 +229,28 @@ def _judge_state(comparison: Comparison, cycles: list[Cycle]) -> Iterator[Findin
         hint = "Save at fixed steps here, and keep what was saved: -- --save-steps N --keep-checkpoints 1000"
         yield Finding(TRAINING, what, hint)
     elif comparison.differences:
-        of_parts: dict[str, str] = {}
-        for difference in comparison.differences:
-            of_parts.setdefault(_part_of(difference), difference)
-        shown = [*of_parts.values()][:SHOWN]
-        more = len(comparison.differences) - len(shown)
-        yield Finding(
-            TRAINING,
+        what = (
             f"Interrupted it is another training: at step {comparison.step} it is not bit for bit what it is "
-            "without an interruption. "
-            f"What differs: {', '.join(shown)}{f', and {more} more' if more > 0 else ''}",
-            " ".join(_causes(comparison.differences, cycles)),
+            "without an interruption"
         )
+        hint = " ".join(_causes(comparison.differences, cycles))
+        if not comparison.is_repeatable:
+            what = (
+                "It is another training each time: two runs that nothing has interrupted are not bit for bit "
+                f"alike at step {comparison.step}, so whether an interruption changes it cannot be told"
+            )
+            hint = NOT_REPEATABLE
+        yield Finding(TRAINING, f"{what}. What differs: {_shown(comparison.differences)}", hint)
+
+
+def _shown(differences: list[str]) -> str:
+    """One of each part, and how many there are."""
+    of_parts: dict[str, str] = {}
+    for difference in differences:
+        of_parts.setdefault(_part_of(difference), difference)
+    shown = [*of_parts.values()][:SHOWN]
+    more = len(differences) - len(shown)
+    return f"{', '.join(shown)}{f', and {more} more' if more > 0 else ''}"
 
 
 def _causes(differences: list[str], cycles: list[Cycle]) -> Iterator[str]:
