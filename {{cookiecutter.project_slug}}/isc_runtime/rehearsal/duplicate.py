@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ HINT = (
 )
 
 
+LONGEST = 64  # bytes: 103 for a socket, less /t99/pymp-12345678/listener-12345678, as Python calls them
 BYTECODE = "__pycache__"  # stays: it goes by the date of its source, and takes a second to make again
 
 
@@ -56,17 +58,37 @@ class Place:
     own: tuple[Path, ...]
 
 
+@contextlib.contextmanager
+def temporary_folders() -> Iterator[tuple[Path, Path]]:
+    """A folder in TMPDIR, and one with a short path, which is the same if it can be; removed in the end.
+
+    Sockets are made in what is a training's TMPDIR, and their paths may have some hundred bytes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="isc-"))
+    is_short = len(os.fsencode(folder)) <= LONGEST
+    short = folder if is_short else Path(tempfile.mkdtemp(prefix="isc-", dir="/tmp"))
+    try:
+        yield folder, short
+    finally:
+        for one in {folder, short}:
+            with contextlib.suppress(OSError):
+                remove(one)
+
+
 class Places:
     """Where the nodes run, since now.
 
     Args:
         root: the project.
-        folder: for the copies, and what is temporary. Short: sockets are made in it.
+        folder: for the copies.
         data: the directory with the datasets.
+        short: for what is temporary; None: as for the copies.
     """
 
-    def __init__(self, root: Path, folder: Path, data: Path = Path("/data")) -> None:
-        self.root, self.data = root, data
+    def __init__(
+        self, root: Path, folder: Path, data: Path = Path("/data"), short: Path | None = None
+    ) -> None:
+        self.root, self.data, self._short = root, data, short or folder
         self.since = time.time()
         self._folder = folder
         self._image: Path | None = None  # the copy that the others are made of
@@ -93,7 +115,7 @@ class Places:
 
     def renewed(self, node: int) -> Place:
         """The place of a node in a new cycle: in its copy nothing is left of the one before."""
-        temporary = self._folder / f"t{node}"
+        temporary = self._short / f"t{node}"
         if temporary.exists():
             remove(temporary)
         temporary.mkdir()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,7 +21,7 @@ from isc_runtime.rehearsal.cycle import (
     Interruption,
     Reached,
 )
-from isc_runtime.rehearsal.duplicate import Places, remove
+from isc_runtime.rehearsal.duplicate import Places, temporary_folders
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json, conclusion
@@ -130,21 +128,15 @@ class Rehearsal:
         result.cycle_seconds = self.plan.cycle_seconds or (CYCLE_SECONDS if is_cycle else None)
 
     def _perform(self, result: Verdict) -> None:
-        # Not within the folder, and a short name: of sockets, which are made there, paths may not be long.
-        temporary = Path(tempfile.mkdtemp(prefix="isc-"))
-        try:
+        with temporary_folders() as (folder, short):
             path = [trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])]
-            machine = Machine.here(path, temporary)
-            with machine.watched(self.artifacts, temporary):
-                places = self._places(temporary, result)
+            machine = Machine.here(path, short)
+            with machine.watched(self.artifacts, folder, short):
+                places = self._places(Places(self.root, folder, result.data, short), result)
                 self._cycles(self._runner(machine, result, places), result)
-        finally:
-            with contextlib.suppress(OSError):
-                remove(temporary)
 
-    def _places(self, folder: Path, result: Verdict) -> Places:
+    def _places(self, places: Places, result: Verdict) -> Places:
         """Where the project is while it runs."""
-        places = Places(self.root, folder, result.data)
         if self.in_place:
             result.notes += [IN_PLACE, SHARED]
             return places
