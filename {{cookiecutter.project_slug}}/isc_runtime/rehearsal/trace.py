@@ -89,7 +89,11 @@ class RankTrace:
         whole = added[: added.rfind(b"\n") + 1]  # a kill may leave half a line
         self._offset += len(whole)
         for line in whole.splitlines():
-            self._note(*json.loads(line))
+            try:
+                told = json.loads(line)
+            except ValueError:  # a full disk has cut the one before
+                continue
+            self._note(*told)
         return bool(whole)
 
     def _note(self, kind: str, *values: Any) -> None:

@@ -65,7 +65,8 @@ def test_whatever_a_loader_gives_is_read(tmp_path: Path) -> None:
     lines: list[list[Any]] = [["start", 1], ["given"], ["loader", 4]]
     for step, index in enumerate([0, 1, 0, 1], 1):
         lines += [["batch", [[index, [64, 32]]]], ["given"], ["step", step, (step - 1) // 2, 0.0]]
-    (tmp_path / "rank_0.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "rank_0.jsonl").write_text('["wrote", "/a' + text)  # a full disk has cut it
     trace = Trace(tmp_path)
     trace.read()
     path = samples.path_of([trace])
