@@ -166,11 +166,12 @@ class Copy:
                     self._stamps[name] = _stamp(target)
 
     def changed(self) -> Iterator[Path]:
-        """The files that are not as they were copied, by their names in the folder."""
+        """The files that hold something else than was copied, by their names in the folder."""
         for folder, _, files in os.walk(self.path):
             for path in (Path(folder, name) for name in files):
                 name = path.relative_to(self.path)
-                if self._stamps.get(name) != _stamp(path):
+                before = self._stamps.get(name)
+                if before is None or before[1:3] != _stamp(path)[1:3]:  # of size and date: chmod is no change
                     yield name
 
     def _clean(self) -> None:

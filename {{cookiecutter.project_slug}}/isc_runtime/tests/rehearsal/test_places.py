@@ -99,6 +99,25 @@ def test_what_a_cycle_has_left_alone_is_not_copied_again(root: Path, tmp_path: P
     assert not elsewhere.parent.parent.exists()
 
 
+def test_what_a_cycle_leaves_in_a_copy_is_named(root: Path, tmp_path: Path) -> None:
+    places = Places(root, tmp_path)
+    places.take_image([], 2)
+    assert places.left() == []
+    copies = [places.renewed(node).project for node in (0, 1)]
+    assert places.left() == []
+    (copies[0] / "best.pt").write_text("")
+    (copies[1] / "one" / "y.py").write_text("longer than it was")
+    (copies[1] / "launch.sh").chmod(0o755)
+    for cache in (".cache/x", "deep/__pycache__/x.pyc"):
+        (copies[1] / cache).parent.mkdir()
+        (copies[1] / cache).write_text("")
+    (copies[1] / "train.py").unlink()
+    assert places.left() == ["best.pt", "one/y.py"]
+    for node in (0, 1):
+        places.renewed(node)
+    assert places.left() == []
+
+
 def test_what_is_read_only_is_no_obstacle(root: Path, tmp_path: Path) -> None:
     places = Places(root, tmp_path)
     places.take_image([], 1)
