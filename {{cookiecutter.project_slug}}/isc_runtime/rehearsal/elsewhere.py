@@ -28,7 +28,8 @@ def judge_elsewhere(cycles: Sequence[Cycle], data: Path) -> Iterator[Finding]:
         hint = "Bring what it fetches in the image, or as a dataset (dataset_id_list)."
         yield Finding(TRAINING, what, hint, "warning")
     wrote = _told(cycles, lambda rank: rank.wrote)
-    if to_data := [path for path in wrote if Path(path).is_relative_to(data.resolve())]:
+    datasets = (data, data.resolve())
+    if to_data := [path for path in wrote if any(map(Path(path).is_relative_to, datasets))]:
         what = f"It writes {_shown(to_data)}: the datasets are read-only on the ISC"
         hint = "Write what is made again to TMPDIR, or make it part of the dataset."
         yield Finding(TRAINING, what, hint, "warning")

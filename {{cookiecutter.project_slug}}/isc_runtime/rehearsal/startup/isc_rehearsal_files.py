@@ -62,7 +62,7 @@ class Files:
         self._known = _beginnings([*own, sys.prefix, sys.base_prefix, "/proc", "/sys"])
         self._caches = _beginnings(filter(None, caches))
         self._there = _beginnings([*there, *OF_THE_SYSTEM, *filter(None, sys.path)])
-        self._there += tuple(f"{os.path.abspath(folder)}{os.sep}" for folder in there)  # noqa: PTH100
+        self._given = tuple(f"{os.path.abspath(folder)}{os.sep}" for folder in there)  # noqa: PTH100
         self._tell = tell
         self._since = since
         self._told: dict[str, set[str]] = {"wrote": set(), "read": set(), "needs": set(), "asked": set()}
@@ -98,13 +98,15 @@ class Files:
         if name.startswith("/dev/") and not name.startswith("/dev/shm/"):
             return
         is_cached = name.startswith(self._caches)
-        given = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - of a dataset, where links lead elsewhere
-        if is_read and (kind := self._kind_of(name, given, is_cached)) and self._is_new(kind, name):
+        given = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
+        if given.startswith(self._given):  # of a dataset, wherever its links lead
+            name = given
+        if is_read and (kind := self._kind_of(name, is_cached)) and self._is_new(kind, name):
             self._note(kind, name)
         if is_changed and not is_cached and self._is_new("wrote", name):
             self._note("wrote", name)
 
-    def _kind_of(self, name: str, given: str, is_cached: bool) -> str | None:
+    def _kind_of(self, name: str, is_cached: bool) -> str | None:
         """As what a file is read; None if that is nothing to tell."""
         try:
             found = os.stat(name)  # noqa: PTH116 - on each opening: it has to be fast
@@ -115,7 +117,7 @@ class Files:
         if found.st_ctime >= self._since:
             return None if is_cached or _is_looking_around() else "read"
         is_hidden = is_cached or f"{os.sep}." in name
-        is_there = name.startswith(self._there) or given.startswith(self._there)
+        is_there = name.startswith((*self._there, *self._given))
         is_there = is_there or (is_hidden and found.st_size < LARGE)
         return None if is_there else "needs"
 

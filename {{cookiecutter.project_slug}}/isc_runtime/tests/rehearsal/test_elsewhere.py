@@ -29,7 +29,7 @@ open("/etc/hostname" if os.path.exists("/etc/hostname") else os.__file__).close(
 if os.fork():
     assert os.wait()[1] == 0
 else:  # as a worker that loads data
-    (home / "data" / "index").write_text("")
+    (home / "data" / "linked" / "index").write_text("")
     os._exit(0)
 sqlite3.connect(home / "plain" / "state.db").execute("create table if not exists seen (step)")
 for host in (None, "localhost", "127.0.0.1", socket.gethostname(), "192.0.2.1"):
@@ -42,6 +42,7 @@ def home(tmp_path: Path) -> Path:
     for name in ("plain/data.csv", ".cache/weights.pt", ".cache/fonts.json", "data/one", "own/code.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(bytes(2**20 if name.endswith(".pt") else 2))
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "plain")
     (tmp_path / "data" / "link").symlink_to(tmp_path / "plain" / "blob")
     (tmp_path / "plain" / "blob").write_text("")
     return tmp_path
@@ -69,7 +70,7 @@ def test_what_a_node_does_not_have(home: Path) -> None:
     assert f"reads {home}/plain/data.csv (and 1 more), of this machine" in needs
     assert list(cycle.trace.ranks[0].needs) == [f"{home}/plain/data.csv", f"{home}/.cache/weights.pt"]
     assert "connects to 192.0.2.1:" in asked
-    assert f"writes {home}/data/index: the datasets are read-only" in to_data
+    assert f"writes {home}/data/linked/index: the datasets are read-only" in to_data
     assert "leaves best.pt in the project's folder" in left
 
 
