@@ -44,7 +44,7 @@ def test_two_nodes_of_two_ranks_killed_twice(project: Project) -> None:
     assert "final weights are bit for bit those of an uninterrupted run" in verdict["conclusion"]
     (folder,) = project.folders
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("cycle-1", "cycle-2", "cycle-3", "tensorboard", "trial-start", "uninterrupted", "verdict.json")
+        *("cycle-1", "cycle-2", "cycle-3", "tensorboard", "uninterrupted", "verdict.json")
     ]
     assert "Resumed from" in (folder / "cycle-2" / "node_0.log").read_text()
     for node in (0, 1):  # the validation is said once for each of its stages, and only node 0 is the master

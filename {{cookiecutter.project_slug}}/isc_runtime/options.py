@@ -27,6 +27,14 @@ GIVEN = "given"  # the attribute that names the options that were given
 _ABSENT = object()
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default where there is one, and the help has no words of its own for it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_said = action.default is None or "(default" in (action.help or "")
+        return action.help if is_said else super()._get_help_string(action)
+
+
 def make_parser(manual: str | None) -> argparse.ArgumentParser:
     """A parser for a program, whose manual begins with a line that says what it does.
 
@@ -34,7 +42,7 @@ def make_parser(manual: str | None) -> argparse.ArgumentParser:
     """
     return argparse.ArgumentParser(
         description=(manual or "").partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
 

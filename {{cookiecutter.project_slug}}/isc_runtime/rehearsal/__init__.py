@@ -5,6 +5,7 @@
     report  plot                    table and JSON; the picture
     verdict                         ready to submit, or not and why
     left_behind                     files of one cycle, or node, that another one read
+    elsewhere                       what a node of the ISC will not have, and what is lost there
     cycle_findings  pace            what a single cycle shows; how soon cycles get somewhere
     cycle  samples  weights         a cycle, run and watched; what it was trained on; what came out
     node  artifact  trace  plan             processes; syncs; what ranks tell; what will happen

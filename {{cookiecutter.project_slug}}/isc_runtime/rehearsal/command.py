@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.submission.command.shell import joined
+from isc_runtime.submission.command.train_arguments import options_of_train
+from isc_runtime.submission.project import homes
 
 DATA = Path("/data")  # where the ISC mounts datasets
 HOME = "/root/"  # of the user of a container of the ISC
@@ -19,8 +21,10 @@ ENVIRONMENT = Path("/opt/venv")  # where its images have the virtual environment
 _SCRIPT = re.compile(r"(?<![\w.-])(launch\.sh|train\.py)(?![\w.-])['\"]?")
 _WORD = r"""(?:'[^']*'|"[^"]*"|[^\s'"&|;])+"""
 _DATASET = re.compile(rf"\s--dataset-id(?:=|\s+)(?P<id>{_WORD})")
+_ACTIVATES = re.compile(rf"""(?<!\S)(?:source|\.)\s+(['"]?){ENVIRONMENT}/bin/activate\1(?=$|[\s;&|)])""")
 _END = r"(?![\w.*?$-])"  # of a path's last name
 _END_OF_HOME = r"/?(?![\w./*?$+-])"  # of the home directory itself, nothing in it
+_BARE_CD = re.compile(r"((?:^|[;&|({])\s*)cd\s*(?=$|[;&|)])")  # it goes home
 _TO_THE_NEXT_COMMAND = re.compile(rf"(?:{_WORD}|\s)*")
 
 
@@ -35,6 +39,27 @@ class LocalCommand:
 
     text: str
     notes: tuple[str, ...]
+
+
+def localizer(
+    command: str, root: Path, data_root: Path | None, extra: Sequence[str], in_place: bool
+) -> Callable[[Path], LocalCommand]:
+    """Maps the command of a project's launch file to where the project is on a node.
+
+    Args:
+        command: as the launch file has it.
+        root: the project.
+        data_root: what takes the place of /data, if anything does.
+        extra: arguments to add for train.py.
+        in_place: whether it runs in the project itself, and not in a copy with a folder of its own.
+    """
+    places, options = homes(root), options_of_train(root)
+
+    def localized(project: Path) -> LocalCommand:
+        home = None if in_place else project.parent
+        return localize(command, places, project, data_root, options, extra, home)
+
+    return localized
 
 
 def localize(
@@ -70,12 +95,10 @@ def localize(
     if home is not None:  # `cd /root && bash a-project/launch.sh`
         text = _replace_path(text, re.escape(HOME.rstrip("/")) + _END_OF_HOME, home)
         text = _replace_home(text, _END_OF_HOME, home)
-    if (
-        not ENVIRONMENT.exists()
-        and (mapped := _replace_path(text, f"{ENVIRONMENT}{_END}", Path(sys.prefix))) != text
-    ):
-        text = mapped
-        notes.append(f"{ENVIRONMENT} is {sys.prefix}")
+        text = _BARE_CD.sub(lambda match: f"{match[1]}cd {shlex.quote(str(home))} ", text)
+    if not ENVIRONMENT.exists():
+        text, note = map_environment(text, Path(sys.prefix))
+        notes += note
     if data_root is not None:
         # Whether it takes a dataset at all may stand in a config file; without one this changes nothing.
         is_told = _SCRIPT.search(text) or _DATASET.search(text)
@@ -93,6 +116,26 @@ def localize(
         text = _add_arguments(text, extra)
         notes.append(f"added for train.py: {shlex.join(extra)}")
     return LocalCommand(text, tuple(notes))
+
+
+def map_environment(text: str, prefix: Path) -> tuple[str, list[str]]:
+    """Puts this Python's environment in the place of the image's.
+
+    Args:
+        text: a command.
+        prefix: of this Python, which may be conda's or the system's, and have nothing to activate.
+
+    Returns:
+        The command, and a note if it is another one.
+    """
+    notes = []
+    activate = prefix / "bin" / "activate"
+    if not activate.is_file() and (without := _ACTIVATES.sub(":", text)) != text:
+        text = without
+        notes.append(f"{ENVIRONMENT} is {prefix}, whose programs are in PATH: there is no {activate}")
+    if (mapped := _replace_path(text, f"{ENVIRONMENT}{_END}", prefix)) != text:
+        text, notes = mapped, notes or [f"{ENVIRONMENT} is {prefix}"]
+    return text, notes
 
 
 def _replace_path(text: str, path: str, by: Path) -> str:

@@ -27,6 +27,7 @@ from isc_runtime.rehearsal.run import STAND_IN, Rehearsal
 from isc_runtime.rehearsal.verdict import Verdict
 from isc_runtime.standard_streams import outlive_streams
 from isc_runtime.submission.command.train_arguments import options_of_train
+from isc_runtime.submission.contents.dockerfile import DockerIgnore
 
 
 def parse_arguments(command_line: list[str]) -> argparse.Namespace:
@@ -125,6 +126,8 @@ def main(command_line: list[str], root: Path) -> int:
     with reported(), _signals_end_it():
         if arguments.plot is not None:
             check_plot(arguments.plot)
+        for path in filter(None, (arguments.plot, arguments.output)):
+            _check_kept_out(root, path)
         if arguments.from_artifact is not None:
             step_of_artifact(arguments.from_artifact)
         _check_cycling_utils(root, arguments.stand_in)
@@ -164,6 +167,18 @@ def _check_cycling_utils(root: Path, stand_in: bool) -> None:
             sys.executable,
             f"Install it: {sys.executable} -m pip install --no-deps -r requirements-cycling-utils.txt. "
             "Or rehearse with --stand-in, which leaves the same traces on the disk.",
+        )
+
+
+def _check_kept_out(root: Path, path: Path) -> None:
+    """What comes into the project with the rehearsal would make another one of it than was rehearsed."""
+    place = path.resolve()
+    if place.is_relative_to(root) and not DockerIgnore(root).ignores(place.relative_to(root).as_posix()):
+        raise IscError(
+            "The image would take this with the project, which `submit` would then take for a changed one",
+            path,
+            "Name a place outside of the project, or in its folder rehearsals.",
+            ExitCode.USAGE,
         )
 
 

@@ -55,6 +55,7 @@ class Cycle:
         deleted_within: what those deleted.
         stop_seconds: from SIGTERM to the end of all processes; None if it was not asked to stop.
         checkpoint_bytes: of the largest complete checkpoint that was there at its end.
+        left: files that it made or changed in the copies of the project, by their names there.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Cycle:
     deleted_within: tuple[str, ...] = ()
     stop_seconds: float | None = None
     checkpoint_bytes: int = 0
+    left: list[str] = field(default_factory=list)
 
     @property
     def ranks(self) -> int:
@@ -173,12 +175,14 @@ class CycleRunner:
         cycle.trace.read()
         cycle.saved = artifact.complete_checkpoints(artifacts.checkpoints)
         cycle.checkpoint_bytes = max(map(artifact.size_of, cycle.saved.values()), default=0)
+        cycle.left = self.places.left()
         return cycle
 
     def _start(
         self, cycle: Cycle, artifacts: Artifacts, variables: Mapping[str, str], running: list[Node]
     ) -> None:
         places = [self.places.renewed(number) for number in range(cycle.nodes)]
+        there = (self.places.root, self.places.data)
         cycle.started_at, port = time.time(), free_port()  # copying is no part of a cycle
         for number, (place, log) in enumerate(zip(places, cycle.logs, strict=True)):
             own = (*place.own, artifacts.checkpoints, artifacts.logs, cycle.trace.folder)
@@ -186,7 +190,7 @@ class CycleRunner:
                 **self.machine.environment(number, cycle.nodes, cycle.procs, port, artifacts),
                 "TMPDIR": str(place.temporary),
                 trace.FOLDER_VARIABLE: str(cycle.trace.folder),
-                trace.FILES_VARIABLE: json.dumps([self.places.since, *map(str, own)]),
+                trace.FILES_VARIABLE: json.dumps([self.places.since, own, there], default=str),
                 **variables,
             }
             running.append(Node(number, self.command(place.project), place.temporary, environment, log))

@@ -10,8 +10,9 @@ import contextlib
 import os
 import shutil
 import stat
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ HINT = (
 )
 
 
+LONGEST = 64  # bytes: 103 for a socket, less /t99/pymp-12345678/listener-12345678, as Python calls them
 BYTECODE = "__pycache__"  # stays: it goes by the date of its source, and takes a second to make again
 
 
@@ -33,12 +35,10 @@ class Duplicate:
     """A copy.
 
     Attributes:
-        path: where it is.
         files: how many files it has.
         size: in bytes.
     """
 
-    path: Path
     files: int
     size: int
 
@@ -58,16 +58,37 @@ class Place:
     own: tuple[Path, ...]
 
 
+@contextlib.contextmanager
+def temporary_folders() -> Iterator[tuple[Path, Path]]:
+    """A folder in TMPDIR, and one with a short path, which is the same if it can be; removed in the end.
+
+    Sockets are made in what is a training's TMPDIR, and their paths may have some hundred bytes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="isc-"))
+    is_short = len(os.fsencode(folder)) <= LONGEST
+    short = folder if is_short else Path(tempfile.mkdtemp(prefix="isc-", dir="/tmp"))
+    try:
+        yield folder, short
+    finally:
+        for one in {folder, short}:
+            with contextlib.suppress(OSError):
+                remove(one)
+
+
 class Places:
     """Where the nodes run, since now.
 
     Args:
         root: the project.
-        folder: for the copies, and what is temporary. Short: sockets are made in it.
+        folder: for the copies.
+        data: the directory with the datasets.
+        short: for what is temporary; None: as for the copies.
     """
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self.root = root
+    def __init__(
+        self, root: Path, folder: Path, data: Path = Path("/data"), short: Path | None = None
+    ) -> None:
+        self.root, self.data, self._short = root, data, short or folder
         self.since = time.time()
         self._folder = folder
         self._image: Path | None = None  # the copy that the others are made of
@@ -94,7 +115,7 @@ class Places:
 
     def renewed(self, node: int) -> Place:
         """The place of a node in a new cycle: in its copy nothing is left of the one before."""
-        temporary = self._folder / f"t{node}"
+        temporary = self._short / f"t{node}"
         if temporary.exists():
             remove(temporary)
         temporary.mkdir()
@@ -104,6 +125,11 @@ class Places:
             copy.renew()
             own = (temporary, copy.path)
         return Place(self.project(node), temporary, own)
+
+    def left(self) -> list[str]:
+        """The files that were made or changed in the copies since they were renewed; no caches."""
+        names = {name for copy in self._copies.values() for name in copy.changed()}
+        return sorted(str(Path(*name.parts[1:])) for name in names if not _is_cache(name))
 
 
 class Copy:
@@ -139,6 +165,15 @@ class Copy:
                     _copy(source, target, self._original, self.path)
                     self._stamps[name] = _stamp(target)
 
+    def changed(self) -> Iterator[Path]:
+        """The files that hold something else than was copied, by their names in the folder."""
+        for folder, _, files in os.walk(self.path):
+            for path in (Path(folder, name) for name in files):
+                name = path.relative_to(self.path)
+                before = self._stamps.get(name)
+                if before is None or before[1:3] != _stamp(path)[1:3]:  # of size and date: chmod is no change
+                    yield name
+
     def _clean(self) -> None:
         """Deletes what is not as it was copied."""
         for folder, folders, files in os.walk(self.path, topdown=False):
@@ -154,6 +189,10 @@ class Copy:
                     path.unlink()
 
 
+def _is_cache(name: Path) -> bool:
+    return BYTECODE in name.parts or any(part.startswith(".") for part in name.parts)
+
+
 def remove(folder: Path) -> None:
     """Deletes a folder, with what is read-only in it: a copy of such a dataset, say. Raises OSError."""
     for inner, _, _ in os.walk(folder):
@@ -167,7 +206,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def duplicate(root: Path, path: Path, copies: int = 1) -> Duplicate:
+def duplicate(root: Path, path: Path, copies: int) -> Duplicate:
     """Copies what the image would take of a project, and links to the virtual environments in its folder.
 
     Args:
@@ -185,8 +224,8 @@ def duplicate(root: Path, path: Path, copies: int = 1) -> Duplicate:
         raise IscError(f"The project has more than {len(content.files)} files to copy", path.parent, HINT)
     if content.size * copies > free:
         sizes = f"it has {readable_size(content.size)}, and {readable_size(free)} are free"
-        many = "a copy" if copies == 1 else f"{copies} copies (one a node, and one to make them of)"
-        raise IscError(f"There is no room for {many} of the project: {sizes}", path.parent, HINT)
+        many = f"{copies} copies (one a node, and one to make them of) of the project"
+        raise IscError(f"There is no room for {many}: {sizes}", path.parent, HINT)
     path.mkdir()
     for name in content.files:
         target = path / name
@@ -196,7 +235,7 @@ def duplicate(root: Path, path: Path, copies: int = 1) -> Duplicate:
     for mark in root.glob("*/pyvenv.cfg"):  # a clone's; the image has another one
         if not (path / mark.parent.name).exists():
             (path / mark.parent.name).symlink_to(mark.parent, target_is_directory=True)
-    return Duplicate(path, len(content.files), content.size)
+    return Duplicate(len(content.files), content.size)
 
 
 def _copy(source: Path, target: Path, root: Path, copy: Path) -> None:

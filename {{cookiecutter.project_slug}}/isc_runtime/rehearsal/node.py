@@ -22,8 +22,9 @@ from isc_runtime.rehearsal import warden
 # What the ISC, torchrun and torch's launchers set; a rehearsal must not meet the caller's.
 FOREIGN = {
     *("NNODES", "N_PROC", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "OUTPUT_PATH"),
-    *("CHECKPOINT_ARTIFACT_PATH", "LOSSY_ARTIFACT_PATH"),
+    *("CHECKPOINT_ARTIFACT_PATH", "LOSSY_ARTIFACT_PATH", "CRUD_ARTIFACT_PATH"),
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PYTHONHOME"),
+    "PYTHONHASHSEED",  # with the caller's, what depends on the order of a set is the same in each start here
 }
 # What `nvidia-smi -L` says: a line for each GPU, and below it one for each of its parts, if it is divided.
 WHOLE, MIG = re.compile(r"GPU (\d+):"), re.compile(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)")

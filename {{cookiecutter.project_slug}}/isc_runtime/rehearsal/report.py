@@ -183,6 +183,7 @@ def as_json(verdict: Verdict) -> str:
             "final": comparison.is_final,
             "identical": comparison.step is not None and not comparison.differences,
             "differences": comparison.differences,
+            "repeatable": comparison.is_repeatable,
         },
         "folder": str(verdict.folder),
     }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,7 +11,7 @@ from pathlib import Path
 from isc_runtime.checkpointing.on_disk.durable import write_durably
 from isc_runtime.errors import IscError
 from isc_runtime.rehearsal import artifact, cycle_findings, trace, verdict
-from isc_runtime.rehearsal.command import LocalCommand, localize
+from isc_runtime.rehearsal.command import DATA, localizer
 from isc_runtime.rehearsal.cycle import (
     COMPLETE,
     FAILED,
@@ -23,7 +21,7 @@ from isc_runtime.rehearsal.cycle import (
     Interruption,
     Reached,
 )
-from isc_runtime.rehearsal.duplicate import Places, remove
+from isc_runtime.rehearsal.duplicate import Places, temporary_folders
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import CYCLE_SECONDS, CyclePlan, Plan
 from isc_runtime.rehearsal.report import Screen, as_json, conclusion
@@ -31,15 +29,13 @@ from isc_runtime.rehearsal.verdict import Comparison, Verdict, last_in_common
 from isc_runtime.rehearsal.weights import differences
 from isc_runtime.sizes import readable_size
 from isc_runtime.submission import journal
-from isc_runtime.submission.command.train_arguments import options_of_train
 from isc_runtime.submission.facts import LAUNCH_FILE, facts
 from isc_runtime.submission.finding import Finding
 from isc_runtime.submission.project import check, homes
-from isc_runtime.text_files import read_text
 from isc_runtime.toml import load_toml
 
 STAND_IN = Path("isc_runtime", "tests", "stand_in")
-TRIAL, REFERENCE = "trial start", "uninterrupted"
+TRIAL, REFERENCE, AGAIN = "trial start", "uninterrupted", "uninterrupted again"
 ROOM = 3  # checkpoints: less is a full disk to a training, which keeps the old while it writes the new
 EXACT = {  # by whether the ranks compute on GPUs
     False: "bit for bit is meant on CPUs; on GPUs it takes --deterministic, too, which is the default",
@@ -48,8 +44,6 @@ EXACT = {  # by whether the ranks compute on GPUs
 IN_COPIES = "each node has a copy of its own, and a TMPDIR, new in each cycle; all have your home directory"
 IN_PLACE = "it runs in the project itself: what the command deletes there is deleted"
 SHARED = "all nodes and cycles share it, which on the ISC they do not: one finds what another leaves there"
-CONFIG_FILE = "train.toml"  # what train.py reads unasked
-TIME_LIMIT = "max-seconds"  # in a command or a config file
 TRIAL_CODE = 7  # what the ranks end with in the trial start
 
 
@@ -94,7 +88,7 @@ class Rehearsal:
         Raises:
             IscError: this place is not ready to rehearse in.
         """
-        result = Verdict(self.plan, self.folder, self.stand_in, facts(self.root))
+        result = Verdict(self.plan, self.folder, self.stand_in, facts(self.root), self.data_root or DATA)
         is_over = False
         try:
             self._check(result)
@@ -107,7 +101,7 @@ class Rehearsal:
             raise IscError(
                 f"The rehearsal cannot go on ({error.strerror})",
                 error.filename or self.folder,
-                "If there is no room for its folder, put it elsewhere with --output.",
+                "If there is no room: --output puts its folder elsewhere, TMPDIR the copies of the project.",
             ) from error
         finally:
             if result.is_ready or not is_over:
@@ -134,21 +128,15 @@ class Rehearsal:
         result.cycle_seconds = self.plan.cycle_seconds or (CYCLE_SECONDS if is_cycle else None)
 
     def _perform(self, result: Verdict) -> None:
-        # Not within the folder, and a short name: of sockets, which are made there, paths may not be long.
-        temporary = Path(tempfile.mkdtemp(prefix="isc-"))
-        try:
+        with temporary_folders() as (folder, short):
             path = [trace.STARTUP, *([self.root / STAND_IN] if self.stand_in else [])]
-            machine = Machine.here(path, temporary)
-            with machine.watched(self.artifacts, temporary):
-                places = self._places(temporary, result)
+            machine = Machine.here(path, short)
+            with machine.watched(self.artifacts, folder, short):
+                places = self._places(Places(self.root, folder, result.data, short), result)
                 self._cycles(self._runner(machine, result, places), result)
-        finally:
-            with contextlib.suppress(OSError):
-                remove(temporary)
 
-    def _places(self, folder: Path, result: Verdict) -> Places:
+    def _places(self, places: Places, result: Verdict) -> Places:
         """Where the project is while it runs."""
-        places = Places(self.root, folder)
         if self.in_place:
             result.notes += [IN_PLACE, SHARED]
             return places
@@ -162,7 +150,8 @@ class Rehearsal:
 
     def _runner(self, machine: Machine, result: Verdict, places: Places) -> CycleRunner:
         text = str(self._read_launch_file()["command"])
-        command = self._localize(text, places.project(0))
+        localized = localizer(text, self.root, self.data_root, self.extra, self.in_place)
+        command = localized(places.project(0))
         ranks = self.plan.nodes * self.plan.procs
         on_gpus = machine.has_gpus(self.plan.nodes, self.plan.procs)
         where = f"{ranks} ranks on {'GPUs, by NCCL' if on_gpus else 'the CPU, by gloo'}"
@@ -173,7 +162,7 @@ class Rehearsal:
         return CycleRunner(
             machine,
             places,
-            lambda project: self._localize(text, project).text,
+            lambda project: localized(project).text,
             self.folder,
             traces,
             self.plan,
@@ -187,11 +176,6 @@ class Rehearsal:
             raise IscError(str(error), LAUNCH_FILE, "Install tomli, or use Python 3.11 or newer.") from error
         except (OSError, ValueError):
             return {}  # the check says why
-
-    def _localize(self, command: str, place: Path) -> LocalCommand:
-        options = options_of_train(self.root)
-        home = None if self.in_place else place.parent
-        return localize(command, homes(self.root), place, self.data_root, options, self.extra, home)
 
     def _cycles(self, runner: CycleRunner, result: Verdict) -> None:
         result.findings += self._trial(runner)
@@ -238,7 +222,10 @@ class Rehearsal:
             fail = {trace.FAIL_VARIABLE: str(TRIAL_CODE)}
             cycle = runner.run(TRIAL, 1, 1, artifacts, Reached(artifacts.checkpoints), fail)
         shutil.rmtree(artifacts.logs, ignore_errors=True)
-        return list(cycle_findings.judge_start(cycle, TRIAL_CODE, runner.places.project(0)))
+        findings = list(cycle_findings.judge_start(cycle, TRIAL_CODE, runner.places.project(0)))
+        if not findings:  # it tells of a failure that was made, and is none
+            shutil.rmtree(cycle.logs[0].parent)
+        return findings
 
     def _moved(self, artifacts: Artifacts, planned: CyclePlan) -> Artifacts:
         if self.plan.move and planned.number > 1:
@@ -269,29 +256,31 @@ class Rehearsal:
                 "Make room, or put its folder elsewhere with --output.",
             )
 
-    def _config(self) -> str:
-        with contextlib.suppress(OSError, ValueError):
-            return read_text(self.root / CONFIG_FILE)
-        return ""
-
     def _compare(self, runner: CycleRunner, last: Cycle) -> Comparison:
         """Runs the same training without an interruption, as far as the other one has come."""
-        artifacts = Artifacts(self.artifacts / "uninterrupted", self.logs_of("uninterrupted"))
-        self._make(artifacts)
-        is_over = last.end == COMPLETE
-        until = Reached(artifacts.checkpoints, None if is_over else max(last.saved, default=0))
-        with self.screen.doing("The same without an interruption"):
-            reference = runner.run(REFERENCE, last.nodes, last.procs, artifacts, until)
+        reference = self._uninterrupted(runner, last, REFERENCE, "The same without an interruption")
         step = last_in_common(last, reference)
         ends = {max(cycle.saved, default=None) for cycle in (last, reference)}
-        is_final = is_over and reference.end == COMPLETE and ends == {step}
-        is_timed = TIME_LIMIT in f"{runner.command(runner.places.project(0))} {self._config()}"
-        comparison = Comparison(reference, step, is_final, is_timed)
+        is_final = last.end == reference.end == COMPLETE and ends == {step}
+        comparison = Comparison(reference, step, is_final)
         if step is not None:
             with self.screen.doing(f"Comparing the checkpoints of step {step}"):
                 comparison.differences = differences(last.saved[step], reference.saved[step])
-        reference.synced = artifact.foresee(artifacts.checkpoints)
+        if comparison.differences:  # are the interruptions to blame?
+            again = self._uninterrupted(runner, last, AGAIN, "Once more, for it is another training")
+            common = max(set(reference.saved) & set(again.saved), default=None)
+            if common is not None and (found := differences(reference.saved[common], again.saved[common])):
+                comparison.step, comparison.differences, comparison.is_repeatable = common, found, False
         return comparison
+
+    def _uninterrupted(self, runner: CycleRunner, last: Cycle, name: str, what: str) -> Cycle:
+        artifacts = Artifacts(self.artifacts / name, self.logs_of(name))
+        self._make(artifacts)
+        step = None if last.end == COMPLETE else max(last.saved, default=0)
+        with self.screen.doing(what):
+            cycle = runner.run(name, last.nodes, last.procs, artifacts, Reached(artifacts.checkpoints, step))
+        cycle.synced = artifact.foresee(artifacts.checkpoints)
+        return cycle
 
 
 def _concerns(finding: Finding) -> bool:

@@ -52,7 +52,10 @@ class RankTrace:
         published: when the checkpoint of which step became the newest one, seconds since the epoch.
         wrote: files that it opened to change them, and when, outside of what is new in each cycle.
         read_files: the same, of files that it read and that were changed since the rehearsal began.
+        needs: the same, of files that it read and that are of this machine.
+        asked: other machines that it looked for, and when.
         restored_seconds: how long it took to go on from a checkpoint.
+        is_timed: whether time ends the training, at whatever step it is then.
     """
 
     file: Path
@@ -69,7 +72,10 @@ class RankTrace:
     published: dict[int, float] = field(default_factory=dict)
     wrote: dict[str, float] = field(default_factory=dict)
     read_files: dict[str, float] = field(default_factory=dict)
+    needs: dict[str, float] = field(default_factory=dict)
+    asked: dict[str, float] = field(default_factory=dict)
     restored_seconds: float = 0.0
+    is_timed: bool = False
     _offset: int = 0
     _loaded: list[list[Any]] = field(default_factory=list)  # batches, and not given to the training
     _pending: list[Any] = field(default_factory=list)  # samples that the next step is taken on
@@ -83,7 +89,11 @@ class RankTrace:
         whole = added[: added.rfind(b"\n") + 1]  # a kill may leave half a line
         self._offset += len(whole)
         for line in whole.splitlines():
-            self._note(*json.loads(line))
+            try:
+                told = json.loads(line)
+            except ValueError:  # a full disk has cut the one before
+                continue
+            self._note(*told)
         return bool(whole)
 
     def _note(self, kind: str, *values: Any) -> None:
@@ -97,14 +107,14 @@ class RankTrace:
         elif kind == "batch":
             self.batches += 1
             self.first_batch_at = self.first_batch_at or time.time()
-            self._loaded.append(values[0])
+            self._loaded.append([_hashable(sample) for sample in values[0]])
         elif kind == "given":
             self._is_ahead = True
-            self._pending.extend(self._loaded.pop(0))
+            self._pending.extend(self._loaded.pop(0) if self._loaded else ())  # not of a DataLoader
         elif kind == "save":
             self.saved.add(values[0])
         elif kind == "restored":
-            self.restored_seconds = values[0]
+            self.restored_seconds, self.is_timed = values
         elif kind == "published":
             self.published.setdefault(*values)
         elif kind == "left out":
@@ -113,6 +123,10 @@ class RankTrace:
             self.wrote.setdefault(*values)
         elif kind == "read":
             self.read_files.setdefault(*values)
+        elif kind == "needs":
+            self.needs.setdefault(*values)
+        elif kind == "asked":
+            self.asked.setdefault(*values)
         elif kind == "generators":
             self.generators = values[0]
         elif kind == "step":
@@ -123,6 +137,11 @@ class RankTrace:
             self.steps[step] = Step(epoch, tuple(self._pending), at)
             self._pending.clear()
             self.first_step_at = self.first_step_at or at
+
+
+def _hashable(sample: Any) -> Any:
+    """An index, which may be a pair (the sample, and its size): JSON makes a list of that."""
+    return tuple(map(_hashable, sample)) if isinstance(sample, list) else sample
 
 
 class Trace:

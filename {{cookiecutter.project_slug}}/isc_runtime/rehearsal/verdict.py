@@ -11,6 +11,7 @@ from typing import Any
 from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, INTERRUPTED, Cycle
 from isc_runtime.rehearsal.cycle_findings import judge_end
+from isc_runtime.rehearsal.elsewhere import judge_elsewhere
 from isc_runtime.rehearsal.left_behind import judge_left_behind
 from isc_runtime.rehearsal.pace import Pace, judge_pace
 from isc_runtime.rehearsal.plan import Plan
@@ -19,6 +20,10 @@ from isc_runtime.rehearsal.weights import LAST
 from isc_runtime.submission.finding import Finding
 
 TRAINING = "train.py"  # where the cause is, as far as a rehearsal can tell
+NOT_REPEATABLE = (
+    "Look for what differs from start to start: the order of a set or of a folder's files (sort them), the "
+    "time, os.urandom and uuid, generators without a seed, files that the other run has left, threads."
+)
 SHOWN = 3  # of many differences, each of another part
 
 
@@ -30,15 +35,15 @@ class Comparison:
         reference: the uninterrupted run.
         step: of the checkpoints that were compared; None if there is no step that both saved.
         is_final: whether they are the last ones of the training.
-        is_timed: whether time ends it, at whatever step it is then.
         differences: where they differ; empty if they are equal bit for bit.
+        is_repeatable: False if two uninterrupted runs differ, too: `step` and `differences` are theirs then.
     """
 
     reference: Cycle
     step: int | None = None
     is_final: bool = False
-    is_timed: bool = False
     differences: list[str] = field(default_factory=list)
+    is_repeatable: bool = True
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Verdict:
         folder: where the logs are.
         stand_in: whether cycling_utils was not the real one.
         project: what was rehearsed (isc_runtime.submission.facts).
+        data: the directory with the datasets.
         cycles: what was done.
         findings: errors stop it, warnings are for a person to judge.
         notes: in what this differed from the real thing.
@@ -61,6 +67,7 @@ class Verdict:
     folder: Path
     stand_in: bool = False
     project: dict[str, Any] = field(default_factory=dict)
+    data: Path = Path("/data")
     cycles: list[Cycle] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -126,9 +133,11 @@ def judge_whole(verdict: Verdict) -> Iterator[Finding]:
         yield from judge_end(comparison.reference)
     yield from _judge_samples(verdict)
     yield from _judge_left_out(verdict.cycles)
-    yield from judge_left_behind([*verdict.cycles, *([comparison.reference] if comparison else [])])
+    cycles = [*verdict.cycles, *([comparison.reference] if comparison else [])]
+    yield from judge_left_behind(cycles)
+    yield from judge_elsewhere(cycles, verdict.data)
     if comparison is not None and comparison.reference.end not in (HUNG, FAILED):
-        is_one = list(_judge_length(comparison, verdict.cycles[-1]))
+        is_one = comparison.is_repeatable and [*_judge_length(comparison, verdict.cycles[-1])]
         yield from is_one or _judge_state(comparison, verdict.cycles)
 
 
@@ -194,7 +203,8 @@ def _judge_left_out(cycles: list[Cycle]) -> Iterator[Finding]:
 def _judge_length(comparison: Comparison, last: Cycle) -> Iterator[Finding]:
     """Does it end where it ends without an interruption?"""
     expected = comparison.reference.trace.last_step
-    if expected is None or comparison.is_timed:  # steps are not known, or another one each time
+    is_timed = any(rank.is_timed for rank in comparison.reference.trace.ranks.values())
+    if expected is None or is_timed:  # steps are not known, or another one each time
         return
     ended = last.trace.last_step or max(last.saved, default=expected)  # it may have had nothing left to do
     is_longer = ended > expected and comparison.reference.end == COMPLETE
@@ -219,18 +229,28 @@ def _judge_state(comparison: Comparison, cycles: list[Cycle]) -> Iterator[Findin
         hint = "Save at fixed steps here, and keep what was saved: -- --save-steps N --keep-checkpoints 1000"
         yield Finding(TRAINING, what, hint)
     elif comparison.differences:
-        of_parts: dict[str, str] = {}
-        for difference in comparison.differences:
-            of_parts.setdefault(_part_of(difference), difference)
-        shown = [*of_parts.values()][:SHOWN]
-        more = len(comparison.differences) - len(shown)
-        yield Finding(
-            TRAINING,
+        what = (
             f"Interrupted it is another training: at step {comparison.step} it is not bit for bit what it is "
-            "without an interruption. "
-            f"What differs: {', '.join(shown)}{f', and {more} more' if more > 0 else ''}",
-            " ".join(_causes(comparison.differences, cycles)),
+            "without an interruption"
         )
+        hint = " ".join(_causes(comparison.differences, cycles))
+        if not comparison.is_repeatable:
+            what = (
+                "It is another training each time: two runs that nothing has interrupted are not bit for bit "
+                f"alike at step {comparison.step}, so whether an interruption changes it cannot be told"
+            )
+            hint = NOT_REPEATABLE
+        yield Finding(TRAINING, f"{what}. What differs: {_shown(comparison.differences)}", hint)
+
+
+def _shown(differences: list[str]) -> str:
+    """One of each part, and how many there are."""
+    of_parts: dict[str, str] = {}
+    for difference in differences:
+        of_parts.setdefault(_part_of(difference), difference)
+    shown = [*of_parts.values()][:SHOWN]
+    more = len(differences) - len(shown)
+    return f"{', '.join(shown)}{f', and {more} more' if more > 0 else ''}"
 
 
 def _causes(differences: list[str], cycles: list[Cycle]) -> Iterator[str]:

@@ -79,3 +79,13 @@ def test_there_is_no_option_to_resume(capsys: pytest.CaptureFixture[str]) -> Non
         parser().parse_args(["--resume"])
     assert "--resume" in capsys.readouterr().err
     assert "goes on from its newest good checkpoint by itself" in " ".join(parser().format_help().split())
+
+
+def test_help_names_each_default_once_and_none_where_there_is_none() -> None:
+    made = options.make_parser("Trains.")
+    options.add_runtime_options(made)
+    text = " ".join(made.format_help().split())
+    assert "default: None" not in text
+    assert ") (default" not in text
+    assert "however slow the batches are (default: a third of --mtbf-seconds)" in text
+    assert "stop after so many failed saves in a row (default: 3)" in text

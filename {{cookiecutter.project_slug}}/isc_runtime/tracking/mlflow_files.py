@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -44,13 +45,13 @@ class MlflowFiles:
             tracking_uri=(self._directory / STORE).as_uri()
         )
         before = read_id(self._directory / ID)
-        if not (step and before and self._goes_on(before)):
+        if not (step and before and self._goes_on(before, step)):
             self._run_id, self._seen = self._new_run(), Seen({})
             write_id(self._directory / ID, self._run_id)
 
-    def _goes_on(self, run_id: str) -> bool:
+    def _goes_on(self, run_id: str, step: int) -> bool:
         """Whether a run is still there."""
-        repair_lines(self._directory / STORE, run_id)
+        repair_lines(self._directory / STORE, run_id, step)
         try:
             names = self._client.get_run(run_id).data.metrics
             history = {name: self._client.get_metric_history(run_id, name) for name in names}
@@ -93,19 +94,27 @@ class MlflowFiles:
             self._client.set_terminated(self._run_id)
 
 
-def repair_lines(store: Path, run_id: str) -> None:
-    """Takes away halves of lines, which a full disk leaves: MLflow could not read the run any more.
+def repair_lines(store: Path, run_id: str, step: int) -> None:
+    """Takes away halves of lines, which a full disk leaves: MLflow could not read the run any more. And what
+    comes again, perhaps with other values: MLflow keeps whatever it is told.
 
     Args:
         store: MLflow's folder.
-        run_id: of the run, whose metrics have a file each, a line for each value.
+        run_id: of the run, whose metrics have a file each, a line for each value, in the order of steps.
+        step: that the training goes on from.
     """
     for file in store.glob(f"*/{run_id}/metrics/**/*"):
         if not file.is_file():
             continue
-        content = file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if not whole:
+        lines = file.read_bytes().splitlines(keepends=True)
+        kept = itertools.takewhile(lambda line: line.endswith(b"\n") and _step_of(line) <= step, lines)
+        size = sum(map(len, kept))
+        if not size:
             file.unlink()
-        elif whole != content:
-            os.truncate(file, len(whole))
+        elif size != sum(map(len, lines)):
+            os.truncate(file, size)
+
+
+def _step_of(line: bytes) -> int:
+    """MLflow writes: time, value, step."""
+    return int(line.split()[2])

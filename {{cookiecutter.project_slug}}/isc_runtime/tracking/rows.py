@@ -30,16 +30,19 @@ class Rows:
         self._file: FileIO | None = None
         self._seen = Seen({})
 
-    def open(self, is_new: bool, run_id: str) -> list[Row]:
+    def open(self, step: int, run_id: str) -> list[Row]:
         """The rows that are there. What is not a whole line, from a full disk, is taken away.
 
         Args:
-            is_new: whether to begin anew.
+            step: that the training goes on from. What was noted beyond it comes again, perhaps with other
+                values (another learning rate, other ranks), and is taken away. After 0 the run is new.
             run_id: for a new run.
         """
         self.close()
-        lines = [] if is_new or not self._path.exists() else _whole_lines(self._path)
-        rows = [(dict(line["values"]), int(line["step"])) for line in lines[1:]]
+        lines = _whole_lines(self._path) if step and self._path.exists() else []
+        rows = [(dict(line["values"]), int(line["step"])) for line in lines[1:] if line["step"] <= step]
+        if len(rows) < len(lines) - 1:
+            _replace(self._path, [lines[0], *({"step": at, "values": values} for values, at in rows)])
         self.run_id = str(lines[0]["id"]) if lines else run_id
         self._seen = Seen({})
         for values, step in rows:
@@ -56,7 +59,7 @@ class Rows:
         return new
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        content = json.dumps(line).encode() + b"\n"
+        content = _as_bytes(line)
         if self._file is not None and self._file.write(content) != len(content):
             raise OSError(f"no room for another line in {self._path}")
 
@@ -65,6 +68,16 @@ class Rows:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _as_bytes(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _replace(file: Path, lines: list[Mapping[str, Any]]) -> None:
+    unfinished = file.with_name(f"{file.name}.tmp")
+    unfinished.write_bytes(b"".join(map(_as_bytes, lines)))
+    unfinished.replace(file)
 
 
 def _whole_lines(file: Path) -> list[Any]:

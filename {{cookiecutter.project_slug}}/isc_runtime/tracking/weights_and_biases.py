@@ -51,7 +51,7 @@ class WeightsAndBiases:
         """Goes on in the run of the start before, unless the training begins anew."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._directory.mkdir(parents=True, exist_ok=True)
-        before = self._rows.open(is_new=step == 0, run_id=secrets.token_hex(4))
+        before = self._rows.open(step, run_id=secrets.token_hex(4))
         superseded = [*self._directory.glob(f"wandb/offline-run-*-{self._rows.run_id}*")]
         wandb = _package()
         known = wandb.Settings.model_fields

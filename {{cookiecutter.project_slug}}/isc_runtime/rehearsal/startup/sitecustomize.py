@@ -9,12 +9,12 @@ isc_runtime.rehearsal.trace reads:
     ["batch", [indices]]               these samples are loaded for the training
     ["given"]                          where they are loaded ahead (`training.ahead`): it gets the next ones
     ["step", step, epoch, time]        Checkpointer.poll() was called after another step
-    ["restored", seconds]              Checkpointer.restore() took so long
+    ["restored", seconds, is timed]    Checkpointer.restore() took so long; whether time will end the training
     ["published", step, time]          the checkpoint of that step is complete, and the newest one
     ["save", path]                     torch.save() was called with a path
     ["left out", [names]]              the training has these attributes, which have a state and are not saved
     ["generators", [names]]            the data hold these generators of their own
-    ["wrote" or "read", path, time]    a file outside of what is new in each cycle: see isc_rehearsal_files.py
+    ["wrote", path, time] and others   what is not new in each cycle: see isc_rehearsal_files.py
 
 Gradients tell a batch to train on from one to evaluate. This must work in whatever process starts with this
 PYTHONPATH, torchrun included: standard library only, and an error here never ends a training.
@@ -58,7 +58,7 @@ class Observer:
 
     def __init__(self, folder: Path, rank: str) -> None:
         # A process that a rank starts has the same variables; only the first one is the rank.
-        self._file = (folder / f"rank_{rank}.jsonl").open("x", buffering=1)
+        self._file = (folder / f"rank_{rank}.jsonl").open("xb", buffering=0)
         self._stacks = (folder / f"rank_{rank}.stacks").open("w")
         self._pid = os.getpid()
         self._iteration: Any = None
@@ -69,13 +69,17 @@ class Observer:
 
     def write(self, *line: Any) -> None:
         """Writes one line, in the rank itself and not in a worker that was forked from it."""
-        with contextlib.suppress(OSError, ValueError):  # a full disk must not end the training here
-            if os.getpid() == self._pid:
-                self._file.write(json.dumps(line, default=str) + "\n")
+        if os.getpid() == self._pid:
+            self.tell(*line)
 
-    def watch_files(self, since: float, *own: str) -> None:
+    def tell(self, *line: Any) -> None:
+        """Writes one line, in a worker, too: at once, so that no other one comes between."""
+        with contextlib.suppress(OSError, ValueError):  # a full disk must not end the training here
+            os.write(self._file.fileno(), f"{json.dumps(line, default=str)}\n".encode())
+
+    def watch_files(self, since: float, own: Sequence[str], there: Sequence[str]) -> None:
         """Hears which files are opened outside of some folders."""
-        self.files = importlib.import_module("isc_rehearsal_files").Files(self.write, own, since)
+        self.files = importlib.import_module("isc_rehearsal_files").Files(self.tell, own, since, there)
         sys.addaudithook(self.files.hear)
 
     def watch_data_loader(self, module: ModuleType) -> None:
@@ -139,7 +143,10 @@ class Observer:
         def note_restore(this: Any) -> Any:
             begun = time.time()
             restored = restore(this)
-            self.write("restored", time.time() - begun)
+            seconds, is_timed = time.time() - begun, False
+            with contextlib.suppress(Exception):
+                is_timed = this.options.max_seconds < float("inf")
+            self.write("restored", seconds, is_timed)
             with contextlib.suppress(Exception):
                 self.write(
                     "left out", sys.modules["isc_runtime.checkpointing.parts"].left_out(this._training)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isc_runtime.errors import IscError
-from isc_runtime.rehearsal.command import localize
+from isc_runtime.rehearsal.command import localize, map_environment
 
 HOMES = ["/root/a-project"]
 
@@ -88,6 +88,11 @@ def test_data_that_the_command_does_not_name(command: str, extra: list[str]) -> 
         ("cd /root && bash a-project/launch.sh", "cd /c && bash a-project/launch.sh"),
         ("cd ~; ls", "cd /c; ls"),
         ('cd "$HOME/" && ls', 'cd "/c" && ls'),
+        ("cd && bash a-project/launch.sh", "cd /c && bash a-project/launch.sh"),
+        (
+            "true; cd;ls && (cd) && cd - && cdx && ls cd",
+            "true; cd /c ;ls && (cd /c ) && cd - && cdx && ls cd",
+        ),
         ("(cd /root/a-project)", "(cd /c/p)"),
         ('[[ "$N" =~ ^0 ]] && ls ~+', None),
         ("PYTHONPATH=/root/a-project:/x ls </root/a-project/y", "PYTHONPATH=/c/p:/x ls </c/p/y"),
@@ -97,3 +102,22 @@ def test_data_that_the_command_does_not_name(command: str, extra: list[str]) -> 
 def test_the_home_directory_holds_the_copy(command: str, expected: str | None) -> None:
     """Otherwise a relative path would lead to a real project of that name."""
     assert localize(command, HOMES, Path("/c/p"), home=Path("/c")).text == (expected or command)
+
+
+@pytest.mark.parametrize("source", ["source /opt/venv/bin/activate", '. "/opt/venv/bin/activate"'])
+def test_an_environment_that_cannot_be_activated_is_in_path(source: str, tmp_path: Path) -> None:
+    """That of conda, or the system's own Python."""
+    text, notes = map_environment(f"{source} && /opt/venv/bin/python x", tmp_path)
+    assert text == f": && {tmp_path}/bin/python x"
+    assert notes == [
+        f"/opt/venv is {tmp_path}, whose programs are in PATH: there is no {tmp_path}/bin/activate"
+    ]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").touch()
+    text, notes = map_environment(f"{source} && x", tmp_path)
+    assert text == f"{source} && x".replace("/opt/venv", str(tmp_path))
+    assert notes == [f"/opt/venv is {tmp_path}"]
+    assert map_environment("resource /opt/venv2/bin/activate", tmp_path) == (
+        "resource /opt/venv2/bin/activate",
+        [],
+    )

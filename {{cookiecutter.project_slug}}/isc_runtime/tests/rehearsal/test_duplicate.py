@@ -38,15 +38,16 @@ def files(folder: Path) -> set[str]:
 
 
 def test_it_is_what_the_image_takes(root: Path, tmp_path: Path) -> None:
-    copy = duplicate(root, tmp_path / "copy")
-    assert files(copy.path) == {"train.py", "deep/er/x.py", "Dockerfile", ".dockerignore", "launch.sh"}
+    path = tmp_path / "copy"
+    copy = duplicate(root, path, 3)
+    assert files(path) == {"train.py", "deep/er/x.py", "Dockerfile", ".dockerignore", "launch.sh"}
     assert (copy.files, copy.size) == (
         5,
-        sum(path.stat().st_size for path in copy.path.rglob("*.*") if path.is_file())
-        + (copy.path / "Dockerfile").stat().st_size,
+        sum(path.stat().st_size for path in path.rglob("*.*") if path.is_file())
+        + (path / "Dockerfile").stat().st_size,
     )
-    assert os.access(copy.path / "launch.sh", os.X_OK)
-    assert digest(copy.path) == digest(root)
+    assert os.access(path / "launch.sh", os.X_OK)
+    assert digest(path) == digest(root)
 
 
 def test_what_is_deleted_or_changed_there_stays_here(root: Path, tmp_path: Path) -> None:
@@ -55,7 +56,8 @@ def test_what_is_deleted_or_changed_there_stays_here(root: Path, tmp_path: Path)
     (root / "inside").symlink_to(root / "train.py")
     (root / "relative").symlink_to("train.py")
     before = {name: (root / name).read_text() for name in files(root)}
-    copy = duplicate(root, tmp_path / "copy").path
+    copy = tmp_path / "copy"
+    duplicate(root, copy, 3)
     assert (copy / ".venv" / "pyvenv.cfg").is_file(), "the environment of a clone is there"
     script = "echo x > inside; echo x > relative; rm -rf .venv ./* .dockerignore"
     subprocess.run(["bash", "-c", script], cwd=copy, check=True)
@@ -66,7 +68,8 @@ def test_what_is_deleted_or_changed_there_stays_here(root: Path, tmp_path: Path)
 def test_pipes_and_vanished_links_are_no_obstacle(root: Path, tmp_path: Path) -> None:
     os.mkfifo(root / "pipe")
     (root / "gone").symlink_to("/no/where")
-    copy = duplicate(root, tmp_path / "copy").path
+    copy = tmp_path / "copy"
+    duplicate(root, copy, 3)
     assert (copy / "gone").is_symlink()
     assert not (copy / "pipe").exists()
 
@@ -75,16 +78,16 @@ def test_no_room(root: Path, tmp_path: Path) -> None:
     with (root / "film").open("wb") as stream:
         stream.truncate(10**13)
     with pytest.raises(
-        IscError, match=r"no room for a copy.*10000 GB, and .* are free: .*\.dockerignore.*--in-place"
+        IscError, match=r"no room for 3 copies.*10000 GB, and .* are free: .*\.dockerignore.*--in-place"
     ):
-        duplicate(root, tmp_path / "copy")
+        duplicate(root, tmp_path / "copy", 3)
     assert not (tmp_path / "copy").exists()
 
 
 def test_too_many_files(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isc_runtime.submission.contents.image.MOST_FILES", 3)
     with pytest.raises(IscError, match=r"more than 3 files to copy: .*\.dockerignore.*--in-place"):
-        duplicate(root, tmp_path / "copy")
+        duplicate(root, tmp_path / "copy", 3)
 
 
 @pytest.mark.parametrize(

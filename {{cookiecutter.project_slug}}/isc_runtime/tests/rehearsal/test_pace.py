@@ -19,7 +19,7 @@ def told_cycle(
     """A cycle whose start took so long, and that saved after so many batches; all in seconds."""
     folder.mkdir()
     times = {step: 1000 + start + batch * (step - 40) for step in range(41, 61)}
-    lines: list[list[object]] = [["start", 1], ["restored", 0.25]]
+    lines: list[list[object]] = [["start", 1], ["restored", 0.25, False]]
     lines += [["step", step, 0, at] for step, at in times.items()]
     lines.append(["published", 40 + saves_after, times[40 + saves_after] + writes])
     lines.append(["published", 60, times[60] + writes])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from isc_runtime.errors import IscError
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, Cycle, CycleRunner
-from isc_runtime.rehearsal.duplicate import Copy, Places, remove
+from isc_runtime.rehearsal.duplicate import Copy, Places, remove, temporary_folders
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import Plan
 
@@ -97,6 +99,25 @@ def test_what_a_cycle_has_left_alone_is_not_copied_again(root: Path, tmp_path: P
     assert not elsewhere.parent.parent.exists()
 
 
+def test_what_a_cycle_leaves_in_a_copy_is_named(root: Path, tmp_path: Path) -> None:
+    places = Places(root, tmp_path)
+    places.take_image([], 2)
+    assert places.left() == []
+    copies = [places.renewed(node).project for node in (0, 1)]
+    assert places.left() == []
+    (copies[0] / "best.pt").write_text("")
+    (copies[1] / "one" / "y.py").write_text("longer than it was")
+    (copies[1] / "launch.sh").chmod(0o755)
+    for cache in (".cache/x", "deep/__pycache__/x.pyc"):
+        (copies[1] / cache).parent.mkdir()
+        (copies[1] / cache).write_text("")
+    (copies[1] / "train.py").unlink()
+    assert places.left() == ["best.pt", "one/y.py"]
+    for node in (0, 1):
+        places.renewed(node)
+    assert places.left() == []
+
+
 def test_what_is_read_only_is_no_obstacle(root: Path, tmp_path: Path) -> None:
     places = Places(root, tmp_path)
     places.take_image([], 1)
@@ -124,6 +145,24 @@ def test_there_must_be_room_for_the_copies_of_all_nodes(root: Path, tmp_path: Pa
         stream.truncate(10**13)
     with pytest.raises(IscError, match=r"no room for 4 copies \(one a node, and one to make them of\)"):
         Places(root, tmp_path).take_image([], 3)
+
+
+def test_what_is_temporary_has_a_short_path(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets are made in it."""
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    for where, is_long in ((long, True), (Path("/tmp"), False)):
+        monkeypatch.setattr(tempfile, "tempdir", str(where))
+        with temporary_folders() as (folder, short):
+            assert folder.parent == where
+            assert (folder != short) is is_long
+            place = Places(root, folder, short=short).renewed(0)
+            with socket.socket(socket.AF_UNIX) as one:
+                one.bind(str(place.temporary / "pymp-12345678.listener-12345678"))
+        assert not folder.exists()
+        assert not short.exists()
 
 
 def run_cycles(root: Path, tmp_path: Path, command: str, is_copied: bool = True) -> list[Cycle]:

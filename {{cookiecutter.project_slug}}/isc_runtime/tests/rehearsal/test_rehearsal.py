@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 
 from isc_runtime.checkpointing.on_disk.manifest import Manifest
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.rehearsal import artifact, samples
+from isc_runtime.rehearsal import artifact, run, samples
 from isc_runtime.rehearsal.command_line import main, parse_arguments
 from isc_runtime.rehearsal.cycle import COMPLETE, FAILED, HUNG, KILLED, TERMINATED, Cycle
 from isc_runtime.rehearsal.cycle_findings import judge_cycle, judge_start, place_in
 from isc_runtime.rehearsal.node import Artifacts, Machine
 from isc_runtime.rehearsal.plan import Plan
-from isc_runtime.rehearsal.report import as_json, conclusion, row
+from isc_runtime.rehearsal.report import Screen, as_json, conclusion, row
+from isc_runtime.rehearsal.run import Rehearsal
 from isc_runtime.rehearsal.samples import Taken
 from isc_runtime.rehearsal.trace import FOLDER_VARIABLE, STARTUP, Trace
 from isc_runtime.rehearsal.verdict import Comparison, Verdict, judge_gpus, judge_whole, last_in_common
@@ -432,10 +433,43 @@ def test_where_time_ends_it_no_two_runs_end_at_the_same_step(tmp_path: Path) -> 
     reference = make_cycle(tmp_path, "uninterrupted", COMPLETE, range(1, 13), (0,), 12)
     cycles = [make_cycle(tmp_path), make_cycle(tmp_path, "cycle", KILLED, range(9, 12)), last]
     for is_timed in (False, True):
-        comparison = Comparison(reference, 10, is_timed=is_timed)
+        reference.trace.ranks[0].is_timed = is_timed
+        comparison = Comparison(reference, 10)
         verdict = Verdict(Plan(), tmp_path, cycles=cycles, comparison=comparison)
         errors = [finding for finding in judge_whole(verdict) if finding.severity == "error"]
         assert bool(errors) is not is_timed
+
+
+@pytest.mark.parametrize("is_repeatable", [True, False])
+def test_interruptions_are_not_to_blame_for_what_is_another_training_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_repeatable: bool
+) -> None:
+    cycles = [make_cycle(tmp_path), make_cycle(tmp_path, "cycle 2", COMPLETE, range(9, 13), (0,), 12)]
+    last = cycles[-1]
+    last.saved = {12: tmp_path / "interrupted"}
+    rehearsal = Rehearsal(tmp_path, Plan(), tmp_path / "out", Screen(to_stderr=True))
+    names = []
+
+    class Runner:
+        def run(self, name: str, nodes: int, procs: int, artifacts: Artifacts, until: object) -> Cycle:
+            names.append(name)
+            cycle = make_cycle(tmp_path, name, COMPLETE, range(1, 13), (0,), 12)
+            cycle.saved = {12: tmp_path / name}
+            return cycle
+
+    def differ(one: Path, other: Path) -> list[str]:
+        return ["model.weight"] * (one.name == "interrupted" or not is_repeatable)
+
+    monkeypatch.setattr(run, "differences", differ)
+    comparison = rehearsal._compare(Runner(), last)  # type: ignore[arg-type]  # as far as it is used
+    assert names == ["uninterrupted", "uninterrupted again"]
+    (finding,) = judge_whole(Verdict(Plan(), tmp_path, cycles=cycles, comparison=comparison))
+    if is_repeatable:
+        assert finding.what.startswith("Interrupted it is another training: at step 12 it is not bit for bit")
+    else:
+        assert finding.what.startswith("It is another training each time: two runs that nothing has")
+        assert "the order of a set" in finding.hint
+    assert finding.what.endswith("What differs: model.weight")
 
 
 def test_only_what_was_saved_after_the_last_interruption_is_compared(tmp_path: Path) -> None:
@@ -556,6 +590,17 @@ def test_a_folder_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[s
     code, said = refuse(capsys, "--stand-in", "--output", str(tmp_path))
     assert code == ExitCode.USAGE
     assert f"The folder for the logs is not empty: {tmp_path}. Name another one with --output." in said
+
+
+@pytest.mark.parametrize(("option", "name"), [("--plot", "curve.png"), ("--output", "deep/logs")])
+def test_what_a_rehearsal_makes_is_no_part_of_the_project(
+    capsys: pytest.CaptureFixture[str], option: str, name: str
+) -> None:
+    """`submit` would say that the project was changed since."""
+    code, said = refuse(capsys, "--stand-in", option, str(PROJECT / name))
+    assert code == ExitCode.USAGE
+    assert f"for a changed one: {PROJECT / name}. Name a place outside of the project" in said
+    assert not (PROJECT / name).parent.joinpath("logs").exists()
 
 
 def test_help_needs_no_torch() -> None:

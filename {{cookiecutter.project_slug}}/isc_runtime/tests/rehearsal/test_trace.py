@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import TensorDataset, dataloader
 
 from isc_runtime.ranks.group import Group
+from isc_runtime.rehearsal import samples
 from isc_runtime.rehearsal.trace import STARTUP, Trace
 from isc_runtime.training import ahead
 from isc_runtime.training.loaders import Data, held_out_batches, make_position, training_loader
@@ -56,3 +58,18 @@ def test_each_step_has_the_samples_that_it_was_taken_on(
     trace.read()
     assert {number: step.samples for number, step in trace.ranks[0].steps.items()} == trained
     assert len(trained) == 5
+
+
+def test_whatever_a_loader_gives_is_read(tmp_path: Path) -> None:
+    """A sampler may give pairs, the sample and its size; what is loaded ahead may come from no DataLoader."""
+    lines: list[list[Any]] = [["start", 1], ["given"], ["loader", 4]]
+    for step, index in enumerate([0, 1, 0, 1], 1):
+        lines += [["batch", [[index, [64, 32]]]], ["given"], ["step", step, (step - 1) // 2, 0.0]]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "rank_0.jsonl").write_text('["wrote", "/a' + text)  # a full disk has cut it
+    trace = Trace(tmp_path)
+    trace.read()
+    path = samples.path_of([trace])
+    assert path[1].samples == (((0, (64, 32)),),)
+    assert samples.same_order(path) is None
+    assert samples.count_epochs(path, [2], is_complete=True)[0].missed == 0
