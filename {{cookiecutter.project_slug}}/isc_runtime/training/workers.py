@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +19,13 @@ logger = logging.getLogger("train")
 _loaders: WeakSet[PreparedLoader] = WeakSet()
 
 
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Samples are read in this process: what that changes in a dataset, nobody has set for the workers."""
-    before = {loader: _plain_values(loader.dataset) for loader in _loaders if loader.num_workers}
-    try:
-        yield
-    finally:
-        for loader, values in before.items():
-            now = _plain_values(loader.dataset)
-            loader.moving |= {name for name, value in now.items() if values.get(name, value) != value}
+def is_in_workers(dataset: Any) -> bool:
+    """Whether workers load a dataset: this process had better not.
+
+    What a dataset opens when it is first read, a file or a database, workers that are forked later would
+    share: each would move the place in the file where the others read.
+    """
+    return any(loader.num_workers and loader.read is dataset for loader in _loaders)
 
 
 class PreparedLoader(DataLoader[Any]):
@@ -41,23 +37,20 @@ class PreparedLoader(DataLoader[Any]):
     It takes what a DataLoader takes, but for `worker_init_fn`.
 
     Attributes:
-        moving: names of plain values in the dataset that reading changes: a count, the open file's number.
+        read: what is loaded, the user's own.
     """
 
     def __init__(self, dataset: Any, **options: Any) -> None:
         super().__init__(dataset, worker_init_fn=prepare_worker, **options)
         self._given: dict[str, str] = {}  # to the workers: the plain values in the dataset
         self._is_told = False
-        self.moving: set[str] = set()
+        own = vars(dataset)  # of what makes batches of the user's: a ReplayableDataset, or Chunks
+        self.read = own.get("dataset", own.get("_dataset", dataset))
         _loaders.add(self)
-
-    def _values(self) -> dict[str, str]:
-        values = _plain_values(self.dataset)
-        return {name: value for name, value in values.items() if name not in self.moving}
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names a private class
         if self.num_workers:
-            now = self._values()
+            now = _plain_values(self.read)
             is_set = any(self._given.get(name, value) != value for name, value in now.items())
             if self._iterator is not None and is_set:
                 self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # that of several processes
@@ -78,7 +71,7 @@ class PreparedLoader(DataLoader[Any]):
 
     def _compare(self) -> None:
         """Warns once if the dataset is no longer what the workers have: those of a resume would have it."""
-        now = self._values()
+        now = _plain_values(self.read)
         changed = [name for name, value in now.items() if self._given.get(name, value) != value]
         if changed:
             self._is_told = True
@@ -92,6 +85,5 @@ class PreparedLoader(DataLoader[Any]):
 
 def _plain_values(dataset: Any) -> dict[str, str]:
     """What in a dataset a training may set, by name, as text: a value may be NaN."""
-    own = vars(dataset)  # of what makes batches of the user's: a ReplayableDataset, or Chunks
-    found = values_inside(own.get("dataset", own.get("_dataset", dataset)), "data")
+    found = values_inside(dataset, "data")
     return {name: repr(value) for name, value, _ in found if isinstance(value, PLAIN)}
