@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
 
 from isc_runtime import rng
-from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.errors import START_OVER, ExitCode, IscError
+from isc_runtime.inside import generators_inside
 from isc_runtime.position import Position
 from isc_runtime.sampler import as_it_is, carried, collated, no_early_end, seed_of
 from isc_runtime.training.ahead import ahead
@@ -20,6 +25,10 @@ from isc_runtime.training.workers import PreparedLoader
 OPENING = -1  # takes the place of a sample's position in the seed for what is drawn before the first one
 
 logger = logging.getLogger("train")
+
+
+def _same(value: Any = None) -> Any:
+    return value
 
 
 def is_stateful(dataset: Any) -> bool:
@@ -52,6 +61,7 @@ class StreamPosition(Position):
     def __init__(self, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         super().__init__(batch_size, seed, rank, world_size)
         self.coming = 0  # samples that all ranks consume in the batch that the loader gave last
+        self.read_last: Callable[[], Any] = _same  # the iterator that was read last, in this process
         self._is_done = False
 
     @property
@@ -121,6 +131,7 @@ class Chunks(IterableDataset[Any]):
         self._dataset = dataset
         self._collate = collate or collated
         self._position = position
+        self._generators: dict[str, Any] = {}  # the stream's own
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Yields how many samples all ranks consume, and this rank's batch of them."""
@@ -132,11 +143,13 @@ class Chunks(IterableDataset[Any]):
     def _batches(self) -> Iterator[tuple[int, Any]]:
         worker = get_worker_info()
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        # A stream that divides itself among workers, as torch's own example does, would be divided twice.
+        torch_worker._worker_info = None
         for number, (begin, chunk) in enumerate(self._chunks()):
             if number % turns == turn:
                 own = [chunk[index % len(chunk)] for index in self._position.share(len(chunk))]
                 seed = self._seed(begin + self._position.share(len(chunk)).start)
-                with rng.seeded(seed), no_early_end(self._dataset):
+                with rng.seeded(seed, generators_inside(self._collate)), no_early_end(self._dataset):
                     batch = self._collate(own)
                 yield len(chunk), batch
 
@@ -153,30 +166,74 @@ class Chunks(IterableDataset[Any]):
                 (samples, _), may_begin_anew = self._open(), False
                 continue
             if not chunk:
+                self._check_end(begin)
                 return
             if begin >= progress.samples:
                 yield begin, chunk
             begin += len(chunk)
 
-    def _open(self) -> tuple[Iterator[Any], int]:
-        """The samples, and where in the stream they begin."""
+    def _check_end(self, samples: int) -> None:
+        """A stream must not end before it comes to the position. Raises IscError."""
         progress = self._position.progress
-        with rng.seeded(self._seed(OPENING)):  # on each rank, and each time, the same shuffled files, say
-            if hasattr(self._dataset, "samples_from"):
-                return iter(self._dataset.samples_from(progress.epoch, progress.samples)), progress.samples
-            is_amidst = is_stateful(self._dataset) and progress.samples > 0
-            if is_amidst:  # an evaluation may have interrupted it
-                self._dataset.load_state_dict(self._dataset.state_dict())
-            return iter(self._dataset), progress.samples if is_amidst else 0
+        if samples < progress.samples:
+            raise IscError(
+                f"The stream has ended after {samples} samples, and of epoch {progress.epoch + 1} "
+                f"{progress.samples} were trained on already",
+                "load_data in data.py, training",
+                "It must yield the same samples in the same order each time it is iterated: look for files "
+                f"that are missing now, and for what is opened in __init__ and used up. Or {START_OVER}.",
+                ExitCode.DATA,
+            )
+
+    def _open(self) -> tuple[Iterator[Any], int]:
+        """The samples, and where in the stream they begin. Raises IscError: it does not begin anew."""
+        if is_stateful(self._dataset):
+            return self._begun()
+        self._generators = known = generators_inside(self._dataset)
+        samples, begin = self._begun()
+        first = self._take(samples, begin, 1)
+        self._generators = generators_inside(self._dataset)
+        if self._generators.keys() - known.keys():  # made by nobody's seed, when it was first needed
+            samples, begin = self._begun()
+            first = self._take(samples, begin, 1)
+            self._generators = generators_inside(self._dataset)
+        return itertools.chain(first, samples), begin
+
+    def _begun(self) -> tuple[Iterator[Any], int]:
+        # On each rank, and each time, the same shuffled files, say.
+        with rng.seeded(self._seed(OPENING), self._generators):
+            samples, begin = self._begun_anywhere()
+        is_last = samples is self._position.read_last()
+        if is_last and samples is not self._dataset and not is_stateful(self._dataset):
+            raise IscError(
+                "The stream's __iter__ returns what was read from already, and samples would be lost",
+                f"{type(self._dataset).__name__}, load_data in data.py, training",
+                "Let its __iter__ begin anew each time: what is opened or made in __init__ is used up.",
+                ExitCode.DATA,
+            )
+        try:
+            self._position.read_last = weakref.ref(samples)  # what it holds open should be closed by now
+        except TypeError:  # one of Python's own
+            self._position.read_last = partial(_same, samples)
+        return samples, begin
+
+    def _begun_anywhere(self) -> tuple[Iterator[Any], int]:
+        progress = self._position.progress
+        if hasattr(self._dataset, "samples_from"):
+            return iter(self._dataset.samples_from(progress.epoch, progress.samples)), progress.samples
+        is_amidst = is_stateful(self._dataset) and progress.samples > 0
+        if is_amidst:  # an evaluation may have interrupted it
+            self._dataset.load_state_dict(self._dataset.state_dict())
+        return iter(self._dataset), progress.samples if is_amidst else 0
 
     def _take(self, samples: Iterator[Any], begin: int, wanted: int) -> list[Any]:
         """The next samples, as many as there are. What is drawn for one depends on its place in the stream
         alone: not on the batches, which are others on another number of ranks.
         """
         chunk: list[Any] = []
-        with rng.undisturbed():
+        with rng.undisturbed(self._generators.values()):
             for place in range(begin, begin + wanted):
-                rng.seed_cpu(self._seed(place))
+                rng.seed_cpu(self._seed(place), self._generators)
                 try:
                     chunk.append(next(samples))
                 except StopIteration:
