@@ -207,7 +207,7 @@ def example_batch(data: Data, position: ElasticSampler | StreamPosition) -> Any:
     # A copy: it may be what the dataset goes on counting in.
     before = copy.deepcopy(data.training.state_dict()) if is_stateful(data.training) else None  # type: ignore[attr-defined]
     chunks = _plain_loader(Chunks(data.training, data.collate, position), workers, batch_size=None)
-    _, batch = next(iter(chunks), (0, None))
+    batch = next((batch for _, _, batch in chunks), None)
     if before is not None:
         data.training.load_state_dict(before)  # type: ignore[attr-defined]
     if batch is None:

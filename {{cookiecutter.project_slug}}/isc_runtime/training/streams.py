@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import math
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,17 +15,18 @@ from torch.utils.data._utils import worker as torch_worker
 from isc_runtime import rng
 from isc_runtime.errors import START_OVER, ExitCode, IscError
 from isc_runtime.inside import generators_inside
-from isc_runtime.position import Position
+from isc_runtime.ranks import group as ranks
 from isc_runtime.sampler import as_it_is, carried, collated, no_early_end, seed_of
+from isc_runtime.training import first_sample
 from isc_runtime.training.ahead import ahead
+from isc_runtime.training.first_sample import Opening
+from isc_runtime.training.stream_position import StreamPosition as StreamPosition
 from isc_runtime.training.workers import PreparedLoader
 
 OPENING = -1  # takes the place of a sample's position in the seed for what is drawn before the first one
 
-logger = logging.getLogger("train")
 
-
-def _same(value: Any = None) -> Any:
+def _same(value: Any) -> Any:
     return value
 
 
@@ -55,63 +54,6 @@ def refuse_workers(dataset: Any, workers: int) -> None:
         )
 
 
-class StreamPosition(Position):
-    """How much of a stream all ranks together have consumed."""
-
-    def __init__(self, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        super().__init__(batch_size, seed, rank, world_size)
-        self.coming = 0  # samples that all ranks consume in the batch that the loader gave last
-        self.read_last: Callable[[], Any] = _same  # the iterator that was read last, in this process
-        self._is_done = False
-
-    @property
-    def is_epoch_done(self) -> bool:
-        """Whether the stream has ended; known only after its last batch."""
-        return self._is_done
-
-    @property
-    def own_samples(self) -> int:
-        """Samples of the batch that is trained on now, on each rank: on all of them as many."""
-        return len(self.share(self.coming))
-
-    def batches_left(self, epochs: int) -> float:
-        """Nobody knows."""
-        return math.inf
-
-    def end(self) -> None:
-        """The stream has no more samples."""
-        self._is_done = True
-
-    def check_epoch_is_done(self) -> None:
-        """The loader has said so itself, with `end`."""
-
-    def advance(self) -> None:
-        """Counts the batch that was just trained on, on all ranks."""
-        self._count(self.coming)
-
-    def next_epoch(self) -> None:
-        """Begins the stream anew."""
-        super().next_epoch()
-        self._is_done = False
-
-    def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps: also whether the stream has ended, for an evaluation that is under way."""
-        return {**super().state_dict(), "is_done": self._is_done, "is_drawn_by_sample": True}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from there."""
-        state = dict(state)
-        self._is_done = bool(state.pop("is_done", False))  # before 0.2.0 the loader found it out again
-        is_drawn_by_sample = state.pop("is_drawn_by_sample", False)
-        super().load_state_dict(state)
-        if self.progress.samples and not (self._is_done or is_drawn_by_sample):
-            logger.warning(
-                "[DATA] This checkpoint is from the middle of an epoch, and of a version in which a stream "
-                "drew other random numbers. If it draws any (it shuffles, say), the rest of this epoch is "
-                "drawn anew: some of its samples may come twice, and others not at all. Later ones are whole."
-            )
-
-
 class Chunks(IterableDataset[Any]):
     """The batches of one rank, and in a worker only those that are its turn.
 
@@ -132,15 +74,16 @@ class Chunks(IterableDataset[Any]):
         self._collate = collate or collated
         self._position = position
         self._generators: dict[str, Any] = {}  # the stream's own
+        self._opening = Opening(0, first_sample.UNKNOWN)
 
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Yields how many samples all ranks consume, and this rank's batch of them."""
+    def __iter__(self) -> Iterator[tuple[int, Opening, Any]]:
+        """Yields how many samples all ranks consume, where that begun, and this rank's batch of them."""
         with carried() as failed:
             yield from self._batches()
             return
         yield failed  # a PreparedLoader raises what is in it
 
-    def _batches(self) -> Iterator[tuple[int, Any]]:
+    def _batches(self) -> Iterator[tuple[int, Opening, Any]]:
         worker = get_worker_info()
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
         # A stream that divides itself among workers, as torch's own example does, would be divided twice.
@@ -151,7 +94,7 @@ class Chunks(IterableDataset[Any]):
                 seed = self._seed(begin + self._position.share(len(chunk)).start)
                 with rng.seeded(seed, generators_inside(self._collate)), no_early_end(self._dataset):
                     batch = self._collate(own)
-                yield len(chunk), batch
+                yield len(chunk), self._opening, batch
 
     def _chunks(self) -> Iterator[tuple[int, list[Any]]]:
         """What all ranks consume together, batch by batch, from the position on."""
@@ -197,6 +140,7 @@ class Chunks(IterableDataset[Any]):
             samples, begin = self._begun()
             first = self._take(samples, begin, 1)
             self._generators = generators_inside(self._dataset)
+        self._opening = Opening(begin, first_sample.mark_of(first))
         return itertools.chain(first, samples), begin
 
     def _begun(self) -> tuple[Iterator[Any], int]:
@@ -260,6 +204,7 @@ class StreamLoader:
     def __init__(self, chunks: Chunks, position: StreamPosition, workers: int, device: torch.device) -> None:
         refuse_workers(chunks._dataset, workers)
         self._position = position
+        self._is_told = False
         loader = PreparedLoader(
             chunks,
             batch_size=None,
@@ -273,11 +218,15 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yields this rank's batches. Raises IscError: an epoch has none."""
-        is_empty = self._position.progress.samples == 0
-        for consumed, batch in self._loader:
-            self._position.coming, is_empty = consumed, False
+        is_first, is_empty = True, self._position.progress.samples == 0
+        for consumed, opening, batch in self._loader:
+            if is_first:
+                self._compare(opening)
+            self._position.coming, is_first = consumed, False
             yield batch
-        if is_empty:
+        if is_first:
+            self._compare(None)
+        if is_first and is_empty:
             epoch = self._position.progress.epoch
             raise IscError(
                 f"The stream has no samples in epoch {epoch + 1}" if epoch else "The stream has no samples",
@@ -288,3 +237,17 @@ class StreamLoader:
                 ExitCode.DATA,
             )
         self._position.end()
+
+    def _compare(self, opening: Opening | None) -> None:
+        """Warns, once, if the stream is another one: than on other ranks, than before. A collective."""
+        position, group = self._position, ranks._current
+        is_same = group is None or group.world_size == 1 or first_sample.is_same_on_ranks(opening, group)
+        found = None if is_same else "on all ranks"
+        if opening is not None and not opening.begin:
+            if position.first_sample is None:
+                position.first_sample = opening.mark
+            elif position.first_sample != opening.mark:
+                found = found or f"as when epoch {position.progress.epoch + 1} began"
+        if found and not self._is_told and (group is None or group.is_master):
+            first_sample.warn(found)
+            self._is_told = True
