@@ -20,6 +20,7 @@ GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.G
 MOST_ITEMS, MOST_OBJECTS = 20, 200  # of a container, for what holds more are data; looked into
 NEITHER = (torch.Tensor, np.ndarray, type, ModuleType)
 CONTAINERS, CALLED = dict | list | tuple, MethodType | partial | FunctionType
+DATA = (torch.Tensor, np.ndarray, dict, list, tuple, set)
 OF_MODULES = frozenset(vars(nn.Module()))  # what each of torch's modules has
 WRAPPERS = ("torch.utils.data.", "torch.nn.modules.container")
 OTHERS = ("isc_runtime", "torch", "numpy", "pandas", "pyarrow")
@@ -49,6 +50,12 @@ def values_inside(value: Any, name: str, known: set[int] | None = None) -> Itera
 def generators_inside(value: Any) -> dict[str, Any]:
     """The random number generators in an object, each once, by name."""
     return {name: part for name, part, _ in values_inside(value, "") if isinstance(part, GENERATORS)}
+
+
+def data_inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The tensors, arrays and containers in an object, whatever their length, by name."""
+    for parts, _ in _holders(value, name, set()):
+        yield from ((own, part) for own, part in parts if isinstance(part, DATA))
 
 
 def objects_inside(value: Any) -> list[Any]:

@@ -110,6 +110,48 @@ def test_workers_know_what_was_set_before_an_epoch(caplog: pytest.LogCaptureFixt
     assert caplog.text.count("data.dataset.noise was set within an epoch") == 1
 
 
+class Relabelled(Dataset[Any]):
+    """Whose labels a training replaces, and to which it adds samples."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        self.labels, self.weights = np.zeros(30), torch.zeros(30)
+        self.shared: torch.Tensor = torch.zeros(30).share_memory_()  # type: ignore[no-untyped-call]
+        self.pool = list(range(30))
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitem__(self, index: int) -> float:
+        return float(self.labels[index] + self.weights[index] + self.shared[index])
+
+
+def test_workers_know_arrays_tensors_and_lists_that_were_set(caplog: pytest.LogCaptureFixture) -> None:
+    data = Relabelled()
+    pair = Data(data, [1])  # type: ignore[arg-type]
+    position = make_position(pair, 10, 0, Group(Environment(), torch.device("cpu")))
+    loader = training_loader(pair, position, 1, torch.device("cpu"))
+    assert isinstance(loader, PreparedLoader)
+
+    def epoch() -> tuple[set[float], Any]:
+        values = {value for batch in loader for value in batch.tolist()}
+        return values, loader._iterator._workers[0].pid  # type: ignore[union-attr]
+
+    begun = epoch()
+    data.shared += 1.0  # in place, and seen by the workers
+    assert epoch() == ({1.0}, begun[1])
+    data.labels = data.labels + 1.0
+    assert epoch()[0] == {2.0}
+    data.weights += 1.0
+    last = epoch()
+    assert last[0] == {3.0}
+    assert not caplog.messages
+    data.pool.append(30)
+    assert epoch()[1] != last[1]
+    assert "have 31 samples now, and an epoch is made of the 30" in caplog.text
+
+
 class Shared(Dataset[Any]):
     """Counts what was read of it, wherever."""
 
