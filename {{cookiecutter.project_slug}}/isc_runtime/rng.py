@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import random
+import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+
+NONE: Mapping[str, Any] = {}
 
 
 def seed_everything(seed: int) -> None:
@@ -20,29 +23,30 @@ def seed_everything(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def seeded(seed: int, others: Sequence[Any] = ()) -> Iterator[None]:
+def seeded(seed: int, others: Mapping[str, Any] = NONE) -> Iterator[None]:
     """Draws within the block depend on `seed` alone, and those after it not on the block. CPU generators.
 
     Args:
         seed: of Python's, NumPy's and torch's own.
-        others: more generators, each of which gets a seed of its own.
+        others: more generators by name, which gives each of them a seed of its own.
     """
-    with undisturbed(others):
-        seed_cpu(seed)
-        for number, generator in enumerate(others, 1):
-            _seed(generator, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+    with undisturbed(others.values()):
+        seed_cpu(seed, others)
         yield
 
 
-def seed_cpu(seed: int) -> None:
-    """Seeds the generators of the CPU; below `2**32`. It takes some microseconds."""
+def seed_cpu(seed: int, others: Mapping[str, Any] = NONE) -> None:
+    """Seeds the generators of the CPU, and others by name; below `2**32`. Each takes some microseconds."""
+    for name, generator in others.items():
+        own = np.random.SeedSequence([seed, zlib.crc32(name.encode())])
+        _seed(generator, int(own.generate_state(1)[0]))
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
 
 
 @contextlib.contextmanager
-def undisturbed(others: Sequence[Any] = ()) -> Iterator[None]:
+def undisturbed(others: Iterable[Any] = ()) -> Iterator[None]:
     """Draws after the block do not depend on those within it. CPU generators, and the others."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     of_others = [(generator, state_of(generator)) for generator in others]

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
 from isc_runtime import rng
 from isc_runtime.errors import START_OVER, ExitCode, IscError
-from isc_runtime.inside import GENERATORS, values_inside
+from isc_runtime.inside import generators_inside
 from isc_runtime.permutation import Draws, permute
 from isc_runtime.position import Position
 
@@ -69,11 +69,11 @@ class Failed:
 @contextlib.contextmanager
 def carried() -> Iterator[Failed]:
     """Ends the block at an IscError, and keeps that in what it has given; raises it if this is no worker."""
-    failed = Failed()
+    failed, is_worker = Failed(), get_worker_info() is not None
     try:
         yield failed
     except IscError as error:
-        if get_worker_info() is None:
+        if not is_worker:
             raise
         failed.error = error
 
@@ -133,25 +133,29 @@ class ReplayableDataset(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset = dataset
         self.collate = collate or collated
-        self._generators: list[Any] | None = None  # looked for with the first batch, in each process
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length
 
     def __getitems__(self, batch: list[int]) -> Any:
         """A batch; a DataLoader's loaders call it."""
-        several = getattr(self.dataset, "__getitems__", None)
         assert isinstance(batch, Batch)  # and no other sampler's
-        if self._generators is None:
-            self._generators = [] if hasattr(self.dataset, "state_dict") else _generators_of(self)
-        with rng.seeded(batch.seed, self._generators), carried() as failed, no_early_end(self.dataset):
-            return self.collate(several(batch) if several else [self.dataset[index] for index in batch])
+        with carried() as failed:
+            known = self._generators()
+            made = self._made(batch, known)
+            # One that came up in this batch was seeded by nobody; after a resume it may be another batch.
+            now = self._generators()
+            return self._made(batch, now) if now.keys() - known.keys() else made
         return failed
 
+    def _made(self, batch: Batch, generators: dict[str, Any]) -> Any:
+        several = getattr(self.dataset, "__getitems__", None)
+        with rng.seeded(batch.seed, generators), no_early_end(self.dataset):
+            return self.collate(several(batch) if several else [self.dataset[index] for index in batch])
 
-def _generators_of(holder: Any) -> list[Any]:
-    found = (value for _, value, _ in values_inside(holder, "") if isinstance(value, GENERATORS))
-    return list({id(generator): generator for generator in found}.values())
+    def _generators(self) -> dict[str, Any]:
+        """Its own ones, each time anew: they may be set for an epoch, or made when they are first needed."""
+        return {} if hasattr(self.dataset, "state_dict") else generators_inside(self)
 
 
 def as_it_is(batch: Any) -> Any:

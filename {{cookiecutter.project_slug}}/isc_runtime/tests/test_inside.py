@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from isc_runtime.inside import GENERATORS, MOST_ITEMS, values_inside
+from isc_runtime.inside import GENERATORS, MOST_ITEMS, generators_inside, values_inside
 
 
 class Crop:
@@ -69,11 +70,42 @@ def test_what_a_method_and_a_partial_are_bound_to_is_found() -> None:
     assert isinstance(found["data.after[1]['draws']"], random.Random)
 
 
+def test_what_a_function_and_a_module_hold_is_found() -> None:
+    draws, module, default = random.Random(0), nn.ModuleList([nn.Linear(1, 1)]), np.random.RandomState(0)
+    module.__dict__["rng"] = np.random.default_rng(0)
+
+    def collate(samples: list[Any], own: Any = default) -> Any:
+        return draws.choice(samples), own
+
+    holder = Link(collate)
+    holder.module = module
+    found = named(holder)
+    assert found["data.after.draws"] is draws
+    assert isinstance(found["data.after[0]"], np.random.RandomState)
+    assert isinstance(found["data.module.rng"], np.random.Generator)
+    assert not [name for name in found if "training" in name or "features" in name]
+    assert generators_inside(holder).keys() == {".after.draws", ".after[0]", ".module.rng"}
+
+
+def test_the_nearest_are_found_first() -> None:
+    holder = Link(None)
+    holder.near, holder.far = Crop(), [[[Link(None)] * 1 for _ in range(20)] for _ in range(20)]
+    assert "data.near.draws" in named(holder)
+
+
+@pytest.mark.parametrize("value", [range(3), np.zeros(3), [0] * (MOST_ITEMS + 1), object(), 3])
+def test_what_holds_nothing_that_is_looked_at_is_no_error(value: Any) -> None:
+    assert named(value) == {}
+
+
 class Link:
     __module__ = "mine"
 
     def __init__(self, after: Any) -> None:
         self.number, self.after = 1, after
+        self.module: Any = None
+        self.near: Any = None
+        self.far: Any = None
 
 
 def test_an_endless_chain_is_looked_at_for_a_while() -> None:

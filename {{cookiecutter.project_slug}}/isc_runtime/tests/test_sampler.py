@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from isc_runtime.errors import ExitCode, IscError
@@ -186,6 +187,68 @@ def test_a_dataset_s_own_generators_begin_at_the_position(workers: int) -> None:
     assert rows(2) == whole[2:]
     values = [value for batch in whole for row in batch for value in row]
     assert len(set(values)) == len(values)
+
+
+class Jitter(nn.Module):
+    """A transform of the user's, as torchvision has them."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def forward(self, value: float) -> float:
+        return value + float(self.rng.random())
+
+
+class Hidden(Dataset[Any]):
+    """Draws from generators within modules, and from one that it makes when it needs it, for some samples."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        self.transform = nn.Sequential(Jitter())
+        self.rng: Any = None
+
+    def __len__(self) -> int:
+        return 8
+
+    def set_epoch(self, epoch: int) -> None:
+        self.rng = np.random.default_rng(epoch)
+
+    def __getitem__(self, index: int) -> float:
+        drawn: float = self.transform(0.0)
+        if index < 4:
+            self.rng = np.random.default_rng() if self.rng is None else self.rng
+            drawn += self.rng.random()
+        return drawn
+
+
+def drawing_collate() -> Any:
+    draws = random.Random(0)
+    return lambda samples: [sample + draws.random() for sample in samples]
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_generators_that_are_hidden_or_made_later_begin_at_the_position(is_set: bool) -> None:
+    def rows(done: int, epoch: int) -> list[Any]:
+        data, sampler = Hidden(), ElasticSampler(8, 2)
+        loader = DataLoader(
+            ReplayableDataset(data, drawing_collate()), batch_sampler=sampler, collate_fn=as_it_is
+        )
+        for _ in range(epoch):
+            list(loader)
+            sampler.next_epoch()
+        sampler.next_epoch() if not epoch else None
+        if is_set:
+            data.set_epoch(1)
+        for _ in range(done):
+            sampler.advance()
+        return list(loader)
+
+    whole = rows(0, 1)
+    assert [rows(done, 0) for done in range(4)] == [whole[done:] for done in range(4)]
 
 
 @pytest.mark.parametrize(("length", "world_size"), [(10, 3), (9, 3), (2, 4), (1, 1)])

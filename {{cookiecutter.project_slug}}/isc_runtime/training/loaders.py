@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from isc_runtime.errors import ExitCode, IscError
+from isc_runtime.inside import objects_inside
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.sampler import Batch, ElasticSampler, ReplayableDataset, as_it_is, even_share, seed_of
@@ -26,7 +28,7 @@ from isc_runtime.training.streams import (
     is_stream,
     refuse_workers,
 )
-from isc_runtime.training.workers import PreparedLoader, reading
+from isc_runtime.training.workers import PreparedLoader, is_in_workers
 
 
 class Data(NamedTuple):
@@ -65,7 +67,8 @@ def load(load_data: Callable[..., Any], *arguments: Any) -> Data:
         raise IscError(
             f"load_data returned {wrong}",
             "data.py",
-            "It must return two datasets, (training, held_out), or a Data of them with collate and weights.",
+            "It must return two datasets, (training, held_out), or a Data of them with collate and weights. "
+            "A stream is an object whose __iter__ begins anew each time.",
             ExitCode.DATA,
         )
     return Data(*returned)
@@ -81,6 +84,8 @@ def _wrong_with(returned: Any) -> str | None:
             return f"a DataLoader as {name} data: train.py makes its own, of its dataset"
         if isinstance(dataset, type) or not is_one:
             return f"{described(dataset)} as {name} data"
+        if isinstance(dataset, Iterator) and type(dataset).__module__ in sys.stdlib_module_names:
+            return f"{described(dataset)} as {name} data, which can be read only once"
     if data.collate is not None and not callable(data.collate):
         return f"{described(data.collate)} in third place, where the function is that makes a batch"
     return None
@@ -195,17 +200,27 @@ def example_batch(data: Data, position: ElasticSampler | StreamPosition) -> Any:
     Raises:
         IscError: a stream has no samples.
     """
+    workers = int(is_in_workers(data.training))
     if isinstance(position, ElasticSampler):
-        return ReplayableDataset(data.training, data.collate).__getitems__(next(iter(position)))
+        first, dataset = [next(iter(position))], ReplayableDataset(data.training, data.collate)
+        return next(iter(_plain_loader(dataset, workers, batch_sampler=first)))
     # A copy: it may be what the dataset goes on counting in.
     before = copy.deepcopy(data.training.state_dict()) if is_stateful(data.training) else None  # type: ignore[attr-defined]
-    _, batch = next(iter(Chunks(data.training, data.collate, position)), (0, None))
+    chunks = _plain_loader(Chunks(data.training, data.collate, position), workers, batch_size=None)
+    batch = next((batch for _, _, batch in chunks), None)
     if before is not None:
         data.training.load_state_dict(before)  # type: ignore[attr-defined]
     if batch is None:
         hint = "Look at what it reads."
         raise IscError("The stream has no samples", "load_data in data.py, training", hint, ExitCode.DATA)
     return batch
+
+
+def _plain_loader(batches: Any, workers: int, **options: Any) -> PreparedLoader:
+    """Of batches that are made already."""
+    return PreparedLoader(
+        batches, num_workers=workers, collate_fn=as_it_is, generator=torch.Generator(), **options
+    )
 
 
 def steps_in_all(position: Position, epochs: int, max_steps: int | None) -> int:
@@ -242,13 +257,19 @@ def held_out_batches(data: Data, batch_size: int, group: Group, begin: int = 0) 
     parts = [own[at : min(at + batch_size, counted)] or own[at:] for at in range(0, len(own), batch_size)]
     # What is random in them is, as in training, the same in an evaluation that was interrupted.
     batches = [Batch(part, seed_of(0, 0, part[0])) for part in parts]
-    loader = DataLoader(
+    loader = _plain_loader(
         ReplayableDataset(data.held_out, data.collate),
+        _held_out_workers(data),
         batch_sampler=batches,
-        collate_fn=as_it_is,
-        generator=torch.Generator(),
         pin_memory=group.device.type == "cuda",
     )
-    with reading():
-        for number, batch in enumerate(ahead(loader, group.device)):
-            yield batch, number * batch_size < counted
+    for number, batch in enumerate(ahead(loader, group.device)):
+        yield batch, number * batch_size < counted
+
+
+def _held_out_workers(data: Data) -> int:
+    """A process of its own reads the held-out data where this one must not, or would change what is set."""
+    if is_stateful(data.held_out) or not is_in_workers(data.training):
+        return 0
+    of_training = {id(one) for one in objects_inside((data.training, data.collate))}
+    return int(any(id(one) in of_training for one in objects_inside((data.held_out, data.collate))))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import math
+import itertools
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
 
 from isc_runtime import rng
-from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.position import Position
+from isc_runtime.errors import START_OVER, ExitCode, IscError
+from isc_runtime.inside import generators_inside
+from isc_runtime.ranks import group as ranks
 from isc_runtime.sampler import as_it_is, carried, collated, no_early_end, seed_of
+from isc_runtime.training import first_sample
 from isc_runtime.training.ahead import ahead
+from isc_runtime.training.first_sample import Opening
+from isc_runtime.training.stream_position import StreamPosition as StreamPosition
 from isc_runtime.training.workers import PreparedLoader
 
 OPENING = -1  # takes the place of a sample's position in the seed for what is drawn before the first one
 
-logger = logging.getLogger("train")
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def is_stateful(dataset: Any) -> bool:
@@ -46,62 +54,6 @@ def refuse_workers(dataset: Any, workers: int) -> None:
         )
 
 
-class StreamPosition(Position):
-    """How much of a stream all ranks together have consumed."""
-
-    def __init__(self, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        super().__init__(batch_size, seed, rank, world_size)
-        self.coming = 0  # samples that all ranks consume in the batch that the loader gave last
-        self._is_done = False
-
-    @property
-    def is_epoch_done(self) -> bool:
-        """Whether the stream has ended; known only after its last batch."""
-        return self._is_done
-
-    @property
-    def own_samples(self) -> int:
-        """Samples of the batch that is trained on now, on each rank: on all of them as many."""
-        return len(self.share(self.coming))
-
-    def batches_left(self, epochs: int) -> float:
-        """Nobody knows."""
-        return math.inf
-
-    def end(self) -> None:
-        """The stream has no more samples."""
-        self._is_done = True
-
-    def check_epoch_is_done(self) -> None:
-        """The loader has said so itself, with `end`."""
-
-    def advance(self) -> None:
-        """Counts the batch that was just trained on, on all ranks."""
-        self._count(self.coming)
-
-    def next_epoch(self) -> None:
-        """Begins the stream anew."""
-        super().next_epoch()
-        self._is_done = False
-
-    def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps: also whether the stream has ended, for an evaluation that is under way."""
-        return {**super().state_dict(), "is_done": self._is_done, "is_drawn_by_sample": True}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from there."""
-        state = dict(state)
-        self._is_done = bool(state.pop("is_done", False))  # before 0.2.0 the loader found it out again
-        is_drawn_by_sample = state.pop("is_drawn_by_sample", False)
-        super().load_state_dict(state)
-        if self.progress.samples and not (self._is_done or is_drawn_by_sample):
-            logger.warning(
-                "[DATA] This checkpoint is from the middle of an epoch, and of a version in which a stream "
-                "drew other random numbers. If it draws any (it shuffles, say), the rest of this epoch is "
-                "drawn anew: some of its samples may come twice, and others not at all. Later ones are whole."
-            )
-
-
 class Chunks(IterableDataset[Any]):
     """The batches of one rank, and in a worker only those that are its turn.
 
@@ -121,24 +73,28 @@ class Chunks(IterableDataset[Any]):
         self._dataset = dataset
         self._collate = collate or collated
         self._position = position
+        self._generators: dict[str, Any] = {}  # the stream's own
+        self._opening = Opening(0, first_sample.UNKNOWN)
 
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Yields how many samples all ranks consume, and this rank's batch of them."""
+    def __iter__(self) -> Iterator[tuple[int, Opening, Any]]:
+        """Yields how many samples all ranks consume, where that begun, and this rank's batch of them."""
         with carried() as failed:
             yield from self._batches()
             return
         yield failed  # a PreparedLoader raises what is in it
 
-    def _batches(self) -> Iterator[tuple[int, Any]]:
+    def _batches(self) -> Iterator[tuple[int, Opening, Any]]:
         worker = get_worker_info()
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        # A stream that divides itself among workers, as torch's own example does, would be divided twice.
+        torch_worker._worker_info = None
         for number, (begin, chunk) in enumerate(self._chunks()):
             if number % turns == turn:
                 own = [chunk[index % len(chunk)] for index in self._position.share(len(chunk))]
                 seed = self._seed(begin + self._position.share(len(chunk)).start)
-                with rng.seeded(seed), no_early_end(self._dataset):
+                with rng.seeded(seed, generators_inside(self._collate)), no_early_end(self._dataset):
                     batch = self._collate(own)
-                yield len(chunk), batch
+                yield len(chunk), self._opening, batch
 
     def _chunks(self) -> Iterator[tuple[int, list[Any]]]:
         """What all ranks consume together, batch by batch, from the position on."""
@@ -153,30 +109,75 @@ class Chunks(IterableDataset[Any]):
                 (samples, _), may_begin_anew = self._open(), False
                 continue
             if not chunk:
+                self._check_end(begin)
                 return
             if begin >= progress.samples:
                 yield begin, chunk
             begin += len(chunk)
 
-    def _open(self) -> tuple[Iterator[Any], int]:
-        """The samples, and where in the stream they begin."""
+    def _check_end(self, samples: int) -> None:
+        """A stream must not end before it comes to the position. Raises IscError."""
         progress = self._position.progress
-        with rng.seeded(self._seed(OPENING)):  # on each rank, and each time, the same shuffled files, say
-            if hasattr(self._dataset, "samples_from"):
-                return iter(self._dataset.samples_from(progress.epoch, progress.samples)), progress.samples
-            is_amidst = is_stateful(self._dataset) and progress.samples > 0
-            if is_amidst:  # an evaluation may have interrupted it
-                self._dataset.load_state_dict(self._dataset.state_dict())
-            return iter(self._dataset), progress.samples if is_amidst else 0
+        if samples < progress.samples:
+            raise IscError(
+                f"The stream has ended after {samples} samples, and of epoch {progress.epoch + 1} "
+                f"{progress.samples} were trained on already",
+                "load_data in data.py, training",
+                "It must yield the same samples in the same order each time it is iterated: look for files "
+                f"that are missing now, and for what is opened in __init__ and used up. Or {START_OVER}.",
+                ExitCode.DATA,
+            )
+
+    def _open(self) -> tuple[Iterator[Any], int]:
+        """The samples, and where in the stream they begin. Raises IscError: it does not begin anew."""
+        if is_stateful(self._dataset):
+            return self._begun()
+        self._generators = known = generators_inside(self._dataset)
+        samples, begin = self._begun()
+        first = self._take(samples, begin, 1)
+        self._generators = generators_inside(self._dataset)
+        if self._generators.keys() - known.keys():  # made by nobody's seed, when it was first needed
+            samples, begin = self._begun()
+            first = self._take(samples, begin, 1)
+            self._generators = generators_inside(self._dataset)
+        self._opening = Opening(begin, first_sample.mark_of(first))
+        return itertools.chain(first, samples), begin
+
+    def _begun(self) -> tuple[Iterator[Any], int]:
+        # On each rank, and each time, the same shuffled files, say.
+        with rng.seeded(self._seed(OPENING), self._generators):
+            samples, begin = self._begun_anywhere()
+        is_last = samples is self._position.read_last()
+        if is_last and samples is not self._dataset and not is_stateful(self._dataset):
+            raise IscError(
+                "The stream's __iter__ returns what was read from already, and samples would be lost",
+                f"{type(self._dataset).__name__}, load_data in data.py, training",
+                "Let its __iter__ begin anew each time: what is opened or made in __init__ is used up.",
+                ExitCode.DATA,
+            )
+        try:
+            self._position.read_last = weakref.ref(samples)  # what it holds open should be closed by now
+        except TypeError:  # one of Python's own
+            self._position.read_last = partial(_same, samples)
+        return samples, begin
+
+    def _begun_anywhere(self) -> tuple[Iterator[Any], int]:
+        progress = self._position.progress
+        if hasattr(self._dataset, "samples_from"):
+            return iter(self._dataset.samples_from(progress.epoch, progress.samples)), progress.samples
+        is_amidst = is_stateful(self._dataset) and progress.samples > 0
+        if is_amidst:  # an evaluation may have interrupted it
+            self._dataset.load_state_dict(self._dataset.state_dict())
+        return iter(self._dataset), progress.samples if is_amidst else 0
 
     def _take(self, samples: Iterator[Any], begin: int, wanted: int) -> list[Any]:
         """The next samples, as many as there are. What is drawn for one depends on its place in the stream
         alone: not on the batches, which are others on another number of ranks.
         """
         chunk: list[Any] = []
-        with rng.undisturbed():
+        with rng.undisturbed(self._generators.values()):
             for place in range(begin, begin + wanted):
-                rng.seed_cpu(self._seed(place))
+                rng.seed_cpu(self._seed(place), self._generators)
                 try:
                     chunk.append(next(samples))
                 except StopIteration:
@@ -203,6 +204,7 @@ class StreamLoader:
     def __init__(self, chunks: Chunks, position: StreamPosition, workers: int, device: torch.device) -> None:
         refuse_workers(chunks._dataset, workers)
         self._position = position
+        self._is_told = False
         loader = PreparedLoader(
             chunks,
             batch_size=None,
@@ -216,11 +218,15 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yields this rank's batches. Raises IscError: an epoch has none."""
-        is_empty = self._position.progress.samples == 0
-        for consumed, batch in self._loader:
-            self._position.coming, is_empty = consumed, False
+        is_first, is_empty = True, self._position.progress.samples == 0
+        for consumed, opening, batch in self._loader:
+            if is_first:
+                self._compare(opening)
+            self._position.coming, is_first = consumed, False
             yield batch
-        if is_empty:
+        if is_first:
+            self._compare(None)
+        if is_first and is_empty:
             epoch = self._position.progress.epoch
             raise IscError(
                 f"The stream has no samples in epoch {epoch + 1}" if epoch else "The stream has no samples",
@@ -231,3 +237,17 @@ class StreamLoader:
                 ExitCode.DATA,
             )
         self._position.end()
+
+    def _compare(self, opening: Opening | None) -> None:
+        """Warns, once, if the stream is another one: than on other ranks, than before. A collective."""
+        position, group = self._position, ranks._current
+        is_same = group is None or group.world_size == 1 or first_sample.is_same_on_ranks(opening, group)
+        found = None if is_same else "on all ranks"
+        if opening is not None and not opening.begin:
+            if position.first_sample is None:
+                position.first_sample = opening.mark
+            elif position.first_sample != opening.mark:
+                found = found or f"as when epoch {position.progress.epoch + 1} began"
+        if found and not self._is_told and (group is None or group.is_master):
+            first_sample.warn(found)
+            self._is_told = True

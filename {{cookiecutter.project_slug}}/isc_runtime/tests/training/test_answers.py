@@ -93,6 +93,8 @@ def test_what_says_what_is_best_is_one_of_the_scores(best: Any) -> None:
         ((None, DATA), r"nothing \(None\) as training data"),
         ((DataLoader(DATA), DATA), "a DataLoader as training data"),
         ((DATA, DataLoader(DATA)), "a DataLoader as held-out data"),
+        (((one for one in [1]), DATA), "a generator as training data, which can be read only once"),
+        ((zip([1], [2], strict=True), DATA), "a zip as training data, which can be read only once"),
         ((type(DATA), DATA), "the class TensorDataset itself as training data"),
         ((DATA, DATA, DATA), "a TensorDataset in third place, where the function is"),
         ((DATA, DATA, None, None, None), "a tuple of 5"),
@@ -109,4 +111,4 @@ def test_pairs_of_all_kinds_are_data() -> None:
     assert load(lambda: Data(DATA, DATA, collate=list)).collate is list
     plain: Any = load(lambda: ([1, 2], range(3)))
     assert (plain.training, plain.held_out) == ([1, 2], range(3))
-    assert load(lambda: (iter(()), DATA)).held_out is DATA
+    assert load(lambda: ({1, 2}, DATA)).held_out is DATA

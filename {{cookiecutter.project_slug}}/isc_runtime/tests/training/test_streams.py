@@ -259,30 +259,6 @@ def test_what_can_only_be_iterated_is_a_stream() -> None:
     assert (batches, position.is_epoch_done) == ([[0, 1, 2, 3]], True)
 
 
-class UsedUp(IterableDataset[Tensor]):
-    """What it opens once is not there a second time."""
-
-    def __init__(self) -> None:
-        self.samples: Iterator[Tensor] = iter(torch.arange(8.0))
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self.samples
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_that_is_used_up_does_not_let_the_training_wait_for_ever(workers: int) -> None:
-    position, loader, _ = opened(UsedUp(), 0, 1, workers)
-    for _ in loader:
-        position.advance()
-    position.next_epoch()
-    if workers:  # each has a copy of its own
-        assert len(list(loader)) == 2
-        return
-    with pytest.raises(IscError, match=r"no samples in epoch 2: load_data .*begin anew each time") as raised:
-        list(loader)
-    assert raised.value.exit_code is ExitCode.DATA
-
-
 def test_a_resume_at_the_very_end_of_a_stream_is_no_empty_stream() -> None:
     _, position = read(Plain(), 0, 1)
     assert read(Plain(), 0, 1, state={**position.state_dict(), "is_done": False})[0] == []

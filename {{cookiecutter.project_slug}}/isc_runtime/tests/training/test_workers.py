@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset
@@ -14,7 +15,7 @@ from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.group import Group
 from isc_runtime.sampler import Batch, ReplayableDataset, as_it_is
 from isc_runtime.tests.training.test_ahead import Counting
-from isc_runtime.training.loaders import Data, held_out_batches, make_position, training_loader
+from isc_runtime.training.loaders import Data, example_batch, held_out_batches, make_position, training_loader
 from isc_runtime.training.streams import Chunks, StreamLoader, StreamPosition
 from isc_runtime.training.workers import PreparedLoader
 
@@ -109,6 +110,48 @@ def test_workers_know_what_was_set_before_an_epoch(caplog: pytest.LogCaptureFixt
     assert caplog.text.count("data.dataset.noise was set within an epoch") == 1
 
 
+class Relabelled(Dataset[Any]):
+    """Whose labels a training replaces, and to which it adds samples."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        self.labels, self.weights = np.zeros(30), torch.zeros(30)
+        self.shared: torch.Tensor = torch.zeros(30).share_memory_()  # type: ignore[no-untyped-call]
+        self.pool = list(range(30))
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitem__(self, index: int) -> float:
+        return float(self.labels[index] + self.weights[index] + self.shared[index])
+
+
+def test_workers_know_arrays_tensors_and_lists_that_were_set(caplog: pytest.LogCaptureFixture) -> None:
+    data = Relabelled()
+    pair = Data(data, [1])  # type: ignore[arg-type]
+    position = make_position(pair, 10, 0, Group(Environment(), torch.device("cpu")))
+    loader = training_loader(pair, position, 1, torch.device("cpu"))
+    assert isinstance(loader, PreparedLoader)
+
+    def epoch() -> tuple[set[float], Any]:
+        values = {value for batch in loader for value in batch.tolist()}
+        return values, loader._iterator._workers[0].pid  # type: ignore[union-attr]
+
+    begun = epoch()
+    data.shared += 1.0  # in place, and seen by the workers
+    assert epoch() == ({1.0}, begun[1])
+    data.labels = data.labels + 1.0
+    assert epoch()[0] == {2.0}
+    data.weights += 1.0
+    last = epoch()
+    assert last[0] == {3.0}
+    assert not caplog.messages
+    data.pool.append(30)
+    assert epoch()[1] != last[1]
+    assert "have 31 samples now, and an epoch is made of the 30" in caplog.text
+
+
 class Shared(Dataset[Any]):
     """Counts what was read of it, wherever."""
 
@@ -125,18 +168,57 @@ class Shared(Dataset[Any]):
         return index
 
 
-def test_what_reading_itself_changes_nobody_has_set(caplog: pytest.LogCaptureFixture) -> None:
+class SharedStream(IterableDataset[Any]):
+    """The same as a stream."""
+
+    __module__ = "mine"
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for index in range(4):
+            self.read += 1
+            yield index
+
+
+class Collating:
+    """Makes batches with what it holds."""
+
+    __module__ = "mine"
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def collate(self, samples: list[Any]) -> Any:
+        self.held.read += 1
+        return samples
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_workers_load_is_not_read_in_this_process(is_stream: bool) -> None:
+    """A file that it opened for a first sample workers would share, with one place in it for them all."""
+    group = Group(Environment(), torch.device("cpu"))
+    training, both = (SharedStream() if is_stream else Shared()), Shared()
+    data = Data(training, both if is_stream else Subset(training, range(4)))
+    position = make_position(data, 1, 0, group)
+    loader = training_loader(data, position, 1, group.device)
+    assert example_batch(data, position).tolist() == next(iter(loader)).tolist()
+    assert [batch.tolist() for batch, _ in held_out_batches(data, 2, group)] == [[0, 1], [2, 3]]
+    assert training.read == 0
+    assert both.read == (4 if is_stream else 0), "what they do not hold needs no process of its own"
+    with_collate = Data(training, both, Collating(training).collate)
+    assert len(list(held_out_batches(with_collate, 2, group))) == 2
+    assert training.read == 0
+
+
+def test_reading_held_out_data_does_not_begin_workers_anew(caplog: pytest.LogCaptureFixture) -> None:
     group = Group(Environment(), torch.device("cpu"))
     both = Shared()
     data = Data(both, both)
     position = make_position(data, 1, 0, group)
-    loader = PreparedLoader(
-        ReplayableDataset(both),
-        batch_sampler=position,
-        collate_fn=as_it_is,
-        num_workers=1,
-        persistent_workers=True,
-    )
+    loader = training_loader(data, position, 1, group.device)
+    assert isinstance(loader, PreparedLoader)
     workers = set()
     for _ in range(2):
         batches = iter(loader)
@@ -144,9 +226,32 @@ def test_what_reading_itself_changes_nobody_has_set(caplog: pytest.LogCaptureFix
         workers |= {worker.pid for worker in loader._iterator._workers}  # type: ignore[union-attr]
         list(held_out_batches(data, 2, group))
         list(batches)
-    assert both.read > 0
     assert len(workers) == 1
     assert "[STATE]" not in caplog.text
+
+
+class Slotted:
+    """A dataset without a __dict__."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values = range(4)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return self.values[index]
+
+
+@pytest.mark.parametrize("values", [np.arange(4), range(4), list(range(4)), torch.arange(4), Slotted()])
+def test_whatever_has_items_is_loaded_by_workers(values: Any) -> None:
+    group = Group(Environment(), torch.device("cpu"))
+    data = Data(values, values)
+    loader = training_loader(data, make_position(data, 2, 0, group), 1, group.device)
+    assert sorted(value for batch in loader for value in batch.tolist()) == [0, 1, 2, 3]
+    assert len(list(held_out_batches(data, 2, group))) == 2
 
 
 def test_a_state_in_copies_of_a_dataset_is_refused() -> None:
