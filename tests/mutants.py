@@ -83,6 +83,7 @@ TESTS = {  # for each module the tests that are about it
     "ranks.buffers": "buffers",
     "ranks.building": "building",
     "ranks.sharding": "sharding",
+    "ranks.division": "division sharding",
     "ranks.untouched": "untouched",
     "ranks.group": "group watch",
     "ranks.reporting": "group torchrun",

@@ -5,7 +5,7 @@
     parallel                            a model on all ranks, as replicas or as shards
     replicas                            a whole one on each, which exchange their gradients
     building                            a model that no rank ever has to hold as a whole
-      sharding                          a shard of it on each rank
+      sharding  division                a shard of it on each rank; what of it is sharded together
     buffers  weights                    the first rank's, on all of them; those that have come apart
     group                               the process group, the device, agreement between ranks
     reporting                           how a program ends: a message, an exit code, all ranks
