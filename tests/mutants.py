@@ -82,6 +82,7 @@ TESTS = {  # for each module the tests that are about it
     "ranks.parallel": "parallel",
     "ranks.buffers": "buffers",
     "ranks.building": "building",
+    "ranks.replicas": "replicas parallel",
     "ranks.sharding": "sharding",
     "ranks.division": "division sharding",
     "ranks.untouched": "untouched",
