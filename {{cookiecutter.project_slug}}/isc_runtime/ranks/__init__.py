@@ -10,7 +10,7 @@
     group                               the process group, the device, agreement between ranks
     reporting                           how a program ends: a message, an exit code, all ranks
     device  determinism                 where a rank computes; the same bits each time
-    watch                               threads that notice when a rank fell or none makes progress
+    watch  deadline                     threads that notice when a rank fell or none makes progress
       launching/                          how the ranks of all nodes begin
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     interfaces                          which network interface the nodes reach each other through
