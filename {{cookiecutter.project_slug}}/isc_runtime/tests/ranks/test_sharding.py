@@ -130,6 +130,17 @@ def test_a_state_in_shards_and_back(tmp_path: Path) -> None:
         assert not is_sharded(found["wrapper"]["other"])
         found = distribute(kept, ShardedTensors({"model": model, "wrapper": wrapper}))
         assert not any(map(is_sharded, found["wrapper"]["slow"]))  # they were whole beside shards
+        sums_of_rows = {"row_var": torch.zeros(WIDTH, 1), "step": torch.zeros(())}
+        rows = {"adafactor": {"state": {0: sums_of_rows}, "other": torch.zeros(3)}}
+        parts = {"adafactor": torch.optim.Adafactor(model.parameters())}
+        found = distribute(rows, ShardedTensors(parts, was_whole=True))["adafactor"]
+        of_first = found["state"][0]
+        assert [*map(is_sharded, (of_first["row_var"], of_first["step"], found["other"]))] == [
+            True,
+            False,
+            False,
+        ]
+        assert of_first["row_var"].to_local().shape == (WIDTH, 1)
 
     run(tmp_path, work)
 
