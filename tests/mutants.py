@@ -90,6 +90,7 @@ TESTS = {  # for each module the tests that are about it
     "ranks.reporting": "group torchrun",
     "ranks.watch": "watch group",
     "ranks.deadline": "deadline watch",
+    "ranks.explained": "explained determinism",
     "ranks.mailbox": "order_on_disk publishing",
     "ranks.interruption": "interruption",
     "ranks.rank_error": "group two_ranks",

@@ -14,7 +14,7 @@
       launching/                          how the ranks of all nodes begin
     mailbox  interruption  rank_error   words to the master without a collective; signals; an error
     interfaces                          which network interface the nodes reach each other through
-    collective_error                    what a collective says when it fails though no rank is gone
+    collective_error  explained         what a collective says when it fails though no rank is gone; and torch
     ending  untouched                   the end that nothing can stop; a forward pass that does not count
     shards                              tensors in shards
     shard_metadata  shard_files         where in the files the shards are, read as data; what a rank reads

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
+from isc_runtime.checkpointing.members import classes_of
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
@@ -116,6 +117,7 @@ def test_parts_of_a_batch_and_clipping(tmp_path: Path, ranks: int, size: int | N
 def test_a_state_in_shards_and_back(tmp_path: Path) -> None:
     def work(group: Group) -> None:
         model = sharded(group)
+        assert classes_of({"model": model}) == classes_of({"model": Network()})
         state = {"model": model.state_dict()}
         whole = {name: value.full_tensor() for name, value in state["model"].items()}
         marked, tensors = separate(state)
