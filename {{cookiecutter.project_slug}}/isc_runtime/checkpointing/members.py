@@ -16,6 +16,7 @@ from typing import Any
 from isc_runtime.errors import START_OVER, ExitCode, IscError
 
 RESERVED = {"rng", "saves", "asked"}  # what a checkpoint holds besides the parts
+FSDP = "torch.distributed.fsdp"  # where its classes are
 
 Changes = dict[str, dict[str, str]]  # "came", "gone" and "replaced": names of parts, and their classes
 
@@ -88,8 +89,16 @@ class Members:
 
 
 def classes_of(parts: Mapping[str, Any]) -> dict[str, str]:
-    """The full names of the classes of parts; the template's own are left out: where they are may change."""
-    kinds = {name: type(part) for name, part in parts.items()}
+    """The full names of the classes of parts; the template's own are left out: where they are may change.
+
+    FSDP2 puts a class of its own before that of a model in shards, which is the same model.
+    """
+    kinds = {
+        name: next(
+            one for one in type(part).__mro__ if not one.__module__.startswith("torch.distributed.fsdp")
+        )
+        for name, part in parts.items()
+    }
     return {
         name: f"{kind.__module__}.{kind.__qualname__}"
         for name, kind in kinds.items()

@@ -70,8 +70,9 @@ class Unsaved:
             logger.warning(
                 "[STATE] The weights of the ranks have come apart: %s of rank %d is not that of rank 0. Only "
                 "rank 0's are saved, and a resume would give them to all. Gradients are the same on all "
-                "ranks after the whole backward pass, not in its hooks; what a forward pass writes belongs "
-                "into a buffer, and not into a parameter, be it frozen.",
+                "ranks after the whole backward pass, not in its hooks, and only of what self.replica "
+                "returned, not the model in it; what a forward pass writes belongs into a buffer, and not "
+                "into a parameter, be it frozen.",
                 *reversed(found),
             )
 

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from isc_runtime import rng
 from isc_runtime.errors import IscError
 from isc_runtime.options import ParallelOptions
+from isc_runtime.ranks.division import check_shardable
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.sharding import Part, check_model, is_to_be_sharded, shard
 
@@ -47,10 +48,7 @@ logger = logging.getLogger("train")
 
 
 def build(
-    make: Callable[[], nn.Module],
-    group: Group,
-    options: ParallelOptions,
-    bf16: bool = False,
+    make: Callable[[], nn.Module], group: Group, options: ParallelOptions, bf16: bool = False
 ) -> nn.Module:
     """Makes the model; with `--parallelism fsdp` every rank gets its part of it, on its device.
 
@@ -94,6 +92,7 @@ def _build_in_parts(make: Callable[[], nn.Module], index: int, number: int) -> B
             model = make()
         if not mode.reason:
             check_model(model)
+            check_shardable(model)
         rows = mode.take_parts(model)
     except Exception as error:
         is_partial = any(known.rows is not None for known in mode._known.values())
@@ -286,6 +285,7 @@ class PartwiseBuild(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
                     self.reason = f"{type(module).__name__}.{name} is a view of {known.name}"
                     raise CannotBuildInParts(self.reason)
                 meta = nn.Parameter(torch.empty_like(old, device="meta"), old.requires_grad)
+                vars(meta).update(vars(old))
                 meta, _ = new.setdefault(id(old), (meta, old))
                 rows[id(meta)] = known.rows.view(-1, *old.shape[1:])
                 setattr(module, name, meta)

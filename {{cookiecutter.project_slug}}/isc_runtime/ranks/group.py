@@ -22,9 +22,10 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
-from isc_runtime.ranks.determinism import explained, set_determinism
+from isc_runtime.ranks.determinism import set_determinism
 from isc_runtime.ranks.device import choose_device, has_bf16
 from isc_runtime.ranks.ending import end
+from isc_runtime.ranks.explained import explained
 from isc_runtime.ranks.interfaces import choose_interface
 from isc_runtime.ranks.interruption import Stopped, end_with_launcher
 from isc_runtime.ranks.mailbox import Mailbox
@@ -285,8 +286,7 @@ def process_group(
         watch.fall(said_by_exit(error) if isinstance(error, SystemExit) else explained(error) or error)
     group.leave()
     dist.destroy_process_group()
-    # A thread of gloo's that is still in Python when Python ends would abort the process.
-    time.sleep(SETTLING)
+    time.sleep(SETTLING)  # a thread of gloo's that is in Python when Python ends would abort the process
 
 
 def _check_launcher(environment: Environment) -> None:

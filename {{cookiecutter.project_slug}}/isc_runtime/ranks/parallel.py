@@ -25,10 +25,10 @@ from torch.utils.checkpoint import checkpoint
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.building import build as build
+from isc_runtime.ranks.division import blocks, check_shardable
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.replicas import check_trained, exchange_explained, make_replica
 from isc_runtime.ranks.sharding import (
-    blocks,
     check_model,
     is_sharded_model,
     is_to_be_sharded,
@@ -92,9 +92,11 @@ def part_of_batch(replica: nn.Module, is_last: bool) -> Iterator[None]:
         is_last: whether this is the last part.
 
     Raises:
-        IscError: in the batch before some parameters have got no gradient, as they had at the start.
+        IscError: in the batch before some parameters have got no gradient, as they had at the start; or one
+            in shards has a hook.
     """
     if is_sharded_model(replica):
+        check_shardable(replica)
         replica.set_requires_all_reduce(is_last)  # type: ignore[operator]  # an FSDPModule's
     check_trained(replica)
     with contextlib.ExitStack() as stack:

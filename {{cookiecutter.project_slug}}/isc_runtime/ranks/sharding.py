@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.buffers import equalize_before_each_pass
+from isc_runtime.ranks.division import Division, blocks
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import is_sharded
 
@@ -61,79 +62,6 @@ def group_of_one_model() -> Group | None:
 def is_sharded_model(model: nn.Module) -> bool:
     """Whether FSDP2 has it."""
     return hasattr(model, "set_requires_gradient_sync")
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of the model's outermost module lists; none if it has no list.
-
-    A member that is a list or a dict is never called itself: its members are. Each block is named once.
-    """
-    found: list[nn.Module] = []
-    for child in model.children():
-        found += _members(child) if isinstance(child, nn.ModuleList) else blocks(child)
-    return list(dict.fromkeys(found))
-
-
-def _members(module: nn.Module) -> list[nn.Module]:
-    is_called = type(module).forward is not nn.Module.forward
-    if is_called or not isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return [module]
-    return [one for child in module.children() for one in _members(child)]
-
-
-@dataclass(frozen=True)
-class Division:
-    """What of a model is sharded together.
-
-    Attributes:
-        groups: its blocks, those in one list that share parameters.
-        shared: parameters of blocks that the rest of the model has, too: they are sharded with that.
-        scalars: parameters without a dimension, of which each rank keeps the whole.
-    """
-
-    groups: list[list[nn.Module]]
-    shared: set[nn.Parameter]
-    scalars: set[nn.Parameter]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Division:
-        """That of a model. Raises IscError: a part of it has trained parameters of several types."""
-        found = blocks(model)
-        scalars = {one for one in model.parameters() if not one.dim()}
-        rest = _parameters_without(model, set(found))
-        groups: list[list[nn.Module]] = []
-        for block in found:
-            own = set(block.parameters()) - rest - scalars
-            like = [group for group in groups if any(own & set(one.parameters()) for one in group)]
-            groups = [group for group in groups if group not in like]
-            groups.append([one for group in like for one in group] + [block])
-        for group in groups:
-            _check_types(model, {one for block in group for one in block.parameters()} - rest - scalars)
-        _check_types(model, rest - scalars)
-        return cls(groups, {one for block in found for one in block.parameters()} & rest, scalars)
-
-
-def _check_types(model: nn.Module, together: set[nn.Parameter]) -> None:
-    """FSDP2 exchanges the gradients of what is sharded together in one piece of memory. Raises IscError."""
-    names: dict[torch.dtype, str] = {}
-    for name, one in model.named_parameters():
-        if one in together and one.requires_grad:
-            names.setdefault(one.dtype, name)
-    if len(names) > 1:
-        listed = ", ".join(f"{name} is {dtype}" for dtype, name in names.items())
-        raise IscError(
-            f"Parameters that are sharded together, and trained, are of several types: {listed}",
-            "--parallelism fsdp",
-            "Give all that are trained one type in build_model, float32 say: a GPU computes in bf16 all the "
-            "same. What is frozen may have another one. Or train with --parallelism ddp.",
-            ExitCode.USAGE,
-        )
-
-
-def _parameters_without(module: nn.Module, others: set[nn.Module]) -> set[nn.Parameter]:
-    """A module's, but for those of these modules in it."""
-    found = set(module.parameters(recurse=False))
-    return found.union(*(_parameters_without(one, others) for one in module.children() if one not in others))
 
 
 def check_model(model: nn.Module) -> None:
@@ -191,8 +119,9 @@ def shard(
         if not parameter.is_contiguous():  # as in channels_last: FSDP2 takes no such ones
             parameter.data = parameter.data.contiguous()
     mesh = _mesh(group, Part.of(options, group))
+    attributes = {name: dict(vars(one)) for name, one in model.named_parameters()}
     named = {name: rows[id(one)] for name, one in model.named_parameters() if id(one) in rows}
-    others = division.shared | division.scalars
+    others = division.shared | division.whole
     for together in division.groups:
         fully_shard(
             together[0] if len(together) == 1 else together,
@@ -201,10 +130,12 @@ def shard(
             ignored_params=others,
         )
     last = replace(policy, output_dtype=torch.float32 if bf16 else None)
-    fully_shard(model, mesh=mesh, mp_policy=last, ignored_params=division.scalars)
+    fully_shard(model, mesh=mesh, mp_policy=last, ignored_params=division.whole)
     _fill(model, named, group.device)
-    for scalar in division.scalars:
-        _keep_equal(scalar, group)
+    for parameter in division.whole:
+        _keep_equal(parameter, group)
+    for name, parameter in model.named_parameters():
+        vars(parameter).update(attributes[name])
     for module in filter(is_sharded_model, model.modules()):
         type(module).__deepcopy__ = _refuse_to_copy  # type: ignore[attr-defined]  # a class that FSDP2 made
     if (

@@ -144,6 +144,11 @@ class ShardedTensors:
         found = self._known.get(path, self._known.get(path[:3]))
         return found if found is not None and found.shape == size else self._sizes.get((path[0], size))
 
+    def is_beside(self, path: Keys, tensor: Tensor) -> bool:
+        """Whether an optimizer that had whole parameters keeps this of one that is in shards now: sums of its
+        rows, say. A count, which has no dimension, it keeps as it is."""
+        return bool(self._sizes and tensor.dim() and len(path) > 3 and path[:3] in self._known)
+
     def everywhere(self, tensor: Tensor) -> Tensor:
         """What every rank has whole, as torch wants it beside what is in shards, if there is such a thing."""
         if not self._known:
@@ -225,7 +230,7 @@ def distribute(state: Any, sharded: ShardedTensors) -> Any:
         is_whole = isinstance(node, Tensor) and not is_sharded(node)
         like = sharded.of(path, node.shape) if is_whole else None
         if like is None:
-            return node
+            return sharded.everywhere(node) if is_whole and sharded.is_beside(path, node) else node
         from torch.distributed.tensor import distribute_tensor
 
         return distribute_tensor(node, like.device_mesh, like.placements, src_data_rank=None)

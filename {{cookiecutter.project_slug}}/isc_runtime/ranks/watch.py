@@ -26,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.collective_error import is_of_collective, true_reason, words_of
+from isc_runtime.ranks.deadline import Deadline
 from isc_runtime.ranks.ending import end, say
 from isc_runtime.ranks.interruption import show_stacks
 from isc_runtime.ranks.mailbox import Store
@@ -97,9 +98,7 @@ class Watch:
             targets.append(self._look_at_store)
         self._is_alone = store is None
         self._environment = environment
-        self._timeout = timeout
-        self._deadline = time.monotonic() + first_timeout
-        self._limit, self._is_first = first_timeout, True
+        self._deadline = Deadline(first_timeout, timeout)
         self._busy_again, self._heard = 0.0, 0  # of this rank's own, of any rank's
         self._launcher = environment.launcher
         is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -111,12 +110,11 @@ class Watch:
 
     def progress(self) -> None:
         """The training goes on: called at every batch."""
-        self._limit, self._is_first = self._timeout, False
-        self._deadline = time.monotonic() + self._timeout
+        self._deadline.progress()
 
     def wait_on(self) -> None:
         """Something else than a batch goes on, a save for one: the time for the batch begins anew."""
-        self._deadline = max(self._deadline, time.monotonic() + self._limit)
+        self._deadline.begin_anew()
 
     def busy(self) -> None:
         """Something long goes on here, and all others wait for it: their time begins anew, too."""
@@ -192,7 +190,7 @@ class Watch:
         Alone it is all there is to look at.
         """
         while not self._closed.wait(INTERVAL):
-            if time.monotonic() > self._deadline + (0 if self._is_alone else GRACE):
+            if self._deadline.is_over(0 if self._is_alone else GRACE):
                 if _is_debugged():
                     self.wait_on()
                 else:
@@ -220,7 +218,7 @@ class Watch:
             self.wait_on()
         if os.getppid() != self._launcher:
             return self._launcher_is_gone()
-        if time.monotonic() > self._deadline + (HEAD_START if _waits_for_others() else 0):
+        if self._deadline.is_over(HEAD_START if _waits_for_others() else 0):
             absent = self._absent(self._store)
             with contextlib.suppress(OSError, ValueError):
                 show_stacks()
@@ -229,14 +227,14 @@ class Watch:
 
     def _stalled(self, absent: str) -> RankError:
         """No batch was finished in time."""
-        what = f"No batch was finished within {self._limit:g} s{absent}"
-        option = "--first-timeout" if self._is_first else "--timeout"
+        what = f"No batch was finished within {self._deadline.limit:g} s{absent}"
+        option, one = ("--first-timeout", "the first") if self._deadline.is_first else ("--timeout", "a")
         if absent.endswith(NEVER):
             hint = f"Its log tells why; if it needs longer to start, raise {option}."
         else:
             hint = (
                 "Above is where this rank stands. A collective that only some ranks call looks like this; "
-                f"if {'the first' if self._is_first else 'a'} batch really takes that long, raise {option}."
+                f"if {one} batch really takes that long, raise {option}."
             )
         return self._failure(what, "", hint)
 

@@ -19,6 +19,7 @@ from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
 from isc_runtime.ranks.buffers import equalize_buffers
+from isc_runtime.ranks.division import blocks
 from isc_runtime.ranks.group import Group, process_group
 from isc_runtime.ranks.parallel import (
     NOTHING_COUNTS,
@@ -29,7 +30,6 @@ from isc_runtime.ranks.parallel import (
 )
 from isc_runtime.ranks.rank_error import RankError
 from isc_runtime.ranks.reporting import reported
-from isc_runtime.ranks.sharding import blocks
 from isc_runtime.ranks.shards import ShardedTensors
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.tests.small_training import CLASSES, FEATURES, Network

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 
+from isc_runtime.checkpointing.members import classes_of
 from isc_runtime.environment import Environment
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.options import ParallelOptions
@@ -116,6 +117,7 @@ def test_parts_of_a_batch_and_clipping(tmp_path: Path, ranks: int, size: int | N
 def test_a_state_in_shards_and_back(tmp_path: Path) -> None:
     def work(group: Group) -> None:
         model = sharded(group)
+        assert classes_of({"model": model}) == classes_of({"model": Network()})
         state = {"model": model.state_dict()}
         whole = {name: value.full_tensor() for name, value in state["model"].items()}
         marked, tensors = separate(state)
@@ -130,6 +132,17 @@ def test_a_state_in_shards_and_back(tmp_path: Path) -> None:
         assert not is_sharded(found["wrapper"]["other"])
         found = distribute(kept, ShardedTensors({"model": model, "wrapper": wrapper}))
         assert not any(map(is_sharded, found["wrapper"]["slow"]))  # they were whole beside shards
+        sums_of_rows = {"row_var": torch.zeros(WIDTH, 1), "step": torch.zeros(())}
+        rows = {"adafactor": {"state": {0: sums_of_rows}, "other": torch.zeros(3)}}
+        parts = {"adafactor": torch.optim.Adafactor(model.parameters())}
+        found = distribute(rows, ShardedTensors(parts, was_whole=True))["adafactor"]
+        of_first = found["state"][0]
+        assert [*map(is_sharded, (of_first["row_var"], of_first["step"], found["other"]))] == [
+            True,
+            False,
+            False,
+        ]
+        assert of_first["row_var"].to_local().shape == (WIDTH, 1)
 
     run(tmp_path, work)
 
