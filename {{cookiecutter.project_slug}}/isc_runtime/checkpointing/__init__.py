@@ -12,6 +12,7 @@
         looked_at  collected            whatever a training holds, by name; gradients of several batches
     forms  members                  what a training has changed of its parts; which these are
     marks  filling                  what tells whether a value has changed; what fills a part again
+      kinds                           which kinds of dicts a part had where a checkpoint holds plain ones
       held  dict_parts                what parts hold themselves; one that is a dict
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 
