@@ -29,6 +29,7 @@ from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import ShardedTensors, distribute
 
 EVALUATION = "evaluation"  # the part of the state that says how far an evaluation is
+WHERE = (imported.POSITION, EVALUATION)
 
 logger = logging.getLogger("checkpoint")
 

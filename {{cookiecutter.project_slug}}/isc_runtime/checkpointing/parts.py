@@ -68,10 +68,22 @@ def parts_of(training: Training) -> State:
                 "Make it once, as train.py makes `metrics`, and keep it in an attribute.",
                 ExitCode.USAGE,
             )
-    if not isinstance(parts.get(POSITION), Position):
+    _position_in(parts)
+    return parts
+
+
+def place_of(training: Training) -> Position:
+    """How far it is: asked each time, for another position may take the place of the first one, with other
+    weights of the samples, say. Raises IscError: there is none."""
+    return _position_in(training.state())
+
+
+def _position_in(parts: State) -> Position:
+    position = parts.get(POSITION)
+    if not isinstance(position, Position):
         hint = "Add the position in the training data, an ElasticSampler, to what `state` returns."
         raise IscError("The state does not say how far the training is", POSITION, hint, ExitCode.USAGE)
-    return parts
+    return position
 
 
 def collect(training: Training) -> dict[str, Any]:

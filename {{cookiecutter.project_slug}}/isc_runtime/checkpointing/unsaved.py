@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from isc_runtime.checkpointing.collected import Collected
 from isc_runtime.checkpointing.looked_at import containers_of, look
 from isc_runtime.checkpointing.marks import ITERATOR, differs, is_readable, merged, place
+from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.weights import unlike_weights
 from isc_runtime.tree import leaves
@@ -116,4 +117,6 @@ def _advice(name: str, kind: str, mark: Any, holder: Any) -> str:
         return f"{said}, or give what holds it a state_dict and add that" if is_held else said
     if isinstance(holder, Optimizer):
         return "Keep it in its state or in a parameter group, which are in its state_dict"
+    if isinstance(holder, Position):
+        return "Set it before each epoch, by what the position says of that, and so after a resume, too"
     return "Keep it in a persistent buffer, or tell it with get_extra_state, a generator by its state"

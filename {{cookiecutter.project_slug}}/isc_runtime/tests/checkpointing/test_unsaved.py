@@ -19,6 +19,7 @@ from isc_runtime.checkpointing.unsaved import Unsaved
 from isc_runtime.environment import Environment
 from isc_runtime.logs import configure_logging
 from isc_runtime.ranks.group import process_group
+from isc_runtime.sampler import ElasticSampler
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.training.loaders import Data
 
@@ -176,6 +177,11 @@ def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
     [
         ("iterator", next, "Let it begin where it was: by a loaders.make_position of its own"),
         ("running", lambda it: setattr(it, "total", 1.0), "or give what holds it a state_dict"),
+        (
+            "sampler",
+            lambda it: setattr(it, "batch_size", 8),
+            "Set it before each epoch, by what the position",
+        ),
     ],
 )
 def test_what_to_do_is_said(
@@ -183,6 +189,9 @@ def test_what_to_do_is_said(
 ) -> None:
     training: Any = Trainer(Block())
     training.iterator = iter([1, 2, 3])
+    training.sampler = ElasticSampler(64, 4)
+    parts = {**training.state(), "sampler": training.sampler}
+    training.state = lambda: parts
     unsaved = Unsaved(training, ALONE)
     change(getattr(training, name))
     unsaved.saved({})
