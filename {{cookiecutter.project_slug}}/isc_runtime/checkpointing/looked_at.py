@@ -58,6 +58,13 @@ def look(training: Any, kind: str, own: frozenset[int], filled: Mapping[int, Any
     return marks
 
 
+def values_of(training: Any, kind: str, filled: Mapping[int, Any]) -> list[tuple[str, Any]]:
+    """All that is looked at, by name; as `look`."""
+    with contextlib.suppress(Exception):  # of an attribute of the user's
+        return list(_Walk(training, kind, filled).values())
+    return []
+
+
 def containers_of(parts: Mapping[str, Any]) -> dict[int, Any]:
     """The lists and dicts that parts hold which are dicts, by their identity."""
     found = (node for part in parts.values() if isinstance(part, dict) for _, node in nodes(part))

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from isc_runtime.checkpointing.carried import Carried
 from isc_runtime.checkpointing.collected import Collected
-from isc_runtime.checkpointing.looked_at import containers_of, look
+from isc_runtime.checkpointing.looked_at import containers_of, look, values_of
 from isc_runtime.checkpointing.marks import ITERATOR, differs, is_readable, merged, place
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
@@ -39,27 +40,44 @@ class Unsaved:
         self._group = group
         self._kind = type(training).__name__
         self._named: set[str] = set()
-        self._saves = 0
+        self._saves = {True: 0, False: 0}  # in training, and after an evaluation
         self._is_apart = False
-        self._collected = Collected()
+        self._collected, self._carried = Collected(), Carried(self._say)
         self._in_dicts = containers_of(training.state())  # a resume fills these
         self._marks = look(training, self._kind, frozenset(), self._in_dicts)
 
     def saved(self, state: Any) -> None:
-        """To be called at each save, with what is saved: looks at the 1st, 2nd, 4th, ... A collective."""
-        self._saves += 1
-        if self._saves & (self._saves - 1):
-            return
+        """To be called at each save, with what is saved: looks at the 1st, 2nd, 4th, ... in training, and as
+        many after evaluations, for which some models change. A collective."""
         parts = self._training.state()
+        is_training = all(part.training for part in parts.values() if isinstance(part, nn.Module))
+        self._saves[is_training] = saves = self._saves[is_training] + 1
+        if saves & (saves - 1):
+            return
         for name in self.changed(state):
-            advice = _advice(name, self._kind, self._marks[name], parts.get(name.partition(".")[0]))
-            logger.warning(
-                "[STATE] %s changes in training and is not saved: a resume would begin with a new one. %s; "
-                "or add %r to %s.left_out if it comes out the same, as a cache does.",
-                *(name, advice, name.removeprefix(f"{self._kind}."), self._kind),
-            )
+            self._say(name)
+        values = values_of(self._training, self._kind, self._in_dicts)
+        unnamed = [
+            (name, value) for name, value in values if name not in self._named and not self._is_declared(name)
+        ]
+        self._carried.saved(unnamed, _places(state), parts.values())
         self._collected.saved(parts)
         self._compare_weights()
+
+    def _say(self, name: str) -> None:
+        self._named.add(name)
+        holder = self._training.state().get(name.partition(".")[0])
+        logger.warning(
+            "[STATE] %s changes in training and is not saved: a resume would begin with a new one. %s; "
+            "or add %r to %s.left_out if it comes out the same, as a cache does.",
+            *(name, _advice(name, self._kind, self._marks.get(name), holder)),
+            *(name.removeprefix(f"{self._kind}."), self._kind),
+        )
+
+    def _is_declared(self, name: str) -> bool:
+        declared = getattr(self._training, "left_out", ())
+        names = [*declared, *(f"{self._kind}.{one}" for one in declared)]
+        return any(f"{name}.".startswith(f"{one}.") for one in names)
 
     def _compare_weights(self) -> None:
         """Warns once if the ranks have come apart. A collective."""
@@ -78,19 +96,20 @@ class Unsaved:
 
     def changed(self, state: Any) -> list[str]:
         """The names of what has changed since the start, those that were not named yet."""
-        own = frozenset(place(leaf) for _, leaf in leaves(state) if is_readable(leaf))
-        marks, found = look(self._training, self._kind, own, self._in_dicts), list[str]()
-        declared = [f"{self._kind}.{name}" for name in getattr(self._training, "left_out", ())]
-        declared += getattr(self._training, "left_out", ())
+        marks, found = look(self._training, self._kind, _places(state), self._in_dicts), list[str]()
         for name, mark in marks.items():
             before = self._marks.setdefault(name, mark)
             if not differs(before, mark):
                 self._marks[name] = merged(before, mark)
             elif name not in self._named:
                 self._named.add(name)
-                if not any(f"{name}.".startswith(f"{one}.") for one in declared):
+                if not self._is_declared(name):
                     found.append(name)
         return found
+
+
+def _places(state: Any) -> frozenset[int]:
+    return frozenset(place(leaf) for _, leaf in leaves(state) if is_readable(leaf))
 
 
 def _advice(name: str, kind: str, mark: Any, holder: Any) -> str:

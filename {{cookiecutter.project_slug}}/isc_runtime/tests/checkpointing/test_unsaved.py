@@ -172,6 +172,18 @@ def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
     assert "or add 'weight' to Trainer.left_out" in caplog.text
 
 
+def test_the_first_save_after_an_evaluation_looks_whichever_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """A model that adds its adapters to the weights for an evaluation, and keeps in mind that it did."""
+    training = Trainer(Block())
+    unsaved = Unsaved(training, ALONE)
+    for _ in range(4):
+        unsaved.saved({})
+    training.model.eval()
+    training.model.calls = 1
+    unsaved.saved({})
+    assert "model.calls changes in training" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
