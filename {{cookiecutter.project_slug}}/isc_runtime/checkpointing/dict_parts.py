@@ -158,4 +158,4 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return as_bytes(_own(tensor).detach().resolve_conj().resolve_neg())
+    return as_bytes(_own(tensor).detach())
