@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from isc_runtime.checkpointing.marks import ITERATOR, differs, is_readable, merg
 from isc_runtime.position import Position
 from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.weights import unlike_weights
-from isc_runtime.tree import leaves
+from isc_runtime.tree import leaves, nodes
 
 logger = logging.getLogger("checkpoint")
 
@@ -40,6 +41,7 @@ class Unsaved:
         self._group = group
         self._kind = type(training).__name__
         self._named: set[str] = set()
+        self._by_identity: set[str] = set()
         self._saves = {True: 0, False: 0}  # in training, and after an evaluation
         self._is_apart = False
         self._collected, self._carried = Collected(), Carried(self._say)
@@ -56,6 +58,13 @@ class Unsaved:
             return
         for name in self.changed(state):
             self._say(name)
+        for name in _kept_by_identity(parts, state) - self._by_identity:
+            self._by_identity.add(name)
+            logger.warning(
+                "[STATE] %r saves something by the id() of a parameter, which is another one in another "
+                "process: a resume would not find it. Save it by the parameter's name, or by its number.",
+                name,
+            )
         values = values_of(self._training, self._kind, self._in_dicts)
         unnamed = [
             (name, value) for name, value in values if name not in self._named and not self._is_declared(name)
@@ -106,6 +115,18 @@ class Unsaved:
                 if not self._is_declared(name):
                     found.append(name)
         return found
+
+
+def _kept_by_identity(parts: Mapping[str, Any], state: Mapping[str, Any]) -> set[str]:
+    """The names of the parts in whose states the identity of a parameter is a key."""
+    modules = [part.parameters() for part in parts.values() if isinstance(part, nn.Module)]
+    groups = [part.param_groups for part in parts.values() if isinstance(part, Optimizer)]
+    own = {id(one) for found in modules for one in found}
+    own |= {id(one) for found in groups for group in found for one in group["params"]}
+    dicts = [
+        (name, node) for name, part in state.items() for _, node in nodes(part) if isinstance(node, dict)
+    ]
+    return {name for name, node in dicts if not own.isdisjoint(key for key in node if type(key) is int)}
 
 
 def _places(state: Any) -> frozenset[int]:

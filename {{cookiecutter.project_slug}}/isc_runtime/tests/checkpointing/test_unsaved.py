@@ -172,6 +172,19 @@ def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
     assert "or add 'weight' to Trainer.left_out" in caplog.text
 
 
+def test_what_is_saved_by_the_identity_of_a_parameter_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As a Lookahead of many copies does."""
+    training: Any = Trainer(Block())
+    optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
+    parts = {**training.state(), "optimizer": optimizer}
+    training.state = lambda: parts
+    unsaved = Unsaved(training, ALONE)
+    for held in (training.model.linear.weight, optimizer.param_groups[0]["params"][0]):
+        for name in ("slow", "slow", "fast"):
+            unsaved.saved({name: {"state": [{id(held): torch.ones(1)}]}, "metrics": {3: 4}})
+    assert caplog.text.count("saves something by the id() of a parameter") == 2
+
+
 def test_the_first_save_after_an_evaluation_looks_whichever_it_is(caplog: pytest.LogCaptureFixture) -> None:
     """A model that adds its adapters to the weights for an evaluation, and keeps in mind that it did."""
     training = Trainer(Block())
