@@ -26,7 +26,7 @@ from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked
 from isc_runtime.checkpointing.clock import SLOW, Clock
 from isc_runtime.checkpointing.loading import WHERE
-from isc_runtime.checkpointing.parts import State, Training, collect, collect_own, parts_of, place_of
+from isc_runtime.checkpointing.parts import Place, State, Training, collect, collect_own, parts_of
 from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.publishing import Publisher
 from isc_runtime.checkpointing.resuming import resume
@@ -70,11 +70,11 @@ class Checkpointer:
         self.policy = SavePolicy(options, time.monotonic())
         self._training = training
         self._clock = Clock(self.policy, run.group, options.max_seconds)
-        self._saves = 0  # so many were begun
+        self._saves, self._is_size_known = 0, False  # so many were begun
         run.store.keep_best = options.keep_best
         self.equipment = Equipment(run.store, run.group)
         self._publisher = Publisher(run, options, self.equipment.snapshot, self.policy)
-        self._is_size_known = False
+        self._place = Place(training)
         self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait, self.policy.owe)
         parts = parts_of(training)
         self._step_hold.watch(parts.values())
@@ -113,7 +113,7 @@ class Checkpointer:
 
     @property
     def _sampler(self) -> Position:
-        return place_of(self._training)
+        return self._place.position()
 
     @property
     def is_saving(self) -> bool:

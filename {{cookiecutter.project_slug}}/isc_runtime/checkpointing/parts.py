@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -72,10 +73,22 @@ def parts_of(training: Training) -> State:
     return parts
 
 
-def place_of(training: Training) -> Position:
-    """How far it is: asked each time, for another position may take the place of the first one, with other
-    weights of the samples, say. Raises IscError: there is none."""
-    return _position_in(training.state())
+class Place:
+    """How far a training is. It is asked each time, for another position may take the place of the first
+    one, with other weights of the samples, say; if that fails, what it said before counts: the save says so.
+
+    Raises:
+        IscError: there is none at the start.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self._training, self._last = training, _position_in(training.state())
+
+    def position(self) -> Position:
+        """Of now."""
+        with contextlib.suppress(Exception):  # a state of the user's
+            self._last = _position_in(self._training.state())
+        return self._last
 
 
 def _position_in(parts: State) -> Position:

@@ -179,9 +179,9 @@ def test_what_is_saved_by_the_identity_of_a_parameter_is_named_once(caplog: pyte
     parts = {**training.state(), "optimizer": optimizer}
     training.state = lambda: parts
     unsaved = Unsaved(training, ALONE)
-    for held in (training.model.linear.weight, optimizer.param_groups[0]["params"][0]):
-        for name in ("slow", "slow", "fast"):
-            unsaved.saved({name: {"state": [{id(held): torch.ones(1)}]}, "metrics": {3: 4}})
+    (held,), weight = optimizer.param_groups[0]["params"], training.model.linear.weight
+    for name, parameter in [("slow", weight), ("slow", weight), ("", weight), ("fast", held)]:
+        unsaved.saved({name: {"state": [{id(parameter): torch.ones(1)}]}, "metrics": {3: 4}})
     assert caplog.text.count("saves something by the id() of a parameter") == 2
 
 
