@@ -25,8 +25,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from training import Training, add_place, place_to_save, save
 
 from isc_runtime.checkpointing.on_disk.durable import sync_directory, sync_file
-from isc_runtime.checkpointing.saving.snapshot import differ, samples_of
 from isc_runtime.checkpointing.saving.state_size import size_of
+from isc_runtime.checkpointing.saving.unchanged import differ, samples_of
 
 
 def tensors(state: Any) -> list[torch.Tensor]:

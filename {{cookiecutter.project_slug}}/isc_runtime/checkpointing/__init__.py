@@ -9,9 +9,11 @@
       choosing                        the newest checkpoint that is as it was saved
     asked  stores  imported         what is asked for; where checkpoints live; what an import lacks
       unsaved                         what changes in training and is in no checkpoint
-        looked_at  collected            whatever a training holds, by name; gradients of several batches
+        looked_at                       whatever a training holds, by name
+        collected  carried              gradients of several batches; what goes from a batch into the next
     forms  members                  what a training has changed of its parts; which these are
     marks  filling                  what tells whether a value has changed; what fills a part again
+      kinds                           which kinds of dicts a part had where a checkpoint holds plain ones
       held  dict_parts                what parts hold themselves; one that is a dict
     on_disk                         what a checkpoint directory holds: read, checked, listed, exported
 

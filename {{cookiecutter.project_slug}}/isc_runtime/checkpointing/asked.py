@@ -7,27 +7,38 @@ it; the same command again changes nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
+import inspect
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime.checkpointing.forms import Forms, reform, schedulers_in
+from isc_runtime.checkpointing.kinds import versions_of
 from isc_runtime.checkpointing.members import Members, check_members, classes_of
 from isc_runtime.options import GIVEN, CheckpointOptions
 from isc_runtime.position import Position
+from isc_runtime.tree import leaves
 
 GIVEN_PLAIN = (bool, int, float, str)  # settings that a person gives; tuples of betas a scheduler may change
 PLAIN = (*GIVEN_PLAIN, type(None))
 SETTINGS = {"learning_rate": "lr"}  # options that are called otherwise than what an optimizer calls them
 RATES = ("initial_lr", "max_lr", "min_lr", "swa_lr")  # what schedulers note of a learning rate
+FORMS_OF_NAMES = (("", ""), ("_", ""), ("", "s"))  # in which a constructor keeps what it was given
+MOST_NUMBERS = 20  # milestones, say; what holds more are data
+COUNTED = {"last_epoch", "base_lrs"}  # of a schedule, and the rates that are an optimizer's
 # What changes how a training runs, and not what it computes.
 OPERATIONAL = {"workers", "log_steps", "data_root", "timeout", "first_timeout", "local", "device", GIVEN}
 OPERATIONAL |= {field.name for field in fields(CheckpointOptions)}
 
+Rates = dict[str, list[Any]]  # of the groups of each optimizer, by its name in the state
 Groups = dict[str, list[dict[str, Any]]]  # the settings of each optimizer, by its name in the state
 
 logger = logging.getLogger("checkpoint")
@@ -50,7 +61,7 @@ class Asked:
         self._explicit = given.get(GIVEN, frozenset())
         self._left_out = left_out
         self._begun_with = dict(self._now)
-        self._begun_settings = plain_settings(parts)
+        self._begun_settings, self._rates = plain_settings(parts), rates_of(settings_of(parts))
         self.begin(parts)
 
     def begin(self, parts: Mapping[str, Any]) -> None:
@@ -66,6 +77,8 @@ class Asked:
             state: of each of them.
         """
         said = {"options": self._begun_with, "classes": classes_of(parts), "settings": self._begun_settings}
+        said["rates"] = self._rates
+        said["versions"] = versions_of(state)
         changes = {"forms": self._forms.changes(parts, state), "members": self._members.changes(parts)}
         return said | {name: found for name, found in changes.items() if found}
 
@@ -86,20 +99,22 @@ class Asked:
             parts: of the training.
             fresh: the settings of its optimizers as they were before the checkpoint was loaded.
         """
-        before, said = saved["options"], []
+        before, said, rates, is_rate = saved["options"], [], saved.get("rates", {}), False
         for name in sorted(self._now.keys() & before.keys()):
             if self._now[name] == before[name]:
                 continue
             said.append(f"--{name.replace('_', '-')} {self._now[name]}, not {before[name]}")
             times = _ratio(self._now[name], before[name])
-            if name in self._explicit and _set(SETTINGS.get(name, name), parts, fresh, times):
+            if name in self._explicit and _set(SETTINGS.get(name, name), parts, fresh, times, rates):
                 said[-1] += " (taken over)"
+                is_rate |= SETTINGS.get(name, name) == "lr"
         classes = saved["classes"]
         for name in sorted(self._classes.keys() & classes.keys()):
             if self._classes[name] != classes[name]:
                 said.append(f"{name} is a {self._classes[name]}, not a {classes[name]}")
         self._begun_with = {**before, **{name: self._now[name] for name in self._explicit & self._now.keys()}}
         self._begun_settings = saved.get("settings", {})
+        self._rates = rates_of(fresh) if is_rate else rates
         if said:
             logger.warning("[RESUME] Otherwise than when this run began: %s", "; ".join(said))
 
@@ -108,7 +123,7 @@ class Asked:
         said = [
             f"--{name.replace('_', '-')} {self._now[name]}"
             for name in sorted(self._explicit & self._now.keys())
-            if _set(SETTINGS.get(name, name), parts, fresh, None)
+            if _set(SETTINGS.get(name, name), parts, fresh, None, {})
         ]
         if said:
             logger.warning("[RESUME] Asked for explicitly, and taken over: %s", "; ".join(said))
@@ -127,18 +142,50 @@ def plain_settings(parts: Mapping[str, Any]) -> dict[str, Any]:
     """What a person may have given and a checkpoint replaces: the seed, the optimizers' settings."""
     settings: dict[str, Any] = {}
     for name, part in parts.items():
+        settings |= {f"{name} {key}": value for key, value in _given_to(part)}
         if isinstance(part, Position):
             settings["seed"] = part.seed
         elif isinstance(part, Optimizer):
             for number, group in enumerate(part.param_groups):
                 for key, value in group.items():
                     # What a scheduler makes of the rate was not given: only the initial one counts.
-                    if type(value) in GIVEN_PLAIN and key not in ("lr", "momentum"):
+                    is_changed = key == "momentum" or (key == "lr" and "initial_lr" in group)
+                    if type(value) in GIVEN_PLAIN and not is_changed:
                         settings[f"{name} {number} {key}"] = value
     return settings
 
 
-def _set(key: str, parts: Mapping[str, Any], fresh: Groups, times: float | None) -> bool:
+def _given_to(part: Any) -> Iterator[tuple[str, Any]]:
+    """What a schedule was made with, and those that it is made of; and any other object, as an average of
+    weights: its attributes that are called as the constructor's arguments."""
+    if isinstance(part, dict | nn.Module | Optimizer | Position):
+        return
+    for number, one in enumerate([*schedulers_in([part])] or [part]):
+        with contextlib.suppress(TypeError, ValueError):  # it has no signature, or no attributes
+            given, own = inspect.signature(type(one)).parameters, vars(one)
+            for key in (f"{before}{name}{after}" for name in given for before, after in FORMS_OF_NAMES):
+                is_counted = isinstance(one, LRScheduler) and key in COUNTED
+                if key in own and not is_counted and _is_of_numbers(own[key]):
+                    yield f"{number} {key}" if number else key, copy.copy(own[key])
+
+
+def _is_of_numbers(value: Any) -> bool:
+    is_short = not isinstance(value, list | tuple | dict) or len(value) <= MOST_NUMBERS
+    return is_short and all(type(leaf) in (bool, int, float) for _, leaf in leaves(value))
+
+
+def rates_of(settings: Groups) -> Rates:
+    """The learning rates that optimizers were made with."""
+    return {name: [_plain_rate(group.get("lr")) for group in groups] for name, groups in settings.items()}
+
+
+def _plain_rate(rate: Any) -> float | None:
+    return rate if type(rate) in (int, float) else None
+
+
+def _set(
+    key: str, parts: Mapping[str, Any], fresh: Groups, times: float | None, rates: Mapping[str, list[Any]]
+) -> bool:
     """Puts a setting of the fresh optimizers into those that were loaded. Returns whether one has it.
 
     Args:
@@ -146,14 +193,16 @@ def _set(key: str, parts: Mapping[str, Any], fresh: Groups, times: float | None)
         parts: of the training.
         fresh: the settings of its optimizers as the command line gives them.
         times: the option is so many times what it was.
+        rates: of the optimizers when they were made, where these are known.
     """
     found = False
     for name, groups in fresh.items():
         optimizer = parts[name]
-        for group, asked in zip(optimizer.param_groups, groups, strict=True):
+        known = dict(enumerate(rates.get(name, ())))
+        for number, (group, asked) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
             found |= key in asked
             if key == "lr" and key in asked:
-                _set_rate(group, asked, times)
+                _set_rate(group, asked, times, known.get(number))
             elif key in asked:
                 group[key] = asked[key]
         for scheduler in schedulers_in(parts.values()):
@@ -162,10 +211,13 @@ def _set(key: str, parts: Mapping[str, Any], fresh: Groups, times: float | None)
     return found
 
 
-def _set_rate(group: dict[str, Any], asked: dict[str, Any], times: float | None) -> None:
-    """A scheduler has come from the learning rate that was given to another, and goes on from there."""
+def _set_rate(group: dict[str, Any], asked: dict[str, Any], times: float | None, begun: Any) -> None:
+    """A scheduler has come from the learning rate that was given to another, and goes on from there. What
+    another option says, or the code, is what it was."""
     if group.get("initial_lr"):
         times = asked.get("initial_lr", asked["lr"]) / group["initial_lr"]
+    elif begun is not None:
+        times = 1.0 if asked["lr"] == begun else _ratio(asked["lr"], begun)
     group["lr"] = asked["lr"] if times is None else group["lr"] * times
     group |= {name: asked[name] for name in RATES if name in group and name in asked}
 

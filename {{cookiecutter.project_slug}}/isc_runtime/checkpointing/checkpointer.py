@@ -25,8 +25,8 @@ import torch
 from isc_runtime import rng
 from isc_runtime.checkpointing.asked import Asked
 from isc_runtime.checkpointing.clock import SLOW, Clock
-from isc_runtime.checkpointing.loading import EVALUATION
-from isc_runtime.checkpointing.parts import POSITION, State, Training, collect, collect_own, parts_of
+from isc_runtime.checkpointing.loading import WHERE
+from isc_runtime.checkpointing.parts import Place, State, Training, collect, collect_own, parts_of
 from isc_runtime.checkpointing.policy import SavePolicy
 from isc_runtime.checkpointing.publishing import Publisher
 from isc_runtime.checkpointing.resuming import resume
@@ -70,18 +70,16 @@ class Checkpointer:
         self.policy = SavePolicy(options, time.monotonic())
         self._training = training
         self._clock = Clock(self.policy, run.group, options.max_seconds)
-        self._saves = 0  # so many were begun
+        self._saves, self._is_size_known = 0, False  # so many were begun
         run.store.keep_best = options.keep_best
         self.equipment = Equipment(run.store, run.group)
         self._publisher = Publisher(run, options, self.equipment.snapshot, self.policy)
-        self._is_size_known = False
+        self._place = Place(training)
         self._step_hold = StepHold(self.equipment.snapshot, self._publisher.note_wait, self.policy.owe)
         parts = parts_of(training)
         self._step_hold.watch(parts.values())
         self._asked = Asked(getattr(training, "arguments", None), parts, getattr(training, "left_out", ()))
-        modules = [name for name, part in parts.items() if isinstance(part, torch.nn.Module)]
-        self.equipment.modules = frozenset(modules)
-        self._sampler: Position = parts[POSITION]  # type: ignore[assignment]
+        self.equipment.modules = frozenset(name for name in parts if isinstance(parts[name], torch.nn.Module))
         self._kind = self._choose_kind(parts)
 
     def __enter__(self) -> Checkpointer:
@@ -112,6 +110,10 @@ class Checkpointer:
         from isc_runtime.checkpointing.saving.sharded_save import ShardedSave  # a second, for those who shard
 
         return ShardedSave
+
+    @property
+    def _sampler(self) -> Position:
+        return self._place.position()
 
     @property
     def is_saving(self) -> bool:
@@ -152,7 +154,7 @@ class Checkpointer:
     def _position(self) -> list[dict[str, Any]]:
         """How far the training is, and an evaluation that is under way."""
         parts = self._training.state()
-        return [parts[name].state_dict() for name in (POSITION, EVALUATION) if name in parts]  # type: ignore[union-attr]
+        return [parts[name].state_dict() for name in WHERE if name in parts]  # type: ignore[union-attr]
 
     def _has_moved(self) -> bool:
         """Whether there is something to save since the last one; if this rank cannot say, its save will."""
@@ -190,8 +192,7 @@ class Checkpointer:
             RankError: it was the `max_failed_saves`th failure in a row.
         """
         self.finish()
-        begun = time.monotonic()
-        step = self._sampler.progress.step
+        begun, step = time.monotonic(), self._sampler.progress.step
         self.policy.begun(step, begun)
         self._clock.begun()
         self._saves += 1
@@ -224,8 +225,7 @@ class Checkpointer:
         payload = self.store.prepare(step, bool(forced))
         logger.info("[ATTEMPT] Saving checkpoint of step %d to %s", step, payload)
         details = {**vars(self._sampler.progress), "force": bool(forced), "anchor": bool(anchor)}
-        details["world_size"] = self.group.world_size
-        details["seconds"] = self._clock.seconds_trained()
+        details |= {"world_size": self.group.world_size, "seconds": self._clock.seconds_trained()}
         save = self._kind(self.equipment, payload, step, begun, details, self.options.save_timeout)
         state = {**parts, "rng": [own["rng"] for own in known], "saves": self._saves}
         for name in {name for own in known for name in own} - {"rng"}:  # the master's: it alone writes them
@@ -233,7 +233,7 @@ class Checkpointer:
         state["asked"] = self._asked.state(parts_of(self._training), parts)
         save.start(state, deferred)
         save.held_up = time.monotonic() - begun
-        self._publisher.take(save, [parts[name] for name in (POSITION, EVALUATION) if name in parts])
+        self._publisher.take(save, [parts[name] for name in WHERE if name in parts])
 
     def _collect(self) -> tuple[dict[str, Any], dict[str, Any], Owned, RankError | None]:
         """The state of the parts, what only this rank knows, what can be put off; or why there is none."""

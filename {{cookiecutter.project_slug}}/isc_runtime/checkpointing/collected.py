@@ -24,7 +24,8 @@ class Collected:
     """
 
     def __init__(self) -> None:
-        self._waits: Any = None  # the hook on the next step
+        self._hook: Any = None  # on steps; torch goes through these, so it is not taken away in one
+        self._waits = False  # for the next one
         self._is_seen = self._is_told = False
 
     def saved(self, parts: Mapping[str, Any]) -> None:
@@ -32,14 +33,17 @@ class Collected:
         optimizers = [part for part in parts.values() if isinstance(part, Optimizer)]
         position = next((part for part in parts.values() if isinstance(part, Position)), None)
         found = _first_with_gradient(parts)
-        if self._is_told or self._waits is not None or position is None or len(optimizers) != 1 or not found:
+        if self._is_told or self._waits or position is None or len(optimizers) != 1 or not found:
             return
+        if self._hook is not None:
+            self._hook.remove()
         name, parameter = found
         gradient, step, before = parameter.grad, position.progress.step, _mark(parameter.grad)
 
         def compare(*_: Any) -> None:
-            self._waits.remove()
-            self._waits = None
+            if not self._waits:
+                return
+            self._waits = False
             is_later = position.progress.step > step  # a batch has passed without a step
             is_seen = is_later and parameter.grad is gradient and _mark(gradient) != before
             was_seen, self._is_seen = self._is_seen, is_seen
@@ -52,7 +56,7 @@ class Collected:
                     name,
                 )
 
-        self._waits = optimizers[0].register_step_pre_hook(compare)
+        self._waits, self._hook = True, optimizers[0].register_step_pre_hook(compare)
 
 
 def _first_with_gradient(parts: Mapping[str, Any]) -> tuple[str, Tensor] | None:

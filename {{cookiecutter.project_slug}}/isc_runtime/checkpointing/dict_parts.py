@@ -153,4 +153,4 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return as_bytes(own_part(tensor).detach().resolve_conj().resolve_neg())
+    return as_bytes(own_part(tensor).detach())

@@ -64,24 +64,31 @@ def types_of_weights(parts: Mapping[str, Any], loaded: Mapping[str, Any]) -> dic
 
 
 @contextlib.contextmanager
-def exact_optimizers(weights: Mapping[int, torch.dtype]) -> Iterator[None]:
+def exact_optimizers(weights: Mapping[int, torch.dtype] | None) -> Iterator[None]:
     """Within it the state of any optimizer is loaded as it was saved, also of those that others hold.
 
     Torch's own `load_state_dict` gives each tensor but `step` the type of its parameter: float32 weights that
     an optimizer keeps of bf16 ones would be rounded, codes of 8 bits become numbers. And of a text it makes
-    the name of a generator.
+    the name of a generator. And it makes new groups: who holds the old ones, an optimizer that wraps this one
+    or a schedule of the user's, would change a rate that nobody asks for.
 
     Args:
-        weights: the types that parameters had. What had the same one follows them to another one.
+        weights: the types that parameters had. What had the same one follows them to another one. None: of
+            another program, whose types torch's own rule makes right.
     """
     original = Optimizer.load_state_dict
 
     def load(self: Optimizer, state_dict: dict[str, Any]) -> None:
         given: list[dict[str, Any]] = []  # what other hooks have made of it
+        before = dict(vars(self))
+
+        def correct(_: Optimizer) -> None:
+            _keep_objects(self, before)
+            if weights is not None:
+                _as_saved(self, given[0], weights)
+
         noted = self.register_load_state_dict_pre_hook(lambda _, state: given.append(state))
-        loaded = self.register_load_state_dict_post_hook(
-            lambda _: _as_saved(self, given[0], weights), prepend=True
-        )
+        loaded = self.register_load_state_dict_post_hook(correct, prepend=True)
         try:
             original(self, state_dict)
         finally:
@@ -93,6 +100,20 @@ def exact_optimizers(weights: Mapping[int, torch.dtype]) -> Iterator[None]:
         yield
     finally:
         Optimizer.load_state_dict = original  # type: ignore[method-assign]
+
+
+def _keep_objects(optimizer: Optimizer, before: Mapping[str, Any]) -> None:
+    """Puts what was loaded into the groups and the state that were there."""
+    now, groups, state = vars(optimizer), before.get("param_groups"), before.get("state")
+    if isinstance(groups, list) and groups is not now["param_groups"]:
+        for group, loaded in zip(groups, now["param_groups"], strict=True):
+            group.clear()
+            group.update(loaded)
+        now["param_groups"] = groups
+    if isinstance(state, dict) and state is not now["state"]:
+        state.clear()
+        state.update(now["state"])
+        now["state"] = state
 
 
 def _as_saved(optimizer: Optimizer, saved: dict[str, Any], weights: Mapping[int, torch.dtype]) -> None:

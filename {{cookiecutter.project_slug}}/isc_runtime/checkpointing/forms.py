@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from isc_runtime.checkpointing.dict_parts import make_own, methods_of, shared
 from isc_runtime.printable import listed
+from isc_runtime.ranks.buffers import is_plain
 from isc_runtime.ranks.shards import is_sharded
 
 Changes = dict[str, dict[str, Any]]  # by part, of plain values
@@ -228,8 +229,11 @@ def _bind(module: nn.Module, key: str, value: Any) -> None:
         owner = module.get_submodule(path)
     except AttributeError:
         return
+    own = owner._buffers.get(name)
     if value is None and name in owner._buffers:
         owner._buffers[name] = None
+    elif isinstance(value, Tensor) and own is not None and is_plain(own):
+        own.data = torch.empty_like(value, device=own.device)  # other modules may hold it, too
     elif isinstance(value, Tensor) and (name in owner._buffers or not hasattr(owner, name)):
         device = next((own.device for own in itertools.chain(module.parameters(), module.buffers())), None)
         owner.register_buffer(name, torch.empty_like(value, device=device))

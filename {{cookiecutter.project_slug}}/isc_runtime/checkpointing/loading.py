@@ -18,7 +18,7 @@ from isc_runtime.checkpointing.asked import Asked, plain_settings, settings_of
 from isc_runtime.checkpointing.choosing import Chosen
 from isc_runtime.checkpointing.dict_parts import Pairs, restore
 from isc_runtime.checkpointing.filling import Stateful, exact_optimizers, fill, types_of_weights
-from isc_runtime.checkpointing.held import attribute_of, held_by
+from isc_runtime.checkpointing.kinds import in_own_kinds, with_versions
 from isc_runtime.checkpointing.on_disk.entries import Entry
 from isc_runtime.checkpointing.on_disk.manifest import SHARDED, Damaged, Manifest, Progress
 from isc_runtime.checkpointing.on_disk.payload import read_state
@@ -29,6 +29,7 @@ from isc_runtime.ranks.group import Group
 from isc_runtime.ranks.shards import ShardedTensors, distribute
 
 EVALUATION = "evaluation"  # the part of the state that says how far an evaluation is
+WHERE = (imported.POSITION, EVALUATION)
 
 logger = logging.getLogger("checkpoint")
 
@@ -75,33 +76,18 @@ def load(state: Mapping[str, Stateful | dict[str, Any]], chosen: Chosen, group: 
     return int(loaded["saves"])
 
 
-def links_of(parts: Mapping[str, Any]) -> Iterator[tuple[Optimizer, Any, str]]:
-    """What optimizers have in common with those that they wrap: settings or states, the very same object.
-
-    Loading gives the outer one objects of its own: a schedule that it is given would not reach the inner one.
-    """
-    for part in parts.values():
-        if isinstance(part, Optimizer):
-            for _, held in held_by(part):
-                for attribute in ("param_groups", "state"):
-                    own = getattr(part, attribute, None)
-                    if held is not part and own is not None and attribute_of(held, attribute) is own:
-                        yield part, held, attribute
-
-
 def _put_all_back(
     state: Mapping[str, Stateful | dict[str, Any]], loaded: dict[str, Any], entry: Entry, manifest: Manifest
 ) -> None:
     """Fills the parts; of an import those that it lacks begin anew."""
     source, fresh = manifest.details.get(imported.IMPORTED), settings_of(state)
-    links = list(links_of(state))
     missing = [EVALUATION] if EVALUATION not in loaded else []  # before 0.2.0 each one began anew
     if source:
         with _must_fit("sampler", loaded, entry, source):
             missing = imported.complete(loaded, state, str(source))
     dicts, is_mapped = Pairs(), manifest.details.get("format") != SHARDED
-    # What another program has saved is of types that torch's own rule makes right.
-    with contextlib.nullcontext() if source else exact_optimizers(types_of_weights(state, loaded)):
+    versions = loaded.get("asked", {}).get("versions")
+    with exact_optimizers(None if source else types_of_weights(state, loaded)):
         for name in (name for name in state if name not in missing):
             with _must_fit(name, loaded, entry, source):
                 part, saved = state[name], loaded[name]
@@ -110,12 +96,13 @@ def _put_all_back(
                     continue
                 if source and isinstance(part, LRScheduler):
                     imported.check_scheduler(part, saved)
+                if not source:
+                    noted = None if versions is None else versions.get(name, {})
+                    saved = with_versions(in_own_kinds(part.state_dict(), saved), noted)
                 fill(part, saved, is_mapped)
                 if source and isinstance(part, Optimizer):
                     imported.check_optimizer(part, fresh[name])
     restore(dicts, state.values())
-    for holder, held, attribute in links:
-        setattr(held, attribute, getattr(holder, attribute))
     if source:
         imported.begin_anew(state, missing, fresh)
 
@@ -156,6 +143,8 @@ def _say_what_is_overruled(given: dict[str, Any], begun: dict[str, Any], kept: d
     """
     both = given.keys() & kept.keys()  # another version of torch may know other settings
     overruled = [key for key in sorted(both) if kept[key] != given[key] != begun.get(key, kept[key])]
+    # A rate that is no longer what it was at first, the training or the command line has changed.
+    overruled = [key for key in overruled if not key.endswith(" lr") or kept[key] == begun.get(key)]
     if overruled:
         logger.warning(
             "[RESUME] The checkpoint's settings hold (%s). To train with the others start over with --fresh.",

@@ -27,6 +27,7 @@ from isc_runtime.checkpointing.marks import (
     is_users_class,
 )
 from isc_runtime.inside import GENERATORS, PLAIN
+from isc_runtime.position import Position
 from isc_runtime.tree import nodes
 
 OF_TORCH = frozenset(vars(nn.Module())) | {"_non_persistent_buffers_set"}  # what each module has
@@ -55,6 +56,13 @@ def look(training: Any, kind: str, own: frozenset[int], filled: Mapping[int, Any
             with contextlib.suppress(Exception):
                 marks[name] = marker.of(value, is_within=name.count(".") > 1)
     return marks
+
+
+def values_of(training: Any, kind: str, filled: Mapping[int, Any]) -> list[tuple[str, Any]]:
+    """All that is looked at, by name; as `look`."""
+    with contextlib.suppress(Exception):  # of an attribute of the user's
+        return list(_Walk(training, kind, filled).values())
+    return []
 
 
 def containers_of(parts: Mapping[str, Any]) -> dict[int, Any]:
@@ -90,6 +98,8 @@ class _Walk:
             if isinstance(value, nn.Module):
                 for name, module in value.named_modules():
                     yield from self._of_module(f"{part}.{name}" if name else part, module)
+            elif isinstance(value, Position):
+                yield f"{part}.batch_size", value.batch_size
             elif _tells_no_attributes(value):
                 own = {name: held for name, held in vars(value).items() if name not in OF_OPTIMIZERS}
                 for name, held in own.items():

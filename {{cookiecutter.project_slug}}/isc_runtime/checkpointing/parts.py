@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -68,10 +69,34 @@ def parts_of(training: Training) -> State:
                 "Make it once, as train.py makes `metrics`, and keep it in an attribute.",
                 ExitCode.USAGE,
             )
-    if not isinstance(parts.get(POSITION), Position):
+    _position_in(parts)
+    return parts
+
+
+class Place:
+    """How far a training is. It is asked each time, for another position may take the place of the first
+    one, with other weights of the samples, say; if that fails, what it said before counts: the save says so.
+
+    Raises:
+        IscError: there is none at the start.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self._training, self._last = training, _position_in(training.state())
+
+    def position(self) -> Position:
+        """Of now."""
+        with contextlib.suppress(Exception):  # a state of the user's
+            self._last = _position_in(self._training.state())
+        return self._last
+
+
+def _position_in(parts: State) -> Position:
+    position = parts.get(POSITION)
+    if not isinstance(position, Position):
         hint = "Add the position in the training data, an ElasticSampler, to what `state` returns."
         raise IscError("The state does not say how far the training is", POSITION, hint, ExitCode.USAGE)
-    return parts
+    return position
 
 
 def collect(training: Training) -> dict[str, Any]:

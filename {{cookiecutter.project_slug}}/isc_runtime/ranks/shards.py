@@ -45,7 +45,8 @@ def is_expanded(tensor: Tensor) -> bool:
 
 def as_bytes(tensor: Tensor) -> Tensor:
     """The bytes of a dense tensor, one after the other: a view, where it is contiguous."""
-    flat = tensor.contiguous().reshape(-1)
+    # A conjugate is the tensor that it is of, and a bit: its own bytes are made here.
+    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
     # A single value may have any stride, and be called contiguous: torch does not view it as bytes.
     return (flat.as_strided((1,), (1,)) if flat.numel() == 1 else flat).view(torch.uint8)
 

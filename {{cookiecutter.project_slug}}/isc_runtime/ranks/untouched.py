@@ -34,10 +34,23 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for name, value in before.items():
             if table.get(name) is not value:
                 table[name] = value
-    with torch.no_grad():
-        for tensor, copy in copies:
-            if not (isinstance(tensor, nn.Parameter) and torch.equal(tensor, copy)):
-                tensor.copy_(copy)
+    for tensor, copy in copies:
+        put_back(tensor, copy)
+
+
+@torch.no_grad()
+def put_back(tensor: torch.Tensor, copy: torch.Tensor) -> None:
+    """Gives a tensor the values that it had, where they were; and the shape and type, as observers of what
+    is to be quantized resize their buffers."""
+    if is_of_other_form(tensor, copy):
+        tensor.data = copy.clone()
+    elif not (isinstance(tensor, nn.Parameter) and torch.equal(tensor, copy)):
+        tensor.copy_(copy)
+
+
+def is_of_other_form(tensor: torch.Tensor, copy: torch.Tensor) -> bool:
+    """Whether a tensor has changed its shape or its type since it was copied."""
+    return (tensor.shape, tensor.dtype) != (copy.shape, copy.dtype)
 
 
 def may_change(tensor: torch.Tensor) -> bool:

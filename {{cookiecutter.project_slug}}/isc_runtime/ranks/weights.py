@@ -57,5 +57,6 @@ def _sums(modules: Mapping[str, nn.Module]) -> dict[str, int]:
 
 
 def _sum(parameter: Tensor) -> Tensor:
-    values = torch.view_as_real(parameter.detach()) if parameter.is_complex() else parameter.detach()
+    values = parameter.detach().resolve_conj().resolve_neg()
+    values = torch.view_as_real(values) if values.is_complex() else values
     return values.reshape(-1).view(INTEGERS[values.element_size()]).sum(dtype=torch.int64)

@@ -21,7 +21,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks
 from isc_runtime.errors import ExitCode, IscError
 from isc_runtime.ranks.parallel import NOTHING_COUNTS
 from isc_runtime.ranks.shards import is_sharded
-from isc_runtime.ranks.untouched import may_change, untouched
+from isc_runtime.ranks.untouched import is_of_other_form, may_change, put_back, untouched
 from isc_runtime.training import trial
 from isc_runtime.training.fusing import fuse
 from isc_runtime.tree import mapped
@@ -57,6 +57,7 @@ class StepGuard:
         self._is_sharded = any(is_sharded(parameter) for parameter in model.parameters())
         self._tables: list[tuple[Table, Table]] = []  # each with what it held before the forward pass
         self._copies: dict[tuple[int, str], Tensor] = {}  # by the table's number and the tensor's name
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # the copy of each tensor that is copied, and that
         self._extra: list[tuple[nn.Module, Any]] = []  # what modules told of themselves before it
         self._step: int | None = None  # the last one that was asked about
         self._is_skipped = False  # by one of its optimizers
@@ -72,8 +73,9 @@ class StepGuard:
         """Before the forward pass: this is what a skipped step goes back to."""
         self._tables = [(table, dict(table)) for table in self._find_tables()]
         self._extra = list(_extra_states(self._model))
-        if pairs := list(self._pairs()):
-            torch._foreach_copy_([copy for copy, _ in pairs], [tensor for _, tensor in pairs])
+        self._pairs = list(self._find_pairs())
+        if self._pairs:
+            torch._foreach_copy_([copy for copy, _ in self._pairs], [tensor for _, tensor in self._pairs])
 
     @contextlib.contextmanager
     def untouched(self) -> Iterator[None]:
@@ -88,14 +90,13 @@ class StepGuard:
             if not self._is_sharded:
                 yield module._parameters  # type: ignore[misc]  # a Parameter is a Tensor
 
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The copy of each tensor that is copied, and the tensor."""
+    def _find_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for number, (_, before) in enumerate(self._tables):
             for name, tensor in before.items():
                 if tensor is None or not may_change(tensor):
                     continue
                 copy = self._copies.get((number, name))
-                if copy is None or (copy.shape, copy.dtype) != (tensor.shape, tensor.dtype):
+                if copy is None or is_of_other_form(tensor, copy):
                     copy = self._copies[number, name] = torch.empty_like(tensor)
                 yield copy, tensor
 
@@ -120,8 +121,7 @@ class StepGuard:
             fuse(optimizer)
         is_possible = optimizer is not None and not scaler.is_enabled() and _can_leave_out(optimizer)
         # What was bound anew cannot be bound again by a device, nor does it know of extra states.
-        is_possible = is_possible and not self._extra
-        is_possible = is_possible and not any(_is_bound_anew(table, before) for table, before in self._tables)
+        is_possible = is_possible and not self._extra and not self._has_other_form()
         if is_possible and step != self._waited:  # what is asked twice in a step is asked in one way
             self._leave_out(norm, step, optimizer)
             return True
@@ -139,6 +139,10 @@ class StepGuard:
             return True
         self._skip(step, scaler, is_empty=bool(norm == NOTHING_COUNTS))
         return False
+
+    def _has_other_form(self) -> bool:
+        is_bound_anew = any(_is_bound_anew(table, before) for table, before in self._tables)
+        return is_bound_anew or any(is_of_other_form(tensor, copy) for copy, tensor in self._pairs)
 
     def _skip(self, step: int, scaler: GradScaler, is_empty: bool = False) -> None:
         """Takes back what the step's forward passes have changed. Raises IscError: it was one too many."""
@@ -182,7 +186,7 @@ class StepGuard:
         """Lets the device decide: the optimizer's step does nothing if it is not finite; buffers go back."""
         is_bad = norm.isfinite().logical_not()
         optimizer.found_inf, optimizer.grad_scale = is_bad.float(), None  # as torch's GradScaler tells it
-        for copy, tensor in self._pairs():
+        for copy, tensor in self._pairs:
             # Through `.data` no change, for whoever counts these.
             target = tensor.data if isinstance(tensor, nn.Parameter) else tensor
             target.copy_(torch.where(is_bad.to(tensor.device), copy, target))
@@ -209,15 +213,13 @@ class StepGuard:
                 self._report(last, longest, bool(is_empty), f"; {new} since the last line" if new > 1 else "")
         return {"skipped": skipped} if skipped else {}
 
-    @torch.no_grad()
     def _take_back(self) -> None:
         for table, before in self._tables:
             if _is_bound_anew(table, before):
                 table.clear()
                 table.update(before)
-        for copy, tensor in self._pairs():
-            if not (isinstance(tensor, nn.Parameter) and torch.equal(tensor, copy)):
-                tensor.copy_(copy)
+        for copy, tensor in self._pairs:
+            put_back(tensor, copy)
         for module, state in self._extra:
             module.set_extra_state(state)
 

@@ -65,10 +65,20 @@ def _of_all_ranks(result: Any) -> Any:
 
 @contextlib.contextmanager
 def _in_words(optimizer: Optimizer) -> Iterator[None]:
-    """Says in one sentence that an optimizer takes dense gradients only, or sparse ones, and what to do."""
+    """Says in one sentence that an optimizer takes dense gradients only, or sparse ones, or wants a closure
+    after all, and what to do."""
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
+        if "closure" in str(error):
+            reason = " ".join(str(error).split())[:300]
+            raise IscError(
+                f"{type(optimizer).__name__} takes no step without a closure ({reason})",
+                "the optimizer in train.py",
+                "It gets one if its signature says that it needs it: def step(self, closure), without a "
+                "default. Let a class of your own say so if it comes from a package.",
+                ExitCode.USAGE,
+            ) from error
         found = re.search(r"does not support (sparse|dense) gradients", str(error))
         if found is None:
             raise

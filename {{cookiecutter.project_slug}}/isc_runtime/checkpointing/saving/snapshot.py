@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from isc_runtime.checkpointing.saving.loadable import check_loadable
 from isc_runtime.checkpointing.saving.pinned import PinnedMemory
-from isc_runtime.checkpointing.saving.unchanged import Pairs, Unchanged
+from isc_runtime.checkpointing.saving.unchanged import Pairs, Unchanged, differ, samples_of
 from isc_runtime.ranks.device import use_in_this_thread
 from isc_runtime.ranks.shards import own_part
 from isc_runtime.tree import Path, leaves, mapped
 
-SAMPLED_TENSORS, SAMPLED_VALUES = 500, 100  # at most about so many, and of each: some milliseconds in all
 # Tensors by their address, each with those in which torch counts its changes: with none if it is frozen.
 Owned = Mapping[int, list[Tensor]]
 
@@ -206,12 +205,16 @@ class Snapshot:
     def _plan(self, state: Any) -> tuple[Any, Pairs]:
         """The copy of a state, its tensors not filled yet, and with what they are to be filled."""
         pairs: Pairs = []
+        known: dict[tuple[object, ...], Tensor] = {}  # what a part holds twice, it holds twice after a resume
 
         def replace(path: Path, node: Any) -> Any:
             check_loadable(path, node)
             if isinstance(node, Tensor):
-                pairs.append((self._buffer(node, path), node.detach()))
-                return pairs[-1][0]
+                place = (path[:1], *_place(node))
+                if place not in known:
+                    known[place] = self._buffer(node, path)
+                    pairs.append((known[place], node.detach()))
+                return known[place]
             if isinstance(node, dict) and type(node) is not dict:  # a plain one is read by everybody
                 return mapped(dict(node), replace, path)
             return node.item() if isinstance(node, np.generic) else node
@@ -231,22 +234,12 @@ class Snapshot:
         return buffer
 
 
-def samples_of(tensors: list[Tensor]) -> Pairs:
-    """Views of some values of some tensors, and copies of them.
-
-    What changes weights between two steps changes most of them: clipping, averaging, weight decay by hand.
-    """
-    found = []
-    for tensor in tensors[:: max(1, len(tensors) // SAMPLED_TENSORS)]:
-        if tensor.is_contiguous() and tensor.numel():
-            view = tensor.view(-1)[:: max(1, tensor.numel() // SAMPLED_VALUES)]
-            found.append((view, view.clone()))
-    return found
-
-
-def differ(samples: Pairs) -> bool:
-    """Whether a value is another one than when the samples were taken."""
-    return any(not bool(((now == before) | (now != now)).all()) for now, before in samples)
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What only a tensor with the very same values has in common with it: where they are, and how."""
+    if is_sharded(tensor) or not tensor.numel():
+        return (id(tensor),)
+    bits = tensor.is_conj(), tensor.is_neg()
+    return tensor.data_ptr(), tensor.device, tensor.shape, tensor.stride(), tensor.dtype, bits
 
 
 def _queue_copies(pairs: Pairs, stream: torch.cuda.Stream) -> None:

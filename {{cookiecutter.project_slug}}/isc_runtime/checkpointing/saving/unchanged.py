@@ -19,6 +19,7 @@ from isc_runtime.checkpointing.saving.fingerprint import fingerprint, words_of
 
 Pairs = list[tuple[Tensor, Tensor]]  # of a buffer, and the tensor that it is to hold
 SMALL = 2**16  # bytes; what is smaller is copied at once
+SAMPLED_TENSORS, SAMPLED_VALUES = 500, 100  # at most about so many, and of each: some milliseconds in all
 
 
 @dataclass
@@ -132,3 +133,21 @@ def _is_comparable(buffer: Tensor, tensor: Tensor) -> bool:
 def _is_equal(buffer: Tensor, tensor: Tensor) -> bool:
     """Bit by bit: two zeros may differ, and a NaN equals itself."""
     return torch.equal(words_of(buffer), words_of(tensor))
+
+
+def samples_of(tensors: list[Tensor]) -> Pairs:
+    """Views of some values of some tensors, and copies of them.
+
+    What changes weights between two steps changes most of them: clipping, averaging, weight decay by hand.
+    """
+    found = []
+    for tensor in tensors[:: max(1, len(tensors) // SAMPLED_TENSORS)]:
+        if tensor.is_contiguous() and tensor.numel():
+            view = tensor.view(-1)[:: max(1, tensor.numel() // SAMPLED_VALUES)]
+            found.append((view, view.clone()))
+    return found
+
+
+def differ(samples: Pairs) -> bool:
+    """Whether a value is another one than when the samples were taken."""
+    return any(not bool(((now == before) | (now != now)).all()) for now, before in samples)

@@ -32,6 +32,11 @@ def arguments(*command_line: str) -> argparse.Namespace:
     return options.parse(parser, list(command_line))
 
 
+def checkpointer_of(training: Any, directory: Path, group: Group) -> Checkpointer:
+    run = Run(LocalStore(directory, group), group, StopRequest(), Scalars(None))
+    return Checkpointer(run, training, CheckpointOptions())
+
+
 class Asking:
     """A training with a decaying learning rate, made of a command line."""
 
@@ -45,8 +50,7 @@ class Asking:
         self.optimizer = kind(self.model.parameters(), **settings)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 0.5**step)
         self.sampler = ElasticSampler(100, 1)
-        run = Run(LocalStore(directory, group), group, StopRequest(), Scalars(None))
-        self.checkpointer = Checkpointer(run, self, CheckpointOptions())
+        self.checkpointer = checkpointer_of(self, directory, group)
 
     def state(self) -> State:
         return {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "sampler")}
@@ -186,6 +190,98 @@ def test_a_learning_rate_wins_whatever_the_schedule_has_made_of_it(tmp_path: Pat
         training.cycle.step()
     rates = [training.other.param_groups[0]["lr"] for training in (first, again)]
     assert rates[1] == pytest.approx(2 * rates[0]), "the rest of the cycle, too"
+
+
+class Adversaries(Asking):
+    """The second optimizer has a rate that no option says, and the first one's no schedule."""
+
+    def __init__(self, directory: Path, group: Group, *command_line: str, other: float = 0.3) -> None:
+        super().__init__(directory, group, *command_line)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.arguments.learning_rate)
+        self.other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=other)
+        self.checkpointer = checkpointer_of(self, directory, group)
+
+    def state(self) -> State:
+        names = ("model", "optimizer", "other", "sampler")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        return self.optimizer.param_groups[0]["lr"], self.other.param_groups[0]["lr"]
+
+
+def test_a_rate_that_the_option_does_not_say_stays(
+    tmp_path: Path, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever was asked for in between, and whatever the training has made of it."""
+
+    def begun(*command_line: str, other: float = 0.3) -> tuple[float, float]:
+        training = Adversaries(tmp_path, group, *command_line, other=other)
+        with training.checkpointer as checkpointer:
+            checkpointer.restore()
+            rates = training.rates
+            training.optimizer.param_groups[0]["lr"] *= 0.5  # nothing got better
+            training.sampler.advance()
+            checkpointer.save()
+        return rates
+
+    assert begun("--learning-rate", "0.8") == (0.8, 0.3)
+    assert begun("--learning-rate", "0.8") == pytest.approx((0.4, 0.3))
+    assert begun("--learning-rate", "1.6") == pytest.approx((0.4, 0.3))
+    assert begun() == pytest.approx((0.2, 0.3))
+    assert begun("--learning-rate", "0.8") == pytest.approx((0.05, 0.3)), "half of the 1.6 asked for before"
+    assert "settings hold" not in caplog.text
+    assert begun(other=0.6)[1] == 0.3
+    assert "settings hold (other 0 lr: 0.3, not 0.6)" in caplog.text
+
+
+class Average:
+    """Of whatever: an object of the user's."""
+
+    def __init__(self, decay: float, steps: int) -> None:
+        self._decay, self.steps, self.seen = decay, steps, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Scheduled(Asking):
+    """What is made of schedules, and of an object of the user's, depends on an option."""
+
+    def __init__(self, directory: Path, group: Group, *command_line: str) -> None:
+        super().__init__(directory, group, *command_line)
+        schedulers, epochs = torch.optim.lr_scheduler, self.arguments.epochs
+        first = schedulers.CosineAnnealingLR(self.optimizer, T_max=epochs)
+        then = schedulers.MultiStepLR(self.optimizer, [epochs, 2 * epochs])
+        self.scheduler = schedulers.SequentialLR(self.optimizer, [first, then], [epochs])  # type: ignore[assignment]
+        self.average = Average(1 / epochs, 10)
+        self.checkpointer = checkpointer_of(self, directory, group)
+
+    def state(self) -> State:
+        return super().state() | ({"average": self.average} if hasattr(self, "average") else {})
+
+
+def test_what_a_schedule_was_made_with_is_named_if_the_checkpoint_replaces_it(
+    tmp_path: Path, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More epochs on the command line, say: a cosine that ends with the old ones would rise again."""
+    first = Scheduled(tmp_path, group)
+    with first.checkpointer as checkpointer:
+        first.step()
+        first.average.seen += 1
+        checkpointer.save()
+    assert Scheduled(tmp_path, group).checkpointer.restore()
+    assert "[RESUME]" not in caplog.text
+    assert Scheduled(tmp_path, group, "--epochs", "6").checkpointer.restore()
+    held = (
+        "(average _decay: 0.3333333333333333, not 0.16666666666666666; scheduler 1 T_max: 3, not 6; "
+        "scheduler 2 milestones: Counter({3: 1, 6: 1}), not Counter({6: 1, 12: 1}); scheduler _milestones: "
+        "[3], not [6])"
+    )
+    assert f"The checkpoint's settings hold {held}" in caplog.text
 
 
 class Counting(torch.optim.SGD):

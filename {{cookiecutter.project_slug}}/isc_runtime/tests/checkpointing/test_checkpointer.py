@@ -451,6 +451,34 @@ def test_auto_sets_the_interval_after_the_first_save(
     assert checkpointer.is_due(0)
 
 
+def test_a_position_that_takes_the_place_of_another_is_the_one_that_counts(
+    store: Store, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a training that weighs its samples anew in each epoch: it was saved as if it stood still, and by
+    the way of AUTO no more."""
+    caplog.set_level(logging.INFO)
+    training = Training(store, group)
+    training.checkpointer.restore()
+    training.step()
+    assert training.checkpointer.is_due(0)
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    other = ElasticSampler(64, 4, weights=[1.0] * 64)
+    other.load_state_dict(training.sampler.state_dict())
+    training.sampler = training.parts["sampler"] = other
+    training.checkpointer.policy.save_steps = 3
+    for step in (2, 3, 4):
+        training.step()
+        assert training.checkpointer.is_due(step - 1) == (step == 4)
+    training.checkpointer.save()
+    training.checkpointer.finish()
+    assert "Saving checkpoint of step 4" in caplog.text
+    del training.parts["sampler"]
+    training.checkpointer.save()
+    assert "does not say how far" in caplog.text
+    assert training.checkpointer.failed_saves == 1
+
+
 def test_auto_takes_no_evaluation_and_no_start_of_an_epoch_for_the_cost_of_a_save(
     store: Store, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,8 @@ from isc_runtime.sampler import ElasticSampler
 
 
 def trained(every: int, set_to_none: bool = True, skips: tuple[int, ...] = (), optimizers: int = 1) -> None:
-    """Trains for 12 batches with a step after every so many of them, and a save after each 5th batch."""
+    """Trains for 12 batches with a step after every so many of them, and a save after each 5th batch; then
+    the optimizer gets another hook."""
     model, collected = nn.Linear(2, 1), Collected()
     steps = [torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(optimizers)]
     position = ElasticSampler(12, 1)
@@ -28,6 +29,7 @@ def trained(every: int, set_to_none: bool = True, skips: tuple[int, ...] = (), o
         position.advance()
         if position.progress.step % 5 == 0:
             collected.saved(parts)
+            steps[0].register_step_pre_hook(lambda *_: None)
 
 
 def test_what_is_collected_over_a_save_is_named_once(caplog: pytest.LogCaptureFixture) -> None:

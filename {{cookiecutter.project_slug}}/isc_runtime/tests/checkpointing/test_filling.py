@@ -111,6 +111,44 @@ def test_an_optimizer_gets_back_the_types_that_it_had(is_held: bool) -> None:
     assert torch.optim.Optimizer.load_state_dict.__module__ == "torch.optim.optimizer", "it is torch's again"
 
 
+class Around(torch.optim.Optimizer):
+    """Wraps another one, has its very groups, and a state of its own."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner = inner
+        super().__init__(inner.param_groups, {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.inner.step()
+        self.state[self.param_groups[0]["params"][0]]["slow"] = torch.ones(1)
+
+
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_who_holds_the_groups_of_an_optimizer_still_does(is_foreign: bool) -> None:
+    """Torch makes new ones: a rate that a schedule sets in the old ones would reach nobody."""
+
+    def made() -> Around:
+        parameter = nn.Parameter(torch.ones(2))
+        parameter.grad = torch.ones(2)
+        return Around(torch.optim.SGD([parameter], lr=0.1, momentum=0.9))
+
+    saved, now = made(), made()
+    assert now.param_groups is not now.inner.param_groups
+    (group,), groups, state = now.param_groups, now.param_groups, now.state
+    saved.step()
+    saved.param_groups[0]["lr"] = 0.3
+    with exact_optimizers(None if is_foreign else {}):
+        fill(now.inner, saved.inner.state_dict(), is_mapped=True)
+        fill(now, saved.state_dict(), is_mapped=True)
+    assert (now.param_groups, now.state) == (groups, state)
+    assert now.param_groups is groups
+    assert now.state is state
+    assert now.param_groups[0] is now.inner.param_groups[0] is group
+    assert group["lr"] == 0.3
+    assert state[group["params"][0]]["slow"].item() == 1
+    assert now.inner.state[group["params"][0]]["momentum_buffer"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("kind", [torch.optim.NAdam, torch.optim.ASGD])
 def test_scalars_of_torch_s_own_optimizers_are_not_rounded(kind: type[torch.optim.Optimizer]) -> None:
     """They count in float32, whatever the weights are."""

@@ -193,6 +193,27 @@ def test_a_buffer_that_is_no_more_is_none_after_a_resume(store: Store, group: Gr
     assert differences(training.everything(), after.everything()) == []
 
 
+class Sharing(Training):
+    """Two modules have one queue, which grows; one of them reads what the other one writes."""
+
+    def __init__(self, store: Store, group: Group) -> None:
+        super().__init__(store, group)
+        queue = torch.zeros(1, 4)
+        for part in self.model.values():
+            part.register_buffer("queue", queue)
+
+
+def test_a_buffer_of_two_modules_that_has_grown_is_still_one(store: Store, group: Group) -> None:
+    training = Sharing(store, group)
+    training.checkpointer.restore()
+    training.step()
+    training.model["backbone"].get_buffer("queue").resize_(3, 4).fill_(2.0)
+    after = resumed(store, group, training, Sharing)
+    assert differences(training.everything(), after.everything()) == []
+    assert after.model["backbone"].queue is after.model["attention"].queue
+    assert after.model["backbone"].queue.shape == (3, 4)
+
+
 def prune_layer(training: Training) -> None:
     prune.l1_unstructured(training.model["attention"].scores, "weight", 0.5)  # type: ignore[no-untyped-call]
 

@@ -13,7 +13,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from isc_runtime.checkpointing.held import forgotten_by_parts, steps_without_state
-from isc_runtime.checkpointing.loading import links_of
 from isc_runtime.checkpointing.parts import left_out
 
 
@@ -99,13 +98,6 @@ def test_what_is_a_part_itself_is_no_finding() -> None:
     assert list(forgotten_by_parts({"sam": sam, "inner": sam.base_optimizer, "schedule": schedule})) == []
 
 
-def test_what_optimizers_share_is_known() -> None:
-    sam = Sam(nn.Linear(2, 1).parameters(), lr=0.1)
-    assert [link[1:] for link in links_of({"sam": sam})] == [(sam.base_optimizer, "param_groups")]
-    both = Sharing(nn.Linear(2, 1).parameters(), lr=0.1)
-    assert [link[2] for link in links_of({"sam": both})] == ["param_groups", "state"]
-
-
 class Settings(dict[str, Any]):
     """Its keys are attributes, and one that is not there is an error of dicts."""
 
@@ -131,7 +123,6 @@ def test_what_cannot_be_asked_stops_no_start(kind: Callable[[], Any]) -> None:
     sam.settings = kind()  # type: ignore[attr-defined]
     found = [name for _, name, _ in forgotten_by_parts({"sam": sam})]
     assert found == (["settings"] if kind is NotYet else [])
-    assert [link[2] for link in links_of({"sam": sam})] == ["param_groups"]
     training: Any = SimpleNamespace(settings=kind(), state=lambda: {"sam": sam}, left_out=("sam.settings",))
     assert left_out(training) == (["settings"] if kind is NotYet else [])
     assert list(steps_without_state(training)) == []

@@ -25,6 +25,19 @@ def test_a_snapshot_does_not_change_with_its_original() -> None:
     assert (taken["b"][1][0], taken["c"]) == ("x", 4)
 
 
+def test_what_a_part_holds_twice_is_one_tensor_in_it() -> None:
+    """An average of tied weights is averaged twice in a step, by either name; so it is after a resume. What
+    two parts hold becomes a tensor of each."""
+    tied, zero = torch.ones(2, 2), torch.zeros(0)
+    average = {"first": tied, "last": tied.view(2, 2), "turned": tied.t(), "none": zero, "nothing": zero[:]}
+    taken = Snapshot().take({"average": average, "best": {"first": tied}})
+    assert taken["average"]["first"] is taken["average"]["last"]
+    others = [taken["average"]["turned"], taken["best"]["first"]]
+    assert all(one.data_ptr() != taken["average"]["first"].data_ptr() for one in others)
+    tied.zero_()
+    assert taken["average"]["last"].tolist() == taken["best"]["first"].tolist() == [[1, 1], [1, 1]]
+
+
 def test_buffers_are_allocated_once() -> None:
     snapshot, weights = Snapshot(), torch.ones(1000)
     first = snapshot.take({"w": weights})["w"].data_ptr()

@@ -19,6 +19,7 @@ from isc_runtime.checkpointing.unsaved import Unsaved
 from isc_runtime.environment import Environment
 from isc_runtime.logs import configure_logging
 from isc_runtime.ranks.group import process_group
+from isc_runtime.sampler import ElasticSampler
 from isc_runtime.tests.processes import run_forked
 from isc_runtime.training.loaders import Data
 
@@ -171,11 +172,41 @@ def test_fewer_and_fewer_saves_look(caplog: pytest.LogCaptureFixture) -> None:
     assert "or add 'weight' to Trainer.left_out" in caplog.text
 
 
+def test_what_is_saved_by_the_identity_of_a_parameter_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As a Lookahead of many copies does."""
+    training: Any = Trainer(Block())
+    optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
+    parts = {**training.state(), "optimizer": optimizer}
+    training.state = lambda: parts
+    unsaved = Unsaved(training, ALONE)
+    (held,), weight = optimizer.param_groups[0]["params"], training.model.linear.weight
+    for name, parameter in [("slow", weight), ("slow", weight), ("", weight), ("fast", held)]:
+        unsaved.saved({name: {"state": [{id(parameter): torch.ones(1)}]}, "metrics": {3: 4}})
+    assert caplog.text.count("saves something by the id() of a parameter") == 2
+
+
+def test_the_first_save_after_an_evaluation_looks_whichever_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """A model that adds its adapters to the weights for an evaluation, and keeps in mind that it did."""
+    training = Trainer(Block())
+    unsaved = Unsaved(training, ALONE)
+    for _ in range(4):
+        unsaved.saved({})
+    training.model.eval()
+    training.model.calls = 1
+    unsaved.saved({})
+    assert "model.calls changes in training" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
         ("iterator", next, "Let it begin where it was: by a loaders.make_position of its own"),
         ("running", lambda it: setattr(it, "total", 1.0), "or give what holds it a state_dict"),
+        (
+            "sampler",
+            lambda it: setattr(it, "batch_size", 8),
+            "Set it before each epoch, by what the position",
+        ),
     ],
 )
 def test_what_to_do_is_said(
@@ -183,6 +214,9 @@ def test_what_to_do_is_said(
 ) -> None:
     training: Any = Trainer(Block())
     training.iterator = iter([1, 2, 3])
+    training.sampler = ElasticSampler(64, 4)
+    parts = {**training.state(), "sampler": training.sampler}
+    training.state = lambda: parts
     unsaved = Unsaved(training, ALONE)
     change(getattr(training, name))
     unsaved.saved({})

@@ -23,6 +23,7 @@ def with_buffers() -> nn.Module:
     model = Varying()
     model.register_buffer("sparse", torch.eye(2).to_sparse())
     model.register_buffer("expanded", torch.ones(1).expand(3))
+    model.register_buffer("conjugate", torch.full((3,), 1 + 1j).conj())
     for dtype in (torch.float8_e4m3fn, torch.int16, torch.uint16, torch.complex64, torch.bool):
         model.register_buffer(str(dtype).removeprefix("torch."), torch.ones(3).to(dtype))
     return model
@@ -37,9 +38,11 @@ def test_buffers_of_all_kinds(tmp_path: Path, parallelism: str) -> None:
             replica(torch.randn(4, FEATURES))
             buffers = dict(model.named_buffers())
             buffers["int16"].fill_(group.rank)
+            buffers["conjugate"].mul_(1 + group.rank)
             buffers["float8_e4m3fn"].copy_(torch.full((3,), 2.0 + group.rank))
             equalize_buffers([model], group)
             assert buffers["int16"].tolist() == [0, 0, 0]
+            assert buffers["conjugate"].tolist() == [1 - 1j] * 3
             assert buffers["float8_e4m3fn"].float().tolist() == [2, 2, 2]
             model.register_buffer("mask", torch.ones(3 + group.rank))  # as long as what this rank has seen
             if group.is_master:

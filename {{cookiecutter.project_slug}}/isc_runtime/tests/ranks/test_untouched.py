@@ -55,6 +55,20 @@ def test_what_a_forward_pass_changes_is_taken_back() -> None:
     assert [model.training, model.norm.training, model.linear.training] == [True, False, True]
 
 
+def test_what_a_forward_pass_resizes_has_its_shape_again() -> None:
+    """As the observers of each channel do, in evaluation too: from none to as many as there are."""
+    module = nn.Module()
+    module.register_buffer("lowest", torch.tensor([]))
+    module.register_buffer("counts", torch.zeros(2, dtype=torch.int64))
+    lowest, counts = dict(module.named_buffers()).values()
+    with untouched(module):
+        lowest.resize_(4).fill_(1.0)
+        counts.data = torch.ones(2)
+    assert module.lowest is lowest
+    assert lowest.shape == (0,)
+    assert (counts.tolist(), counts.dtype) == ([0, 0], torch.int64)
+
+
 def test_a_model_that_ranks_share_can_be_copied_as_one_alone(tmp_path: Path) -> None:
     """An average of weights copies it; what the first pass of the ranks has left in it cannot be copied."""
 

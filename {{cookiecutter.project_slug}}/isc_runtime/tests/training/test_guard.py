@@ -121,6 +121,28 @@ def test_whatever_a_forward_pass_changes_is_taken_back() -> None:
     assert all(value is bound[name] for name, value in model.named_parameters())
 
 
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_what_a_first_forward_pass_resizes_is_taken_back(is_fused: bool) -> None:
+    """As the observers of what is to be quantized do: what came of a skipped step was memory of anybody's."""
+    model = nn.Linear(1, 1)
+    model.register_buffer("lowest", torch.tensor([]))
+    lowest: Any = model.lowest
+    optimizer = torch.optim.AdamW(model.parameters(), fused=is_fused)
+    guard = StepGuard(model, {}, most=5)
+    for _ in range(2):
+        guard.remember()
+        lowest.resize_(4).fill_(1.0)
+        assert not guard.allows(NAN, 1, OFF, optimizer)
+        assert lowest.shape == (0,)
+    guard.remember()
+    lowest.resize_(4).fill_(1.0)
+    assert guard.allows(FINE, 2, OFF, optimizer)
+    guard.remember()
+    lowest.fill_(torch.nan)
+    guard.allows(NAN, 3, OFF, optimizer)
+    assert lowest.tolist() == [1.0] * 4
+
+
 def test_what_a_first_forward_pass_makes_is_taken_back() -> None:
     model = Codebook()
     guard = StepGuard(model, {}, most=5)

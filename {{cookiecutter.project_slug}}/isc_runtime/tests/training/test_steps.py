@@ -184,6 +184,20 @@ def test_all_ranks_search_the_same_line(tmp_path: Path) -> None:
     assert float(one[1]) == pytest.approx(500.0, rel=1e-3)
 
 
+class Sharpness(torch.optim.SGD):
+    """As https://github.com/davda54/sam has it: its signature says that it needs no closure."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        assert closure is not None, "Sharpness Aware Minimization requires closure, but it was not provided"
+
+
+def test_who_needs_a_closure_and_does_not_say_so_is_told_how(group: Group) -> None:
+    optimizer = Sharpness([torch.ones(2, requires_grad=True)], lr=0.1)
+    with pytest.raises(IscError, match=r"Sharpness takes no step without a closure .*def step") as raised:
+        take_step(optimizer, lambda _: torch.zeros(()), group)
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
 def test_gradients_of_another_kind_are_refused(group: Group) -> None:
     embedding = torch.nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1, 1])).sum().backward()
