@@ -47,7 +47,7 @@ class PreparedLoader(DataLoader[Any]):
         self._given: dict[str, str] = {}  # to the workers: what is set in the dataset
         self._held: list[Any] = []  # what is known by its identity, which no other object may get
         self._is_told = False
-        own = getattr(dataset, "__dict__", {})  # of what makes batches of the user's: a ReplayableDataset, or Chunks
+        own = getattr(dataset, "__dict__", {})  # of a ReplayableDataset, or of Chunks
         self.read = own.get("dataset", own.get("_dataset", dataset))
         _loaders.add(self)
 

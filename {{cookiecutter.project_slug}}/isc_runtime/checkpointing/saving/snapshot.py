@@ -20,7 +20,7 @@ from isc_runtime.checkpointing.saving.loadable import check_loadable
 from isc_runtime.checkpointing.saving.pinned import PinnedMemory
 from isc_runtime.checkpointing.saving.unchanged import Pairs, Unchanged, differ, samples_of
 from isc_runtime.ranks.device import use_in_this_thread
-from isc_runtime.ranks.shards import own_part
+from isc_runtime.ranks.shards import is_sharded, own_part
 from isc_runtime.tree import Path, leaves, mapped
 
 # Tensors by their address, each with those in which torch counts its changes: with none if it is frozen.

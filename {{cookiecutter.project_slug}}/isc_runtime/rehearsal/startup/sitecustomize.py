@@ -143,10 +143,8 @@ class Observer:
         def note_restore(this: Any) -> Any:
             begun = time.time()
             restored = restore(this)
-            seconds, is_timed = time.time() - begun, False
-            with contextlib.suppress(Exception):
-                is_timed = this.options.max_seconds < float("inf")
-            self.write("restored", seconds, is_timed)
+            seconds, most = time.time() - begun, getattr(getattr(this, "options", None), "max_seconds", None)
+            self.write("restored", seconds, most is not None and most < float("inf"))
             with contextlib.suppress(Exception):
                 self.write(
                     "left out", sys.modules["isc_runtime.checkpointing.parts"].left_out(this._training)
