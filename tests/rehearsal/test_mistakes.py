@@ -217,6 +217,7 @@ def test_a_dict_of_values_that_is_made_for_each_save(project: Project) -> None:
     assert "keep it in an attribute" in error
 
 
+NOISE = "import torch\n\nNOISE = torch.Generator().manual_seed(0)\n"
 NOISY = """
 
 class Noisy:
@@ -250,23 +251,23 @@ def test_a_dataset_with_a_generator_of_its_own_is_none(project: Project) -> None
     assert "bit for bit those of an uninterrupted run" in ended.said
 
 
-def test_a_collate_with_a_generator_of_its_own(project: Project) -> None:
+def test_a_generator_at_module_level(project: Project) -> None:
     project.change(
         "data.py",
         "        return datasets[0], datasets[1]\n    datasets = []",
         (
-            "        noise = np.random.default_rng(0)\n\n"
             "        def collate(samples):\n"
             "            images, labels = torch.utils.data.default_collate(samples)\n"
-            "            return images + float(noise.normal()), labels\n\n"
+            "            return images + torch.randn((), generator=NOISE), labels\n\n"
             "        return datasets[0], datasets[1], collate\n    datasets = []"
         ),
     )
+    (project.path / "data.py").write_text((project.path / "data.py").read_text() + "\n\n" + NOISE)
     ended = project.rehearse(*ONE_RANK, "--cycles", "2", "--", "--epochs", "4")
     assert ended.code == 1
     (error,) = ended.errors
     assert re.match(r"train.py: Interrupted it is another training: at step \d+ it is not bit for bit", error)
-    assert "The data draw from a generator of their own (collate.captured), which begins anew" in error
+    assert "The data draw from a generator of their own (collate.NOISE), which begins anew" in error
 
 
 def test_a_training_that_fails(project: Project) -> None:

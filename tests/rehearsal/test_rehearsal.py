@@ -39,6 +39,7 @@ def test_two_nodes_of_two_ranks_killed_twice(project: Project) -> None:
         "final": True,
         "identical": True,
         "differences": [],
+        "repeatable": True,
     }
     assert all(cycle["shipped"] for cycle in verdict["cycles"])
     assert "final weights are bit for bit those of an uninterrupted run" in verdict["conclusion"]
