@@ -45,6 +45,7 @@ FAIL_VARIABLE = (
     "ISC_REHEARSAL_FAIL"  # a rank ends with this exit code at once: what does the command end with?
 )
 
+OF_FUNCTIONS = ("__self__", "func", "args", "keywords")
 SMALL, LOOKED_AT = 100, 1000  # items of a container; objects among which generators are looked for
 
 
@@ -194,7 +195,8 @@ def script_of(command_line: Sequence[str]) -> str | None:
 
 
 def generators_in(dataset: Any) -> set[str]:
-    """The names of the random number generators that a dataset, and what it is made of, hold.
+    """The names of the random number generators that a dataset, and what it is made of, hold, but for those
+    that are set anew for each batch.
 
     Looked through are attributes, what functions have captured, small containers, and the files of the
     project in which classes and functions are defined.
@@ -204,9 +206,13 @@ def generators_in(dataset: Any) -> set[str]:
     import numpy as np
     import torch
 
+    from isc_runtime.inside import generators_inside
+
+    own = vars(dataset)  # of what makes batches of the user's
+    is_set_anew = not hasattr(own.get("dataset", own.get("_dataset")), "state_dict")
     kinds = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
     found: set[str] = set()
-    seen: set[int] = set()
+    seen = {id(one) for one in generators_inside(dataset).values() if is_set_anew}
     waiting: deque[tuple[str, Any]] = deque([("", dataset)])
     while waiting and len(seen) < LOOKED_AT:
         name, node = waiting.popleft()
@@ -226,18 +232,13 @@ def _parts(node: Any) -> list[tuple[str, Any]]:
         items = node.items() if isinstance(node, dict) else enumerate(node)
         return [(str(key), part) for key, part in items] if len(node) <= SMALL else []
     parts = [] if isinstance(node, type) else list(getattr(node, "__dict__", {}).items())
-    parts += [
-        (name, getattr(node, name))
-        for name in ("__self__", "func", "args", "keywords")
-        if hasattr(node, name)
-    ]
+    parts += [(name, getattr(node, name)) for name in OF_FUNCTIONS if hasattr(node, name)]
     parts += [("captured", cell.cell_contents) for cell in getattr(node, "__closure__", None) or ()]
     made_by = node if isinstance(node, type | FunctionType) else type(node)
     module = sys.modules.get(made_by.__module__)
     file = Path(getattr(module, "__file__", None) or "/")
-    is_the_project_s = file.is_relative_to(sys.path[0]) and not {"isc_runtime", "site-packages"} & {
-        *file.parts
-    }
+    others = {"isc_runtime", "site-packages"}
+    is_the_project_s = file.is_relative_to(sys.path[0]) and others.isdisjoint(file.parts)
     return parts + (list(vars(module).items()) if is_the_project_s else [])
 
 
