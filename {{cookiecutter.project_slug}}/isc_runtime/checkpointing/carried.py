@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
 from isc_runtime.checkpointing.marks import is_readable, place
@@ -29,11 +29,10 @@ class Carried:
 
     def __init__(self, found: Callable[[str], None]) -> None:
         self._found = found
-        self._looking: Any = None  # the hook on modules
+        self._looking: list[Any] = []  # the hooks on modules
         self._waiting: list[Any] = []  # those on steps, which end that
-        self._kept: dict[
-            int, tuple[str, Tensor]
-        ] = {}  # by their places, which are not free while they are kept
+        # By their places, which are not free while they are kept.
+        self._kept: dict[int, tuple[str, Tensor]] = {}
 
     def saved(self, values: Iterable[tuple[str, Any]], own: frozenset[int], parts: Iterable[Any]) -> None:
         """To be called at a save: looks at the modules' inputs from now to the next step of an optimizer.
@@ -48,12 +47,19 @@ class Carried:
             self._waiting.pop().remove()
         computed = [(name, leaf) for name, value in values for leaf in _computed(value)]
         self._kept = {place(leaf): (name, leaf.detach()) for name, leaf in computed if place(leaf) not in own}
-        optimizers = [part for part in parts if isinstance(part, Optimizer)]
         if self._kept and not _is_anything_compiled():
+            every = list(parts)
+            optimizers = [part for part in every if isinstance(part, Optimizer)]
             self._waiting = [one.register_step_pre_hook(lambda *_: self._end()) for one in optimizers]
-            self._looking = register_module_forward_pre_hook(self._look)
+            models = [part for part in every if isinstance(part, nn.Module)]
+            # Not one hook for all modules: what is compiled meanwhile would not be, for good.
+            self._looking = [
+                module.register_forward_pre_hook(self._look) for model in models for module in _hooked(model)
+            ]
 
     def _look(self, _: nn.Module, inputs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         for _path, leaf in leaves(inputs):
             if is_readable(leaf) and place(leaf) in self._kept:
                 name, _kept = self._kept[place(leaf)]
@@ -61,9 +67,16 @@ class Carried:
                 self._found(name)
 
     def _end(self) -> None:
-        if self._looking is not None:
-            self._looking.remove()
-        self._looking, self._kept = None, {}
+        while self._looking:
+            self._looking.pop().remove()
+        self._kept = {}
+
+
+def _hooked(model: nn.Module) -> list[nn.Module]:
+    """All of its modules, but for those that compute otherwise when they have hooks."""
+    fast = (part for part in model.modules() if isinstance(part, nn.TransformerEncoderLayer))
+    without = {module for part in fast for module in part.modules()}
+    return [module for module in model.modules() if module not in without]
 
 
 def _is_anything_compiled() -> bool:

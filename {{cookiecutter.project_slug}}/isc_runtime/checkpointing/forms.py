@@ -27,6 +27,7 @@ from isc_runtime.ranks.shards import is_sharded
 
 Changes = dict[str, dict[str, Any]]  # by part, of plain values
 Places = list[list[int | None]]
+Names = dict[int, tuple[list[str], nn.Parameter]]
 
 OTHER_FUNCTION = (
     "%s %r computed rates by another function than those that it is built with, and no function is saved: a "
@@ -54,7 +55,8 @@ class Forms:
             name: [(key, weakref.ref(one), one.requires_grad) for key, one in part.named_parameters()]
             for name, part in _modules(parts)
         }
-        self._groups = {name: _groups(part, parts) for name, part in _optimizers(parts)}
+        names = _names(parts)
+        self._groups = {name: _groups(part, names) for name, part in _optimizers(parts)}
         self._keys = {name: list(part) for name, part in parts.items() if isinstance(part, dict)}
         self._shared = {
             name: shared(part, parts.values()) for name, part in parts.items() if isinstance(part, dict)
@@ -83,8 +85,9 @@ class Forms:
                 noted = {"buffers": made, "trained": thawed, "types": self._types(name, module)}
                 noted |= self._without(name, module, state[name])
                 found |= {name: noted} if any(noted.values()) else {}
+        names = _names(parts)
         for name, optimizer in _optimizers(parts):
-            groups = _groups(optimizer, parts)
+            groups = _groups(optimizer, names)
             if groups != self._groups.get(name, groups):
                 found[name] = {"groups": groups}
         for name, part in parts.items():
@@ -139,14 +142,18 @@ class Forms:
         return {"gone_buffers": gone, "others": others}
 
 
-def _groups(optimizer: Optimizer, parts: Mapping[str, Any]) -> list[list[list[str] | None]]:
-    """The parameters of each group, by part and name; None where they belong to no part."""
-    known = {
-        id(parameter): [name, key]
+def _names(parts: Mapping[str, Any]) -> Names:
+    """The parameters by their identity: with the part that each belongs to, and its name there."""
+    return {
+        id(parameter): ([name, key], parameter)
         for name, module in _modules(parts)
         for key, parameter in module.named_parameters()
     }
-    return [[known.get(id(one)) for one in group["params"]] for group in optimizer.param_groups]
+
+
+def _groups(optimizer: Optimizer, names: Names) -> list[list[list[str] | None]]:
+    """The parameters of each group, by part and name; None where they belong to no part."""
+    return [[names.get(id(one), (None,))[0] for one in group["params"]] for group in optimizer.param_groups]
 
 
 def reform(parts: Mapping[str, Any], changes: Changes, loaded: Mapping[str, Any]) -> None:
@@ -243,10 +250,9 @@ def _give_groups(
     optimizer: Optimizer, parts: Mapping[str, Any], groups: list[list[Any]], saved: list[dict[str, Any]]
 ) -> None:
     """Gives an optimizer the parameters that its groups had; those that are as they were stay."""
-    known = {
-        (name, key): parameter for name, part in _modules(parts) for key, parameter in part.named_parameters()
-    }
-    own, before = optimizer.param_groups, _groups(optimizer, parts)
+    names_now = _names(parts)
+    known = {tuple(name): parameter for name, parameter in names_now.values()}
+    own, before = optimizer.param_groups, _groups(optimizer, names_now)
     found = [
         own[at]["params"]
         if names in before[at : at + 1]

@@ -94,9 +94,7 @@ def classes_of(parts: Mapping[str, Any]) -> dict[str, str]:
     FSDP2 puts a class of its own before that of a model in shards, which is the same model.
     """
     kinds = {
-        name: next(
-            one for one in type(part).__mro__ if not one.__module__.startswith("torch.distributed.fsdp")
-        )
+        name: next(one for one in type(part).__mro__ if not one.__module__.startswith(FSDP))
         for name, part in parts.items()
     }
     return {

@@ -144,7 +144,7 @@ def _make_known(_: nn.Module, __: object, output: Any) -> None:
     for the parameters of an output that no loss is made of."""
     for _path, node in nodes(output):
         kind: type[Any] = type(node)
-        if dataclasses.is_dataclass(node) and kind not in _pytree.SUPPORTED_NODES:
+        if dataclasses.is_dataclass(kind) and kind not in _pytree.SUPPORTED_NODES:
             _pytree.register_pytree_node(kind, _parts_of, _with_parts)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from isc_runtime.checkpointing import carried
 from isc_runtime.checkpointing.carried import Carried
@@ -54,7 +53,7 @@ def found(
         carrying.saved(values, frozenset(places), [model, optimizer])
         optimizer.register_step_pre_hook(lambda *_: None)
     optimizer.step()
-    assert not torch_module._global_forward_pre_hooks
+    assert not any(module._forward_pre_hooks for module in model.modules())
     return names
 
 
@@ -75,3 +74,31 @@ def test_whatever_is_compiled_is_known() -> None:
         assert carried._is_anything_compiled()
     finally:
         counters["frames"].update(before)
+
+
+def test_what_is_compiled_meanwhile_is_compiled() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    importlib.import_module("torch._dynamo.utils").counters["frames"].clear()
+    model, layers = Recurrent(goes_on=True), nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    optimizer, carrying = torch.optim.SGD(model.parameters(), lr=0.1), Carried(lambda _: None)
+    model(torch.ones(3, 1, 2))
+    carrying.saved([("state", model.state)], frozenset(), [model, layers, optimizer])
+    assert layers._forward_pre_hooks
+    layers.compile(backend=count)
+    layers(torch.ones(1, 2))
+    assert ["linear" in str(node.target) for graph in graphs for node in graph.graph.nodes].count(True) == 1
+    optimizer.step()
+    assert layers(torch.ones(1, 2)).shape == (1, 2)
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
+def test_what_takes_another_way_with_hooks_gets_none() -> None:
+    model = nn.ModuleList([nn.TransformerEncoderLayer(4, 1, 4), nn.Linear(2, 2)])
+    assert {type(module) for module in carried._hooked(model)} == {nn.ModuleList, nn.Linear}
